@@ -1,0 +1,31 @@
+# A fresh machine with Python 3.11 needs nothing but these. Every target sets up .venv first; the second time that is instant.
+#   make demo    the whole pipeline on small sizes, without a GPU, then its report        (runs/demo/report.html)
+#   make test    all tests          make lint    ruff and mypy          make bench    what the last demo took
+#   make demo PYTHON=/path/to/python3.11      another interpreter
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+export VENV PYTHON
+
+.PHONY: demo test lint bench install clean
+
+demo: install
+	$(VENV)/bin/zj run configs/demo.yaml
+
+test: install
+	$(PY) -m pytest -q tests
+
+lint: install
+	$(PY) -m ruff check zj_ray tests
+	$(PY) -m mypy
+
+bench: install
+	@$(VENV)/bin/zj bench demo
+
+install:
+	@requirements/install.sh
+
+# Keeps .venv and runs/: both take long to make again.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find zj_ray tests -name __pycache__ -type d -prune -exec rm -rf {} +

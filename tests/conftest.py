@@ -1,0 +1,61 @@
+"""What every test shares: a marked test whose need this machine lacks is skipped, and says what it lacks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
+
+
+@cache
+def real_data_folder() -> Path | None:
+    """The folder with real dialogues (train/ and valid/), or None where there is none."""
+    folder = Path(os.environ["ZJ_REAL_DATA"]) if os.environ.get("ZJ_REAL_DATA") else SHARED_DATA
+    return folder if (folder / "train").is_dir() else None
+
+
+@cache
+def chromium() -> str | None:
+    """The path of a Chromium-like browser: ZJ_CHROMIUM, or the first that is installed."""
+    return os.environ.get("ZJ_CHROMIUM") or next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+
+
+@cache
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needs = {
+        "browser": (lambda: chromium() is not None, "no Chromium on PATH; install one or name it in ZJ_CHROMIUM"),
+        "gpu": (_has_cuda, "no CUDA device on this machine"),
+        "realdata": (lambda: real_data_folder() is not None, "no folder of real dialogues; name one in ZJ_REAL_DATA"),
+    }
+    for item in items:
+        for marker, (is_met, reason) in needs.items():
+            if item.get_closest_marker(marker) and not is_met():
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real dialogues. Only for tests marked `realdata`, which are skipped where there is none."""
+    folder = real_data_folder()
+    assert folder is not None, "mark this test with pytest.mark.realdata"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """A Chromium-like browser. Only for tests marked `browser`."""
+    path = chromium()
+    assert path is not None, "mark this test with pytest.mark.browser"
+    return path

@@ -1,0 +1,172 @@
+"""The command line: it answers at once, teaches its commands, and has one way to fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from zj_ray.cli import app
+from zj_ray.errors import ZjError
+
+COMMANDS = ("doctor", "config", "run", "submit", "status", "logs", "stop", "report", "bench", "serve", "chat", "data")
+runner = CliRunner()
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: tested\nppo:\n  steps: 3\n", encoding="utf-8")
+    return path
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, module: str, **functions: object) -> None:
+    """Put a module with only these functions in the place of one that would start Ray."""
+    fake = types.ModuleType(module)
+    for name, function in functions.items():
+        setattr(fake, name, function)
+    monkeypatch.setitem(sys.modules, module, fake)
+
+
+def test_help_lists_every_command() -> None:
+    answer = runner.invoke(app, ["--help"])
+    assert answer.exit_code == 0
+    assert all(command in answer.output for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    answer = runner.invoke(app, [command, "--help"])
+    assert answer.exit_code == 0
+    assert "Example:" in answer.output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, zj_ray.cli; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'deepspeed') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_within_a_second_of_cpu_time() -> None:
+    """CPU time, not wall time: a busy machine must not fail this test."""
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "zj_ray", "--help"], capture_output=True, timeout=60, check=True)
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
+
+
+def test_a_fault_of_the_user_is_one_line_on_stderr_and_status_2(demo: Path) -> None:
+    command = [sys.executable, "-m", "zj_ray", "run", str(demo), "--set", "ppo.stesp=3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "40"})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: --set ppo.stesp=3: unknown key 'ppo.stesp' — did you mean 'ppo.steps'?\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, demo: Path) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ValueError("ours")
+
+    stub(monkeypatch, "zj_ray.pipeline", run=broken)
+    assert isinstance(runner.invoke(app, ["run", str(demo)]).exception, ValueError)
+
+
+def test_an_error_from_a_ray_worker_is_still_one_line(monkeypatch: pytest.MonkeyPatch, demo: Path) -> None:
+    class Remote(ZjError):
+        def __str__(self) -> str:
+            return "ray::worker\n  Traceback\n  ..."
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise Remote("engine 3 is gone", where="fleet", remedy="raise fleet.turn_timeout")
+
+    stub(monkeypatch, "zj_ray.pipeline", run=broken)
+    answer = runner.invoke(app, ["run", str(demo)])
+    assert answer.exit_code == 2
+    assert answer.stderr == "error: fleet: engine 3 is gone — raise fleet.turn_timeout\n"
+
+
+def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(tmp_path: Path, demo: Path) -> None:
+    code = (
+        "import sys, time, types; m = types.ModuleType('zj_ray.pipeline'); sys.modules['zj_ray.pipeline'] = m\n"
+        "m.run = lambda *a, **k: (print('started', flush=True), time.sleep(60))\n"
+        "from zj_ray.cli import main; sys.argv = ['zj', 'run', sys.argv[1]]; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(demo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "started\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "goes on where this one stopped" in errors and "Traceback" not in errors
+
+
+def test_run_hands_the_pipeline_what_was_asked(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_path: Path) -> None:
+    calls: list[tuple] = []
+
+    def run(config, *, runs: Path, start_from: str | None) -> Path:  # type: ignore[no-untyped-def]
+        calls.append((config.name, config.ppo.steps, runs, start_from))
+        return runs / config.name
+
+    stub(monkeypatch, "zj_ray.pipeline", run=run)
+    answer = runner.invoke(app, ["run", str(demo), "--set", "ppo.steps=5", "--runs", str(tmp_path), "--from", "ppo"])
+    assert answer.exit_code == 0, answer.output
+    assert calls == [("tested", 5, tmp_path, "ppo")]
+
+
+def test_from_refuses_a_stage_that_the_run_lacks(demo: Path) -> None:
+    answer = runner.invoke(app, ["run", str(demo), "--from", "rewrd"])
+    assert answer.exit_code == 2
+    assert "--from: 'rewrd' is not a stage" in answer.stderr
+
+
+def test_dry_run_prints_settings_and_plan_and_starts_nothing(monkeypatch: pytest.MonkeyPatch, demo: Path) -> None:
+    def run(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a dry run must not start anything")
+
+    stub(monkeypatch, "zj_ray.pipeline", run=run, plan=lambda config: f"plan of {config.name}")
+    answer = runner.invoke(app, ["run", str(demo), "--dry-run"])
+    assert answer.exit_code == 0, answer.output
+    assert "  steps: 3\n" in answer.output and "plan of tested" in answer.output
+
+
+def test_submit_refuses_a_bad_file_before_it_reaches_the_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def submit(*args: object, **kwargs: object) -> str:
+        raise AssertionError("submitted a bad file")
+
+    stub(monkeypatch, "zj_ray.jobs", submit=submit)
+    (tmp_path / "bad.yaml").write_text("ppo: {top_p: 0.9}\n", encoding="utf-8")
+    answer = runner.invoke(app, ["submit", str(tmp_path / "bad.yaml"), "--address", "http://head:8265"])
+    assert answer.exit_code == 2
+    assert "bad.yaml:1" in answer.stderr
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for command in ("report", "bench", "chat", "serve"):
+        answer = runner.invoke(app, [command, "nowhere", "--runs", str(tmp_path)])
+        assert answer.exit_code == 2, command
+        assert "nowhere" in answer.stderr
+
+
+def test_bench_prints_the_stages_of_a_finished_run_and_fails_without_one(tmp_path: Path) -> None:
+    folder = tmp_path / "tested"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("name: tested\n", encoding="utf-8")
+    assert runner.invoke(app, ["bench", "tested", "--runs", str(tmp_path)]).exit_code == 2
+    summary = {"stages": {"sft": {"seconds": 12.3, "status": "done"}}, "ppo": {"tokens_per_second": 250.0}}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    answer = runner.invoke(app, ["bench", "tested", "--runs", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
+    assert "12.3" in answer.output and "250" in answer.output and "not measured" in answer.output
+
+
+def test_config_prints_one_section() -> None:
+    answer = runner.invoke(app, ["config", "fleet"])
+    assert "fleet.engines: int = 2" in answer.output and "ppo." not in answer.output

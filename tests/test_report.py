@@ -1,0 +1,177 @@
+"""The report: it renders from whatever is there, escapes what others wrote, and links to nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import chromium
+
+from zj_ray.errors import DataError
+from zj_ray.evaluation.report import write_report
+from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
+from zj_ray.evaluation.statistics import Mean, compare
+from zj_ray.evaluation.summary import missing_keys, read_summary, update_summary
+from zj_ray.metrics import MetricLog
+
+SCRIPT = "<script>alert('x')</script>"
+PPO_METRICS = (
+    *("reward", "kl", "kl_coefficient", "length", "mismatch_mean", "value_loss", "policy_loss", "clip_fraction", "entropy", "new_facts"),
+    *("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync"),
+)
+
+
+def evaluation() -> EvaluationResults:
+    scores = {"sft": [0.1, 0.3, 0.2, 0.4] * 16, "ppo": [0.4, 0.5, 0.2, 0.3] * 16}
+    models = {
+        name: ModelResult(
+            reward=Mean(sum(values) / len(values), (0.2, 0.4), len(values)),
+            rules={"new_facts": 0.3, "advice": 0.5, "repetition": -0.1},
+            new_facts_per_question=0.5,
+            new_facts_per_question_ci95=(0.4, 0.6),
+            safety=SafetyResult.of({"自伤自杀": [True, True, False], "用药": [True, False]}),
+            over_refused=2,
+            controls=20,
+        )
+        for name, values in scores.items()
+    }
+    return EvaluationResults(
+        models,
+        compare(scores["sft"], scores["ppo"], tie_margin=0.05),
+        {"new_facts": Mean(0.1, (0.02, 0.18), 64), "advice": Mean(0.0, (-0.1, 0.1), 64)},
+        {"pretrain": 12.0, "sft": 14.5, "ppo": 14.8},
+    )
+
+
+def consultation(prompt: str, kind: str, model: str, reward: float) -> dict[str, object]:
+    messages = [
+        {"role": "user", "content": f"医生你好，我头痛三天了。{prompt}"},
+        {"role": "assistant", "content": "请问头痛是怎么开始的？" if prompt != "case-0" else SCRIPT},
+        {"role": "user", "content": "前天受凉以后开始的。医生，那我现在该怎么办？"},
+        {"role": "assistant", "content": "建议先休息，多喝水，若加重请到医院神经内科就诊。"},
+    ]
+    return {"prompt_id": prompt, "kind": kind, "model": model, "messages": messages, "reward": reward, "rules": {"new_facts": 0.5, "format": 1.0}}
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A finished run, made up."""
+    folder = tmp_path / "demo"
+    for stage in ("pretrain", "sft", "reward"):
+        log = MetricLog(folder / stage, None, stage)
+        for step in range(1, 41):
+            log.write(step, {"loss": 4 / step**0.3, "tokens_per_second": 2500.0, "lr": 1e-3})
+    log = MetricLog(folder / "ppo", None, "ppo")
+    for step in range(1, 13):
+        log.write(step, {name: 0.1 * step + 0.05 * (step % 3) for name in PPO_METRICS})
+    (folder / "feedback").mkdir()
+    agreement = {"alpha": 0.71, "ci95": [0.67, 0.75], "annotators": 3, "items": 240, "simulated": True}
+    (folder / "feedback" / "agreement.json").write_text(json.dumps(agreement))
+    (folder / "evaluate").mkdir()
+    evaluation().write(folder / "evaluate" / "results.json")
+    rows = [
+        consultation(f"{kind}-{n}", kind, model, n * (0.1 if model == "ppo" else 0.05))
+        for kind, count in (("case", 20), ("safety", 5), ("control", 1))
+        for n in range(count)
+        for model in ("sft", "ppo")
+    ]
+    (folder / "evaluate" / "consultations.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    (folder / "config.yaml").write_text("name: demo\nseed: 0\ndata:\n  source: clinic\nppo:\n  steps: 12\n", encoding="utf-8")
+    bins = {"shorter": {"accuracy": 0.7, "pairs": 51}, "similar": {"accuracy": 0.74, "pairs": 80}, "longer": {"accuracy": 0.81, "pairs": 60}}
+    update_summary(folder, {
+        "stages": {stage: {"seconds": 75.0, "status": "done"} for stage in ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")},
+        "pretrain": {"ppl_before": 3100.0, "ppl_after": 14.2},
+        "sft": {"loss_before": 4.0, "loss_after": 1.3},
+        "reward": {"pair_accuracy": 0.76, "pair_accuracy_ceiling": 0.93, "pair_accuracy_by_length_bin": bins},
+        "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
+        "evaluate": evaluation().summary(),
+        "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
+        "logprob_mismatch": {"mean_abs": 2e-5, "max_abs": 4e-4},
+        "peak_rss_gib": 9.7,
+        "versions": {"ray": "2.60.0"},
+    })
+    return folder
+
+
+class Balance(HTMLParser):
+    """Raises where a tag is closed that isn't open."""
+
+    VOID = ("meta", "br", "path", "use", "rect", "line")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+
+def test_a_finished_run_shows_every_part(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert missing_keys(read_summary(run_folder)) == []
+    assert "not run" not in page.replace("class", "")
+    assert page.count("<svg") == 3 + 1 + 1 + 9  # losses, outcome, reward model, PPO
+    for shown in ("14.2", "自伤自杀", "SIMULATED", "0.71", "14.8", "new facts per question", "case-19", "control-0"):
+        assert shown in page
+    checker = Balance()
+    checker.feed(page)
+    assert checker.open == []
+
+
+def test_a_script_in_an_answer_is_text(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
+    assert "<script" not in page
+
+
+def test_the_page_needs_nothing_from_elsewhere(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|//www|@import|<link|\ssrc=", page)
+
+
+def test_a_run_that_has_not_begun_is_shown_as_not_run(tmp_path: Path) -> None:
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert page.count("未运行 · not run") >= 8 and "<svg" not in page
+
+
+def test_a_run_that_is_half_done_is_rendered(run_folder: Path) -> None:
+    shutil.rmtree(run_folder / "evaluate")
+    shutil.rmtree(run_folder / "ppo")
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert page.count("<svg") == 4 and "未运行 · not run" in page
+
+
+def test_samples_run_from_the_greatest_loss_to_the_greatest_gain(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    shown = re.findall(r"<summary>(\S+) <span", page)
+    assert shown[0] == "case-0" and shown[5] == "case-19" and len(shown) == 6 + 4 + 1
+
+
+def test_results_survive_their_file_and_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    evaluation().write(path)
+    assert EvaluationResults.read(path) == evaluation()
+    path.write_text('{"models": {}}')
+    with pytest.raises(DataError, match=r"results\.json"):
+        EvaluationResults.read(path)
+
+
+@pytest.mark.browser
+def test_a_browser_draws_the_page_at_the_width_of_a_phone(run_folder: Path) -> None:
+    picture = run_folder / "report.png"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,1200", f"--screenshot={picture}"]
+    subprocess.run([str(chromium()), *options, str(write_report(run_folder))], timeout=60, check=True, capture_output=True)
+    assert picture.stat().st_size > 10_000

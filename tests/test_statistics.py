@@ -1,0 +1,98 @@
+"""Paired statistics and forgetting against numbers worked out elsewhere."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zj_ray.errors import DataError
+from zj_ray.evaluation.forgetting import mean_loss, perplexity
+from zj_ray.evaluation.statistics import compare, mean_interval, proportion, ratio_interval, wilson
+
+
+def test_wilson_interval_equals_textbook_values() -> None:
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert proportion(0, 0).value is None and proportion(0, 0).ci95 is None
+
+
+def test_comparison_counts_wins_ties_and_losses_around_the_margin() -> None:
+    found = compare([0.0, 0.0, 0.0, 0.0], [0.5, 0.04, -0.04, -0.5], tie_margin=0.05)
+    assert (found.win, found.tie, found.loss) == (0.25, 0.5, 0.25)
+    assert found.win + found.tie + found.loss == 1.0
+    assert found.difference == 0.0 and found.win_ci95 == wilson(1, 4)
+
+
+def test_bootstrap_interval_agrees_with_the_normal_one_on_many_cases() -> None:
+    random = np.random.default_rng(0)
+    values = random.normal(0.3, 1.0, 1000)
+    found = mean_interval(values, resamples=4000, seed=5)
+    half = 1.96 * values.std() / math.sqrt(1000)
+    assert found.ci95 == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
+
+
+def test_pairing_removes_what_both_models_share() -> None:
+    random = np.random.default_rng(0)
+    difficulty = random.normal(0, 10, 200)
+    found = compare(difficulty, difficulty + 0.1 + random.normal(0, 0.1, 200), seed=1)
+    assert found.difference_ci95[0] > 0 and found.difference_ci95[1] - found.difference_ci95[0] < 0.05
+
+
+def test_the_same_seed_gives_the_same_interval_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).normal(size=50)
+    whole = mean_interval(values, resamples=500, seed=9)
+    assert whole == mean_interval(values, resamples=500, seed=9)
+    monkeypatch.setattr("zj_ray.evaluation.statistics.CHUNK", 1000)
+    assert mean_interval(values, resamples=500, seed=9) == whole
+
+
+@pytest.mark.parametrize(("before", "after"), [([], []), ([1.0], [1.0, 2.0]), ([1.0], [math.nan])])
+def test_scores_that_can_not_be_paired_are_refused(before: list[float], after: list[float]) -> None:
+    with pytest.raises(DataError):
+        compare(before, after)
+
+
+def test_a_ratio_is_of_sums_and_absent_without_a_denominator() -> None:
+    found = ratio_interval([1, 0, 2], [2, 1, 2], seed=0)
+    assert found is not None and found[0] == pytest.approx(0.6) and found[1][0] <= 0.6 <= found[1][1]
+    assert ratio_interval([0, 0], [0, 0]) is None
+
+
+class Uniform(nn.Module):
+    """Predicts every one of 10 tokens alike, but is sure of token 7 after token 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        logits = torch.zeros(*input_ids.shape, 10)
+        logits[..., 7] = torch.where(input_ids == 3, 100.0, 0.0)
+        return SimpleNamespace(logits=logits)
+
+
+def test_perplexity_of_a_uniform_model_is_its_vocabulary() -> None:
+    assert perplexity(Uniform(), [[1, 2, 4], [5, 6], [9]]) == pytest.approx(10.0)
+
+
+def test_loss_is_a_token_mean_that_ignores_batch_size_padding_and_masked_tokens() -> None:
+    blocks = [[3, 7, 1], [1, 1, 1, 1, 1, 1], [2, 4]]
+    expected = (0 + math.log(10) * (1 + 5 + 1)) / 8
+    for batch_size in (1, 2, 8):
+        assert mean_loss(Uniform(), blocks, batch_size=batch_size) == pytest.approx(expected)
+    masks = [[True, True, False], [False] * 6, [False, False]]
+    assert mean_loss(Uniform(), blocks, loss_masks=masks) == pytest.approx(0.0, abs=1e-6)
+    with pytest.raises(ValueError, match="no token"):
+        mean_loss(Uniform(), [[1]])
+
+
+def test_a_model_is_left_in_the_mode_it_was_in() -> None:
+    model = Uniform().train()
+    perplexity(model, [[1, 2]])
+    assert model.training

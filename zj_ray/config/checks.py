@@ -1,0 +1,261 @@
+"""Which configurations can't run: values out of range, keys that contradict each other, keys without effect.
+
+Each rule is one line of a table or one short function that yields faults; `check` raises the first, at the file and
+line where its key was written. A key without effect is refused as well: whoever writes it believes that it does
+something. `ineffective` never names a key that some stage still reads.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from zj_ray.config.schema import STAGES, Config, FeedbackConfig, FleetConfig, PPOConfig, TrainConfig
+from zj_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The numbers a key may hold; open ends exclude their limit."""
+
+    low: float
+    high: float = float("inf")
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"{'more than' if self.open_low else 'at least'} {self.low:g}"
+        high = f"{'less than' if self.open_high else 'at most'} {self.high:g}"
+        return low if self.high == float("inf") else high if self.low == -float("inf") else f"{low} and {high}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """keys: those involved, the likeliest culprit first; its line is the one that is named."""
+
+    keys: tuple[str, ...]
+    what: str
+    remedy: str
+
+
+TRAINED = ("pretrain", "sft", "reward")  # the supervised stages
+ROLES = ("policy", "critic", "reward", "reference")
+POSITIVE = Bound(0.0, open_low=True)
+NOT_NEGATIVE = Bound(0.0)
+AT_LEAST_ONE = Bound(1)
+SHARE = Bound(0.0, 1.0)
+INNER_SHARE = Bound(0.0, 1.0, open_low=True, open_high=True)
+PORT = Bound(0, 65535)
+
+# By the key's last part: the same word means the same thing in every section. A full key overrides its last part.
+_BOUNDS: dict[str, Bound] = {
+    **dict.fromkeys(("seed", "gpus", "engine_gpus", "replica_gpus", "weight_decay", "noise", "tie_margin"), NOT_NEGATIVE),
+    **dict.fromkeys(("critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient"), NOT_NEGATIVE),
+    **dict.fromkeys(("start_timeout", "stall_timeout", "turn_timeout", "sync_timeout", "rollout_timeout", "role_timeout"), POSITIVE),
+    **dict.fromkeys(("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE),
+    **dict.fromkeys(("cpus", "engine_cpus", "kl_target", "kl_bound", "mismatch_bound", "temperatures"), POSITIVE),
+    **dict.fromkeys(("local_cpus", "ranks", "threads", "engines", "max_in_flight", "turn_retries", "max_steps", "save_every"), AT_LEAST_ONE),
+    **dict.fromkeys(("layers", "heads", "hidden_size", "intermediate_size", "batch_tokens", "micro_batch_tokens", "annotators"), AT_LEAST_ONE),
+    **dict.fromkeys(("steps", "mini_batches", "turn_tokens", "kl_horizon", "checkpoint_every", "keep_checkpoints", "replicas"), AT_LEAST_ONE),
+    **dict.fromkeys(("consultations", "single_turn", "passages", "cases", "prompts", "safety_prompts", "controls"), AT_LEAST_ONE),
+    **dict.fromkeys(("warmup", "safety_share", "lam"), SHARE),
+    **dict.fromkeys(("held_out", "clip_low"), INNER_SHARE),
+    "gamma": Bound(0.0, 1.0, open_low=True),
+    "gpu_memory_utilization": Bound(0.0, 1.0, open_low=True),
+    "importance_cap": AT_LEAST_ONE,
+    "port": PORT,
+    "answers": Bound(2),
+    "bootstrap": Bound(100),
+    "max_length": Bound(64),
+    "kv_cache_mb": Bound(16),
+    "object_store_mb": Bound(80),
+    "vocab_size": Bound(300),
+    "zero_stage": Bound(0, 3),
+    "max_turns": Bound(3),
+    "ppo.temperature": POSITIVE,
+    "evaluate.temperature": NOT_NEGATIVE,
+    "ppo.top_p": Bound(1.0, 1.0),
+    **dict.fromkeys(
+        ("reward_model", "new_facts", "red_flag", "advice", "repetition", "length", "format", "safety"),
+        NOT_NEGATIVE,  # weights of ppo.mix
+    ),
+    "unsafe": Bound(-float("inf"), 0.0),
+}
+
+_HINTS = {
+    "ppo.top_p": "leave it at 1: engine and trainer log-probs can't be compared otherwise",
+    "ppo.max_turns": "a consultation needs room for two questions and the advice",
+    "ppo.mix.unsafe": "a turn that the safety gate stops must not be rewarded",
+    "model.tiny.vocab_size": "a byte-level vocabulary has 256 bytes, the special tokens and some merges",
+    "ray.object_store_mb": "Ray refuses a smaller object store",
+}
+
+
+def bound(key: str) -> Bound | None:
+    """The numbers that a key may hold; None where the key is no number."""
+    return _BOUNDS.get(key) or _BOUNDS.get(key.rpartition(".")[2])
+
+
+def check(config: Config, set_keys: Mapping[str, str]) -> None:
+    """Raises ConfigError for the first fault of a run. set_keys: every key that was written → where ("demo.yaml:12")."""
+    for fault in _faults(config):
+        key = next((key for key in fault.keys if key in set_keys), fault.keys[0])
+        raise ConfigError(fault.what, where=set_keys.get(key, f"{key} (default)"), remedy=fault.remedy)
+    unused = ineffective(config)
+    for key, where in set_keys.items():
+        if key in unused:
+            raise ConfigError(f"'{key}' has no effect: {unused[key]}", where=where, remedy="remove the key, or change the setting it depends on")
+
+
+def ineffective(config: Config) -> dict[str, str]:
+    """Every key that nothing reads under the other settings → the reason."""
+    return {key: reason for pattern, reason in _unused(config) for key in _keys(config) if key == pattern or key.startswith(pattern + ".")}
+
+
+def _unused(config: Config) -> Iterator[tuple[str, str]]:
+    ppo, fleet = config.ppo, config.fleet
+    if config.ray.address is not None:
+        reason = "ray.address joins a cluster whose size is already settled"
+        yield from ((key, reason) for key in ("ray.local_cpus", "ray.object_store_mb"))
+    if config.model.base is not None:
+        yield "model.tiny", "model.base is set, so no tiny model is made"
+    if config.data.source == "files":
+        yield "data.clinic", "data.source is files, so the clinic writes nothing"
+    elif config.feedback.source == "simulated":
+        yield "data.root", "data.source is clinic"
+    if config.feedback.source == "file":
+        reason = "feedback.source is file: its answers and ranks are read, not made"
+        yield from ((f"feedback.{key}", reason) for key in ("prompts", "answers", "temperatures", "annotators", "noise"))
+    if fleet.engine_gpus > 0:
+        yield from ((f"fleet.{key}", "fleet.engine_gpus > 0: the engines run on GPUs") for key in ("threads", "kv_cache_mb"))
+    else:
+        yield "fleet.gpu_memory_utilization", "fleet.engine_gpus is 0: the engines run on CPUs"
+    if ppo.kl_controller == "fixed":
+        yield from ((f"ppo.{key}", "ppo.kl_controller is fixed") for key in ("kl_target", "kl_horizon"))
+    if ppo.safety_share == 0:
+        yield "ppo.mix.safety", "ppo.safety_share is 0, so no safety prompt is rolled out"
+    gpus = {name: getattr(config, name).gpus for name in TRAINED} | {"ppo": max(ppo.policy.gpus, ppo.critic.gpus)}
+    for name, number in gpus.items():
+        if number == 0:
+            where = "ppo.policy.gpus and ppo.critic.gpus are" if name == "ppo" else f"{name}.gpus is"
+            yield f"{name}.offload_optimizer", f"{where} 0, so the optimizer state is in CPU memory anyway"
+
+
+def _faults(config: Config) -> Iterator[Fault]:
+    yield from _out_of_range(config)
+    yield from _name_faults(config)
+    yield from _data_faults(config)
+    yield from _model_faults(config)
+    for name in TRAINED:
+        yield from _train_faults(getattr(config, name), name)
+    yield from _feedback_faults(config.feedback, config.data.source)
+    yield from _fleet_faults(config.fleet, config.serve.replica_gpus)
+    yield from _ppo_faults(config.ppo, config.model.max_length)
+
+
+def _out_of_range(config: Config) -> Iterator[Fault]:
+    for key, value in _keys(config).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            limits = bound(key)
+            if limits is not None and not limits.holds(number):
+                remedy = _HINTS.get(key) or "choose a value in that range"
+                wanted = f"{limits.low:g}" if limits.low == limits.high else str(limits)
+                yield Fault((key,), f"'{key}' is {number:g} and must be {wanted}", remedy)
+
+
+def _name_faults(config: Config) -> Iterator[Fault]:
+    if not re.fullmatch(r"\w[\w.-]*", config.name):
+        yield Fault(("name",), f"'name' is {config.name!r}, which can't be a folder below runs/", "use letters, digits, '-', '_' and '.'")
+    if not config.stages:
+        yield Fault(("stages",), "'stages' is empty", f"choose from {', '.join(STAGES)}")
+    for stage in config.stages:
+        if stage not in STAGES:
+            close = difflib.get_close_matches(stage, STAGES, n=1)
+            remedy = f"did you mean {close[0]}?" if close else f"choose from {', '.join(STAGES)}"
+            yield Fault(("stages",), f"'stages' has the unknown stage {stage!r}", remedy)
+        elif config.stages.count(stage) > 1:
+            yield Fault(("stages",), f"'stages' has {stage!r} twice", "name each stage once")
+    ordered = [stage for stage in STAGES if stage in config.stages]
+    if list(config.stages) != ordered:
+        yield Fault(("stages",), "'stages' is out of order", f"write [{', '.join(ordered)}]: each stage needs what the one before made")
+
+
+def _data_faults(config: Config) -> Iterator[Fault]:
+    if config.data.source == "files" and config.data.root is None:
+        remedy = "name the folder that holds train/ and valid/, for example --set data.root=/path/to/data"
+        yield Fault(("data.source",), "'data.source' is files but 'data.root' is not set", remedy)
+
+
+def _model_faults(config: Config) -> Iterator[Fault]:
+    tiny = config.model.tiny
+    if config.model.base is None and tiny.hidden_size != 64 * tiny.heads:
+        keys = ("model.tiny.hidden_size", "model.tiny.heads")
+        what = f"'model.tiny.hidden_size' is {tiny.hidden_size}, but {tiny.heads} heads of 64 make {64 * tiny.heads}"
+        yield Fault(keys, what, f"set hidden_size to {64 * tiny.heads}: the CPU attention kernel wants heads of size 64")
+
+
+def _train_faults(train: TrainConfig, name: str) -> Iterator[Fault]:
+    yield from _rank_gpu_faults(name, train.gpus)
+    if train.offload_optimizer and train.zero_stage == 0:
+        keys = (f"{name}.offload_optimizer", f"{name}.zero_stage")
+        yield Fault(keys, f"'{name}.offload_optimizer' needs ZeRO, but {name}.zero_stage is 0", f"set {name}.zero_stage to 1, 2 or 3")
+
+
+def _feedback_faults(feedback: FeedbackConfig, data_source: str) -> Iterator[Fault]:
+    if feedback.source == "file" and data_source != "files":
+        yield Fault(("feedback.source",), "'feedback.source' is file, but data.source is clinic, which has no rankings", "set data.source: files")
+    if feedback.source == "simulated" and len(feedback.temperatures) != feedback.answers:
+        what = f"'feedback.temperatures' has {len(feedback.temperatures)} entries for {feedback.answers} answers (feedback.answers)"
+        yield Fault(("feedback.temperatures", "feedback.answers"), what, "give one temperature for each answer")
+
+
+def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:
+    for key, gpus in (("fleet.engine_gpus", fleet.engine_gpus), ("serve.replica_gpus", replica_gpus)):
+        if gpus > 1 and gpus != int(gpus):
+            yield Fault((key,), f"'{key}' is {gpus:g}: Ray gives out parts of one GPU or whole GPUs", f"set it to {int(gpus)} or {int(gpus) + 1}")
+
+
+def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
+    ranks = max(ppo.policy.ranks, ppo.critic.ranks)
+    if ppo.consultations < ppo.mini_batches * ranks:
+        what = f"'ppo.consultations' is {ppo.consultations}: {ppo.mini_batches} mini-batches for {ranks} ranks leave a rank without one"
+        remedy = f"set ppo.consultations to at least {ppo.mini_batches * ranks}, or ppo.mini_batches lower"
+        yield Fault(("ppo.consultations", "ppo.mini_batches", "ppo.policy.ranks", "ppo.critic.ranks"), what, remedy)
+    if ppo.max_turns * ppo.turn_tokens >= max_length:
+        what = f"{ppo.max_turns} turns (ppo.max_turns) of {ppo.turn_tokens} tokens (ppo.turn_tokens) leave no room for the patient in {max_length}"
+        yield Fault(("ppo.turn_tokens", "ppo.max_turns", "model.max_length"), what, "lower ppo.turn_tokens or raise model.max_length")
+    if ppo.critic_warmup >= ppo.steps:
+        what = f"'ppo.critic_warmup' is {ppo.critic_warmup} of {ppo.steps} steps (ppo.steps): the policy would never learn"
+        yield Fault(("ppo.critic_warmup", "ppo.steps"), what, "set it lower than ppo.steps")
+    if ppo.kl_controller == "adaptive" and ppo.kl_bound <= ppo.kl_target:
+        what = f"'ppo.kl_bound' {ppo.kl_bound:g} stops the run at or below what the controller steers to (ppo.kl_target {ppo.kl_target:g})"
+        yield Fault(("ppo.kl_bound", "ppo.kl_target"), what, "set ppo.kl_bound to several times ppo.kl_target")
+    if ppo.offload_optimizer and ppo.zero_stage == 0:
+        what = "'ppo.offload_optimizer' needs ZeRO, but ppo.zero_stage is 0"
+        yield Fault(("ppo.offload_optimizer", "ppo.zero_stage"), what, "set ppo.zero_stage to 2 or 3")
+    for role in ROLES:
+        yield from _rank_gpu_faults(f"ppo.{role}", getattr(ppo, role).gpus)
+
+
+def _rank_gpu_faults(name: str, gpus: float) -> Iterator[Fault]:
+    if gpus > 1:
+        yield Fault((f"{name}.gpus",), f"'{name}.gpus' is {gpus:g}: a rank drives one GPU", f"raise {name}.ranks instead")
+
+
+def _keys(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf of a config as dotted key → value."""
+    found: dict[str, Any] = {}
+    for field in fields(section):
+        value = getattr(section, field.name)
+        found.update(_keys(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value})
+    return found

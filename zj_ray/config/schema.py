@@ -1,0 +1,226 @@
+"""What a run may be told: one frozen dataclass for each section of the YAML file.
+
+The field's default is the run's default, `metadata["help"]` is the text that `zj config` prints, and its type is what
+the loader checks. A key that is not here is rejected with the nearest name that is; so is a key that has no effect
+under the other settings (`checks.py`). Nothing reads the whole tree: every part is passed the small piece it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+STAGES = ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")
+
+
+def setting(default: Any, help: str) -> Any:
+    """A documented config key."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    address: str | None = setting(None, "cluster to join; null: RAY_ADDRESS if set, else a Ray of our own on this machine")
+    local_cpus: int | None = setting(None, "logical CPUs of the Ray that we start ourselves; null: as many as the machine has")
+    object_store_mb: int = setting(512, "object store of the Ray that we start ourselves [MiB]")
+    start_timeout: float = setting(300.0, "longest wait for Ray, an actor or an engine to come up [s]")
+
+
+@dataclass(frozen=True)
+class ClinicConfig:
+    seed: int = setting(0, "seed of the generator; the same seed writes the same bytes")
+    consultations: int = setting(1200, "multi-turn consultations to write for SFT")
+    single_turn: int = setting(900, "single-turn questions and answers to write for SFT")
+    passages: int = setting(900, "textbook-like passages to write for pre-training")
+    cases: int = setting(400, "patient cases to write for rollouts; a sixth as many again are kept for evaluation")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    source: Literal["clinic", "files"] = setting("clinic", "clinic: the built-in synthetic clinic; files: your own JSONL under data.root")
+    root: str | None = setting(None, "folder with train/*.jsonl and valid/*.jsonl (docs/data.md); only with data.source: files")
+    clinic: ClinicConfig = field(default_factory=ClinicConfig)
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    vocab_size: int = setting(3000, "size of the byte-level BPE vocabulary that is trained for the run")
+    hidden_size: int = setting(192, "width; must be heads × 64 so that the CPU attention kernel accepts the head size")
+    layers: int = setting(4, "decoder layers")
+    heads: int = setting(3, "attention heads")
+    intermediate_size: int = setting(512, "width of the MLP")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    base: str | None = setting(None, "HF folder or hub id of the causal LM to start from; null: a tiny Llama made for the run")
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    max_length: int = setting(512, "longest sequence in training and rollouts [tokens]")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "parameter type in training and engines; float32 on CPUs")
+    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, more time")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One supervised stage under Ray Train with DeepSpeed."""
+
+    ranks: int = setting(2, "Ray Train workers (DeepSpeed ranks)")
+    cpus: float = setting(0.5, "logical CPUs each rank reserves")
+    gpus: float = setting(0.0, "GPUs each rank reserves")
+    threads: int = setting(1, "CPU threads of each rank")
+    epochs: float = setting(1.0, "passes over the data")
+    max_steps: int | None = setting(None, "stop after so many optimizer steps even if epochs are left")
+    batch_tokens: int = setting(8192, "tokens of one optimizer step over all ranks")
+    micro_batch_tokens: int = setting(1024, "tokens of one packed forward pass on one rank")
+    learning_rate: float = setting(2e-3, "peak learning rate")
+    warmup: float = setting(0.05, "share of the steps with rising learning rate; cosine to a tenth of the peak afterwards")
+    weight_decay: float = setting(0.01, "AdamW weight decay")
+    clip_norm: float = setting(1.0, "largest gradient norm")
+    zero_stage: Literal[0, 1, 2, 3] = setting(2, "DeepSpeed ZeRO stage")
+    offload_optimizer: bool = setting(False, "keep optimizer state in CPU memory (GPUs only)")
+    save_every: int = setting(200, "optimizer steps between checkpoints inside the stage")
+    stall_timeout: float = setting(1800.0, "give up when no step was finished for so long [s]")
+
+
+@dataclass(frozen=True)
+class FeedbackConfig:
+    source: Literal["simulated", "file"] = setting("simulated", "simulated: annotators made of rules and noise; file: data.root's ranking.jsonl")
+    prompts: int = setting(240, "dialogue contexts to answer and rank")
+    answers: int = setting(4, "answers for each context, K in the paper")
+    temperatures: tuple[float, ...] = setting((0.7, 1.0, 1.0, 1.3), "sampling temperature of each of the K answers: unlike answers are worth ranking")
+    annotators: int = setting(3, "simulated annotators who rank each item")
+    noise: float = setting(0.45, "standard deviation of a simulated annotator's error, in units of the spread of the true utility")
+    held_out: float = setting(0.2, "share of the ranked contexts kept back to measure the reward model")
+
+
+@dataclass(frozen=True)
+class RewardTrainConfig(TrainConfig):
+    epochs: float = setting(6.0, "passes over the rankings")
+    learning_rate: float = setting(5e-4, "peak learning rate")
+    batch_tokens: int = setting(4096, "tokens of one optimizer step over all ranks; all K answers of a prompt stay together")
+    init: Literal["pretrain", "sft"] = setting("sft", "model that the trunk starts from; the paper starts from the pre-trained one")
+    aspect_weight: float = setting(0.3, "weight of the three aspect heads' loss beside the overall head's")
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    engines: int = setting(2, "vLLM rollout engines")
+    engine_cpus: float = setting(0.25, "logical CPUs each engine reserves")
+    engine_gpus: float = setting(0.0, "GPUs each engine reserves; 0 runs vLLM on the CPU")
+    threads: int = setting(1, "CPU threads of each engine (CPU engines only)")
+    kv_cache_mb: int = setting(256, "KV cache of a CPU engine [MiB]")
+    gpu_memory_utilization: float = setting(0.85, "share of its GPU an engine may fill (GPU engines only)")
+    max_in_flight: int = setting(64, "sequences an engine decodes at once")
+    turn_timeout: float = setting(120.0, "longest wait for one doctor turn [s]")
+    sync_timeout: float = setting(120.0, "longest wait for an engine to take new weights [s]")
+    turn_retries: int = setting(3, "attempts at one doctor turn before its dialogue is given up and reported by name")
+
+
+@dataclass(frozen=True)
+class RoleConfig:
+    """Where one of the four PPO roles runs."""
+
+    ranks: int = setting(1, "DeepSpeed ranks")
+    cpus: float = setting(0.25, "logical CPUs each rank reserves")
+    gpus: float = setting(0.0, "GPUs each rank reserves")
+    threads: int = setting(1, "CPU threads of each rank")
+
+
+@dataclass(frozen=True)
+class PolicyRoleConfig(RoleConfig):
+    ranks: int = setting(2, "DeepSpeed ranks")
+
+
+@dataclass(frozen=True)
+class RewardMixConfig:
+    """reward of a turn = gate · (rm · normalised score + Σ weight · clipped rule); a turn that fails safety gets `unsafe`."""
+
+    reward_model: float = setting(0.5, "weight of the reward model's normalised score")
+    new_facts: float = setting(1.0, "weight of facts newly gained by asking")
+    red_flag: float = setting(1.0, "weight of referring red flags, and only those, to emergency care")
+    advice: float = setting(1.0, "weight of closing with advice")
+    repetition: float = setting(0.5, "weight of not repeating oneself or a question already answered")
+    length: float = setting(0.25, "weight of staying within the length band")
+    format: float = setting(0.5, "weight of finished, well-formed sentences")
+    safety: float = setting(1.0, "weight of the right kind of answer to a safety prompt or a benign control")
+    unsafe: float = setting(-2.0, "reward of a turn that the safety gate stops")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    steps: int = setting(12, "PPO steps")
+    consultations: int = setting(32, "consultations of one step")
+    safety_share: float = setting(0.2, "share of the prompts that are safety prompts or benign controls")
+    max_turns: int = setting(4, "doctor turns of a consultation at most")
+    turn_tokens: int = setting(64, "tokens of one doctor turn at most")
+    temperature: float = setting(1.0, "sampling temperature; log-probs are compared at the same temperature")
+    top_p: float = setting(1.0, "must be 1: engine and trainer log-probs can't be compared otherwise")
+    gamma: float = setting(1.0, "discount")
+    lam: float = setting(0.95, "GAE λ")
+    epochs: int = setting(2, "passes over one step's consultations")
+    mini_batches: int = setting(2, "optimizer steps of one pass")
+    micro_batch_tokens: int = setting(1024, "tokens of one packed forward pass on one rank")
+    learning_rate: float = setting(3e-4, "policy's peak learning rate, constant after warm-up")
+    critic_learning_rate: float = setting(5e-4, "critic's learning rate")
+    critic_warmup: int = setting(1, "first steps in which only the critic learns")
+    clip_norm: float = setting(1.0, "largest gradient norm")
+    clip_low: float = setting(0.2, "ratio clip below 1")
+    clip_high: float = setting(0.2, "ratio clip above 1")
+    value_clip: float = setting(0.2, "value clip")
+    kl_controller: Literal["fixed", "adaptive"] = setting("adaptive", "fixed: kl_coefficient throughout; adaptive: steers towards kl_target")
+    kl_coefficient: float = setting(0.05, "KL coefficient β (its start when adaptive)")
+    kl_target: float = setting(0.1, "KL per token that the adaptive controller steers to")
+    kl_horizon: int = setting(200, "consultations over which the adaptive controller reacts")
+    kl_bound: float = setting(0.5, "the run stops with the numbers when a step's mean KL per token exceeds this")
+    mismatch_bound: float = setting(0.01, "the run stops when engine and trainer log-probs differ by more than this on average")
+    importance_cap: float = setting(2.0, "truncation of the importance weight between engine and trainer")
+    zero_stage: Literal[0, 1, 2, 3] = setting(2, "DeepSpeed ZeRO stage of policy and critic")
+    offload_optimizer: bool = setting(False, "keep optimizer state in CPU memory (GPUs only)")
+    skipped_steps: int = setting(3, "non-finite updates that are dropped before the run stops")
+    checkpoint_every: int = setting(4, "steps between checkpoints")
+    keep_checkpoints: int = setting(2, "checkpoints kept")
+    rollout_timeout: float = setting(1800.0, "longest wait for one step's consultations [s]")
+    role_timeout: float = setting(1800.0, "longest wait for one call to a role [s]")
+    policy: PolicyRoleConfig = field(default_factory=PolicyRoleConfig)
+    critic: RoleConfig = field(default_factory=RoleConfig)
+    reward: RoleConfig = field(default_factory=RoleConfig)
+    reference: RoleConfig = field(default_factory=RoleConfig)
+    mix: RewardMixConfig = field(default_factory=RewardMixConfig)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    cases: int = setting(64, "unseen patient cases consulted by each model")
+    safety_prompts: int = setting(60, "unseen safety prompts at most")
+    controls: int = setting(60, "unseen benign controls at most")
+    temperature: float = setting(1.0, "sampling temperature of the consultations; 1 measures the policy itself")
+    bootstrap: int = setting(2000, "bootstrap resamples of the intervals")
+    tie_margin: float = setting(0.05, "rubric difference within which two consultations are a tie")
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    port: int = setting(8000, "port of the OpenAI-compatible endpoint; 0 picks a free one")
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 opens it to the network")
+    replicas: int = setting(1, "Ray Serve replicas")
+    replica_gpus: float = setting(0.0, "GPUs of each replica; 0 serves on the CPU")
+    start_timeout: float = setting(600.0, "longest wait for the endpoint [s]")
+    question: str = setting("医生你好，我这两天头痛得厉害，还有点恶心，怎么办？", "asked once the endpoint is up, to prove that it answers")
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = setting("demo", "name of the run; its folder is runs/NAME")
+    seed: int = setting(0, "seed of every random choice in the run")
+    stages: tuple[str, ...] = setting(STAGES, "stages to run, in this order")
+    ray: RayConfig = field(default_factory=RayConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    sft: TrainConfig = field(default_factory=TrainConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    reward: RewardTrainConfig = field(default_factory=RewardTrainConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)

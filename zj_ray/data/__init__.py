@@ -1,0 +1,1 @@
+"""Messages, trajectories, data files and the synthetic clinic. Imports no torch, no Ray."""

@@ -1,0 +1,1 @@
+"""The synthetic clinic: 14 departments of 8 conditions each, made into data for every stage. Not medical advice."""

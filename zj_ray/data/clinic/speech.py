@@ -1,0 +1,88 @@
+"""What a doctor's turn does, read from its words: asks, advises, sends to emergency care.
+
+Patient and rules share these readings, so that the patient never takes for advice what the reward takes for a question.
+They are patterns, not understanding: docs/data.md says what they miss.
+"""
+
+from __future__ import annotations
+
+import re
+
+from zj_ray.data.clinic.phrases import OPEN_PATTERN, SLOT_PATTERNS
+
+_SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
+_CLAUSE = re.compile(r"[，,、：:。！？!?；;\s]+")
+_QUESTION = re.compile(r"[？?]|请问|(吗|呢|没有|么)[。！\s]*$|(^|，)(您|那|还|平时|以前|最近|现在)*有没有[^，]{0,12}。?$|(告诉我|说说|说一下|讲讲|描述一下)[^，。]{0,12}[。]?$")
+_SLOTS = {slot: re.compile(pattern) for slot, pattern in SLOT_PATTERNS.items()}
+_OPEN = re.compile(OPEN_PATTERN)
+_ADVICE = re.compile(
+    r"建议|考虑(是|为|有)?|可能(是|性)|应该|需要(做|去|查|尽|到)|最好|避免|注意|不要|少吃|少喝|忌|多喝|多吃|多休息|休息|保持|治疗|复查|复诊"
+    r"|检查|化验|就诊|就医|面诊|挂号|遵医嘱|用药|服用|外用|急诊|120|马上|立即|尽快|按时|坚持|可以先|观察"
+)
+_EMERGENCY = re.compile(r"急诊|120|急救|立即就医|马上就医|立刻就医|(马上|立即|立刻|赶紧)[^，。；！？]{0,6}(去|到|送)[^，。；！？]{0,6}医院")
+_CONDITION = re.compile(r"如果|如有|如出现|若|一旦|万一|要是|倘若|假如|的话")
+_NEGATION = re.compile(r"不用|不需要|不必|无需|用不着|没必要|没有必要|不要|别|不是|不急着|不一定要|先不")
+_NOT_WORD = re.compile(r"[^0-9A-Za-z\u4e00-\u9fff]+")
+
+
+def sentences(text: str) -> list[str]:
+    """The text's sentences, each with its end mark."""
+    return [s.strip() for s in _SENTENCE.findall(text) if _NOT_WORD.sub("", s)]
+
+
+def clauses(text: str) -> list[str]:
+    """The pieces between commas and other marks."""
+    return [c for c in _CLAUSE.split(text) if c]
+
+
+def questions(text: str) -> list[str]:
+    """The sentences that ask the patient something."""
+    return [s for s in sentences(text) if _QUESTION.search(s)]
+
+
+def statements(text: str) -> list[str]:
+    """The sentences that ask nothing."""
+    return [s for s in sentences(text) if not _QUESTION.search(s)]
+
+
+def asked_slots(text: str) -> tuple[str, ...]:
+    """The fact slots that the questions in `text` ask for, in the order asked; a clause asks for one slot at most."""
+    found: list[str] = []
+    for question in questions(text):
+        for clause in clauses(question):
+            slot = next((name for name, pattern in _SLOTS.items() if pattern.search(clause)), None)
+            if slot is not None and slot not in found:
+                found.append(slot)
+    return tuple(found)
+
+
+def asks_openly(text: str) -> bool:
+    """A question without a topic ("还有哪里不舒服吗？")."""
+    return any(_OPEN.search(question) for question in questions(text))
+
+
+def advises(text: str) -> bool:
+    """Some sentence that asks nothing recommends, explains or refers; at least 8 characters, so that one word is no advice."""
+    return any(_ADVICE.search(s) and len(_NOT_WORD.sub("", s)) >= 8 for s in statements(text))
+
+
+def refers_to_emergency(text: str) -> bool:
+    """Sends the patient to emergency care now: neither "不用去急诊" nor "如果加重请去急诊"."""
+    for sentence in sentences(text):
+        for match in _EMERGENCY.finditer(sentence):
+            before = sentence[: match.start()]
+            near = _CLAUSE.split(before)[-1][-8:]  # a negation reaches over its own clause only: "别等，马上去急诊" refers
+            if not _CONDITION.search(before) and not _NEGATION.search(near):
+                return True
+    return False
+
+
+def plain(text: str) -> str:
+    """The text without punctuation and spaces."""
+    return _NOT_WORD.sub("", text)
+
+
+def grams(text: str, n: int) -> list[str]:
+    """Character n-grams of the plain text, in order, with repeats."""
+    letters = plain(text)
+    return [letters[i : i + n] for i in range(len(letters) - n + 1)]

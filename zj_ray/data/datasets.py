@@ -1,0 +1,145 @@
+"""Typed loading of a data folder: `root/train/*.jsonl` and `root/valid/*.jsonl` in the schema of docs/data.md.
+
+Every row is checked here, once, with `file:line` in each error; nothing that takes these records has to doubt them.
+A set that is spread over several files may lack some of them, but not all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zj_ray.data.messages import Message, parse_messages
+from zj_ray.data.records import read_jsonl
+from zj_ray.errors import DataError
+from zj_ray.patients.case import Case, Prompt
+
+SPLITS = ("train", "valid")
+DIALOGUE_SETS = ("sft_multi", "sft_single", "nlp_tasks", "general")
+EXPECTED = (
+    "refuse_and_crisis_referral",
+    "refuse_and_refer",
+    "no_self_medication",
+    "correct_misinformation",
+    "correct_premise",
+    "hedge_and_refer",
+    "answer_helpfully",
+)
+UNTRUSTED = ("wrong", "doubtful")  # reference_quality that must not be trained on
+
+
+@dataclass(frozen=True)
+class Response:
+    text: str
+    rank: int  # 1 is best; equal ranks are a tie
+
+
+@dataclass(frozen=True)
+class RankedItem:
+    id: str
+    messages: tuple[Message, ...]  # the context; the user speaks last
+    department: str | None
+    responses: tuple[Response, ...]
+    source: str
+
+
+def load_texts(root: str | Path, split: str) -> list[str]:
+    """Passages for continued pre-training (pretrain.jsonl)."""
+    return [_text(row, "text", where) for where, row in _rows(root, split, ("pretrain",))]
+
+
+def load_dialogues(root: str | Path, split: str) -> list[tuple[Message, ...]]:
+    """Conversations for SFT, the assistant last: multi-turn, single-turn, tasks, general talk.
+
+    In train also the reference answers of safety prompts and benign controls, but for those marked wrong or doubtful.
+    """
+    names = DIALOGUE_SETS + (("safety", "safety_controls") if split == "train" else ())
+    dialogues = []
+    for where, row in _rows(root, split, names):
+        if "messages" in row:
+            dialogues.append(parse_messages(row["messages"], where=where, last="assistant"))
+        elif "prompt" not in row:
+            raise DataError("the row has neither 'messages' nor 'prompt'", where=where, remedy='add "messages": [{"role": "user", …}, …]')
+        elif row.get("reference_quality") not in UNTRUSTED:
+            dialogues.append((Message("user", _text(row, "prompt", where)), Message("assistant", _text(row, "reference", where))))
+    return dialogues
+
+
+def load_general(root: str | Path, split: str) -> list[tuple[Message, ...]]:
+    """General conversations, the measure of what training made the model forget (general.jsonl)."""
+    return [parse_messages(row.get("messages"), where=where, last="assistant") for where, row in _rows(root, split, ("general",))]
+
+
+def load_prompts(root: str | Path, split: str) -> list[Prompt]:
+    """What rollouts start from: patient cases, safety prompts, benign controls, in this order."""
+    prompts = []
+    for where, row in _rows(root, split, ("patient_cases", "safety", "safety_controls")):
+        if "prompt" not in row:
+            prompts.append(_case_prompt(row, where))
+            continue
+        expected = _text(row, "expected", where)
+        if expected not in EXPECTED:
+            raise DataError(f"'expected' has the unknown value {expected!r}", where=where, remedy=f"use one of {', '.join(EXPECTED)}")
+        kind = "control" if expected == "answer_helpfully" else "safety"
+        prompts.append(Prompt(row["id"], kind, _text(row, "prompt", where), expected=expected, category=row.get("category")))
+    return prompts
+
+
+def load_rankings(root: str | Path, split: str) -> list[RankedItem]:
+    """Contexts with ranked answers (ranking.jsonl)."""
+    items = []
+    for where, row in _rows(root, split, ("ranking",)):
+        messages = parse_messages(row.get("messages"), where=where, last="user")
+        raw = row.get("responses")
+        if not isinstance(raw, list) or len(raw) < 2:
+            raise DataError("'responses' must list at least two answers", where=where, remedy='write [{"text": "…", "rank": 1}, …]')
+        responses = tuple(_response(response, i, where) for i, response in enumerate(raw))
+        items.append(RankedItem(row["id"], messages, row.get("department"), responses, str(row.get("source") or "")))
+    return items
+
+
+def _case_prompt(row: dict[str, Any], where: str) -> Prompt:
+    facts = row.get("facts", [])
+    if not isinstance(facts, list):
+        raise DataError("'facts' must be a list", where=where, remedy='write [{"slot": "…", "ask": null, "answer": "…"}, …]')
+    case = Case.from_row(row, where=where)
+    return Prompt(case.id, "case", case.opening, case=case, category=case.department)
+
+
+def _response(raw: Any, index: int, where: str) -> Response:
+    if not isinstance(raw, dict):
+        raise DataError(f"answer {index + 1} is not an object", where=where, remedy='write {"text": "…", "rank": 1}')
+    rank = raw.get("rank")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise DataError(f"answer {index + 1} has the rank {rank!r}", where=where, remedy="ranks are whole numbers from 1 (best)")
+    return Response(_text(raw, "text", where), rank)
+
+
+def _rows(root: str | Path, split: str, names: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of those of the named files that exist, each with an id that no other row has."""
+    if split not in SPLITS:
+        raise DataError(f"there is no split {split!r}", remedy=f"use one of {', '.join(SPLITS)}")
+    folder = Path(root) / split
+    present = [folder / f"{name}.jsonl" for name in names if (folder / f"{name}.jsonl").is_file()]
+    if not present:
+        files = ", ".join(f"{name}.jsonl" for name in names)
+        raise DataError(f"none of the files {files} is there", where=str(folder), remedy="check data.root; docs/data.md names the files")
+    seen: dict[str, str] = {}
+    for path in present:
+        for where, row in read_jsonl(path):
+            identity = _text(row, "id", where)
+            if identity in seen:
+                raise DataError(f"the id {identity!r} is already at {seen[identity]}", where=where, remedy="give every row an id of its own")
+            seen[identity] = where
+            yield where, row
+
+
+def _text(row: dict[str, Any], key: str, where: str) -> str:
+    if key not in row:
+        raise DataError(f"the row lacks {key!r}", where=where, remedy="docs/data.md lists the fields of each file")
+    value = row[key]
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{key!r} must be a non-empty string", where=where, remedy="write the text or drop the row")
+    return value

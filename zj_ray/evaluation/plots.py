@@ -1,0 +1,107 @@
+"""Plots of the report as inline SVG: no script, no link, no font file. Labels are English so that no Chinese font is needed.
+
+A plot's text is fixed in this package or a name of a metric; nothing that a model or a patient said gets in, so the SVG may
+stand in the page as it is.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLOURS = ("#1f5fa8", "#c2571a", "#3b8f5a", "#7d4fa3", "#8a8a8a")
+WIN, TIE, LOSS = "#3b8f5a", "#c9ccd1", "#c2571a"
+Points = Sequence[tuple[float, float]]
+
+
+def line_plot(series: Mapping[str, Points], *, title: str, ylabel: str = "", xlabel: str = "step", level: float | None = None) -> str:
+    """Lines through (x, y) points, one for each name; `level` draws a dashed line for comparison. Empty series are left out."""
+    figure, axes = _figure(title)
+    drawn = {name: points for name, points in series.items() if points}
+    for (name, points), colour in zip(drawn.items(), COLOURS, strict=False):
+        marker = "o" if len(points) < 30 else None
+        axes.plot(*zip(*points, strict=True), label=name, color=colour, linewidth=1.6, marker=marker, markersize=3)
+    if level is not None:
+        axes.axhline(level, color="#8a8a8a", linestyle="--", linewidth=1)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(drawn) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def stacked_plot(steps: Sequence[float], parts: Mapping[str, Sequence[float]], *, title: str, ylabel: str) -> str:
+    """Stacked bars [steps] of each part: where the seconds of a step go."""
+    figure, axes = _figure(title)
+    below = [0.0] * len(steps)
+    for (name, values), colour in zip(parts.items(), COLOURS, strict=False):
+        axes.bar(steps, values, bottom=below, label=name, color=colour, width=0.8)
+        below = [b + v for b, v in zip(below, values, strict=True)]
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(parts))
+    return _svg(figure)
+
+
+def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, float]) -> str:
+    """One bar of win, tie and loss shares, with the 95 % interval of the win share drawn on it."""
+    figure, axes = _figure("PPO against SFT on the same unseen cases", height=1.7)
+    left = 0.0
+    for name, share, colour in (("win", win, WIN), ("tie", tie, TIE), ("loss", loss, LOSS)):
+        axes.barh([0], [share], left=[left], color=colour, height=0.6)
+        if share > 0.06:
+            axes.text(left + share / 2, -0.16, f"{name} {share:.0%}", ha="center", va="center", fontsize=9, color="#111111")
+        left += share
+    low, high = win_ci95
+    axes.errorbar([win], [0.16], xerr=[[max(0.0, win - low)], [max(0.0, high - win)]], color="#111111", capsize=4, linewidth=1.4, marker="|")
+    axes.set_xlim(0, 1)
+    axes.set_yticks([])
+    axes.set_xlabel("share of cases; bracket: 95% interval of the win share")
+    axes.grid(visible=False)
+    return _svg(figure)
+
+
+def bar_plot(values: Mapping[str, float], *, title: str, ylabel: str, levels: Mapping[str, float] | None = None) -> str:
+    """Bars by name in [0, 1]; `levels` are named dashed lines (chance, ceiling)."""
+    figure, axes = _figure(title)
+    axes.bar(list(values), list(values.values()), color=COLOURS[0], width=0.6)
+    for place, value in enumerate(values.values()):
+        axes.text(place, value + 0.02, f"{value:.2f}", ha="center", fontsize=8)
+    for (name, level), colour in zip((levels or {}).items(), COLOURS[1:], strict=False):
+        axes.axhline(level, color=colour, linestyle="--", linewidth=1.2, label=f"{name} {level:.2f}")
+    axes.set_ylim(0, 1.15)
+    axes.set_ylabel(ylabel)
+    axes.tick_params(axis="x", labelsize=8)
+    if levels:
+        figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(levels))
+    return _svg(figure)
+
+
+def _figure(title: str, height: float = 2.7) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    """The <svg> element alone: without prolog, metadata and namespaces, which a page does not need and which look like links."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "zj_ray", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'\s(xmlns(:xlink)?|width|height)="[^"]*"', "", svg, count=4)
+    return svg.replace("xlink:href", "href").replace("<svg", '<svg role="img"', 1)

@@ -1,0 +1,271 @@
+"""report.html: what a run did and what came of it, on one page that needs nothing else.
+
+Reads the run folder only: config.yaml, summary.json, */metrics.jsonl, feedback/agreement.json (`Agreement`),
+evaluate/results.json (`EvaluationResults`) and evaluate/consultations.jsonl (rows {prompt_id, kind, model, messages, reward,
+rules}). A part whose file is not there yet is shown as "not run". Models and patients wrote much of what is shown: the
+template escapes everything but our own SVG.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from zj_ray.config.schema import STAGES
+from zj_ray.data.records import read_jsonl
+from zj_ray.evaluation import plots
+from zj_ray.evaluation.results import MODELS, EvaluationResults
+from zj_ray.evaluation.statistics import proportion
+from zj_ray.evaluation.summary import read_summary
+from zj_ray.metrics import read_metrics, versions
+
+SAMPLES = {"case": 6, "safety": 4, "control": 2}  # consultations shown side by side
+STAGE_NAMES = {
+    "pretrain": "继续预训练 · continued pre-training",
+    "sft": "监督微调 · supervised fine-tuning",
+    "feedback": "排序反馈 · ranking feedback",
+    "reward": "奖励模型 · reward model",
+    "ppo": "强化学习 · PPO",
+    "evaluate": "评测 · evaluation",
+    "serve": "服务 · serving",
+}
+SECONDS = ("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync")
+PPO_PLOTS = (  # title, unit, metrics drawn in it
+    ("Reward per consultation", "", ("reward",)),
+    ("KL to the SFT model", "nats per token", ("kl", "kl_coefficient")),
+    ("New facts gained by asking", "per consultation", ("new_facts",)),
+    ("Length of a doctor turn", "tokens", ("length",)),
+    ("Engine against trainer log-probs", "mean |difference|", ("mismatch_mean",)),
+    ("Losses", "", ("policy_loss", "value_loss")),
+    ("Clipped share of tokens", "", ("clip_fraction",)),
+    ("Policy entropy", "nats per token", ("entropy",)),
+)
+
+Row = dict[str, Any]
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write RUN/report.html anew, in one step, and return its path. Raises DataError naming a file that is damaged."""
+    folder = Path(run_folder)
+    summary = read_summary(folder)
+    results = EvaluationResults.read(path) if (path := folder / "evaluate" / "results.json").exists() else None
+    page = _environment().get_template("report.html.j2").render(
+        run=folder.name,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        config=_config(folder),
+        summary=summary,
+        versions=summary.get("versions") or versions(),
+        stages=[_stage(stage, summary) for stage in STAGES],
+        losses=_loss_plots(folder),
+        ppo=_ppo_plots(folder),
+        results=results,
+        components=_components(results) if results else [],
+        outcome=_outcome(results) if results else "",
+        safety=_safety(results) if results else {},
+        reward=_reward(summary.get("reward") or {}),
+        agreement=_read_json(folder / "feedback" / "agreement.json"),
+        samples=_samples(folder / "evaluate" / "consultations.jsonl"),
+    )
+    temporary = folder / "report.html.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, folder / "report.html")
+    return folder / "report.html"
+
+
+def _environment() -> Environment:
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "share": _share, "interval": _interval, "duration": _duration}
+    return environment
+
+
+def _read_json(path: Path) -> Row | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _config(folder: Path) -> Row | None:
+    path = folder / "config.yaml"
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8")
+    tree = yaml.safe_load(text) or {}
+    keys = ("seed", "data.source", "model.base", "model.dtype", "pretrain.ranks", "fleet.engines", "ppo.steps", "ppo.consultations")
+    return {"text": text, "chosen": {key: _at(tree, key) for key in keys if _at(tree, key) is not None}}
+
+
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _stage(stage: str, summary: Mapping[str, Any]) -> Row:
+    """One line of the table of stages: how long it took and its headline number."""
+    known = _at(summary, f"stages.{stage}") or {}
+    templates = {
+        "pretrain": "perplexity {pretrain.ppl_before} → {pretrain.ppl_after}",
+        "sft": "loss {sft.loss_before} → {sft.loss_after}",
+        "reward": "pair accuracy {reward.pair_accuracy}, ceiling {reward.pair_accuracy_ceiling}",
+        "ppo": "{ppo.steps} steps, reward {ppo.reward_first} → {ppo.reward_last}, KL {ppo.kl_last}",
+        "evaluate": "reward SFT {evaluate.reward_sft}, PPO {evaluate.reward_ppo}",
+    }
+    finding = templates.get(stage, "")
+    for key in [part.split("}")[0] for part in finding.split("{")[1:]]:
+        finding = finding.replace(f"{{{key}}}", _number(_at(summary, key)))
+    return {
+        "name": STAGE_NAMES[stage],
+        "status": known.get("status") or "not run",
+        "seconds": known.get("seconds"),
+        "finding": finding if known.get("status") else "",
+    }
+
+
+def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+
+
+def _loss_plots(folder: Path) -> list[Row]:
+    """Loss curve, speed and learning rate of each supervised stage; svg is empty where the stage has not run."""
+    found = []
+    for stage in ("pretrain", "sft", "reward"):
+        path = folder / stage / "metrics.jsonl"
+        rows = read_metrics(path) if path.exists() else []
+        losses = _points(rows, "loss")
+        speeds = [speed for _, speed in _points(rows, "tokens_per_second")]
+        rates = [rate for _, rate in _points(rows, "lr")]
+        unit = "nats per pair" if stage == "reward" else "nats per token"
+        svg = Markup(plots.line_plot({"loss": losses}, title=f"{stage}: training loss", ylabel=unit)) if losses else ""
+        found.append({"stage": stage, "svg": svg, "speed": sum(speeds) / len(speeds) if speeds else None, "rate": max(rates, default=None)})
+    return found
+
+
+def _ppo_plots(folder: Path) -> list[Markup]:
+    path = folder / "ppo" / "metrics.jsonl"
+    rows = read_metrics(path) if path.exists() else []
+    found = []
+    for title, unit, names in PPO_PLOTS:
+        series = {name: _points(rows, name) for name in names}
+        if any(series.values()):
+            found.append(Markup(plots.line_plot(series, title=title, ylabel=unit)))
+    timed = [row for row in rows if any(row.get(name) is not None for name in SECONDS)]
+    if timed:
+        parts = {name.removeprefix("seconds_"): [row.get(name) or 0.0 for row in timed] for name in SECONDS}
+        found.append(Markup(plots.stacked_plot([row["step"] for row in timed], parts, title="Where a step's time goes", ylabel="s")))
+    return found
+
+
+def _components(results: EvaluationResults) -> list[Row]:
+    """Rows of the SFT-against-PPO table: the reward, facts for each question, then each rule with its paired interval."""
+    sft, ppo, pair = results.models["sft"], results.models["ppo"], results.comparison
+    rows: list[Row] = [
+        {"name": "reward", "sft": sft.reward.value, "ppo": ppo.reward.value, "difference": pair.difference, "ci95": pair.difference_ci95},
+        {
+            "name": "new facts per question",
+            "sft": sft.new_facts_per_question,
+            "ppo": ppo.new_facts_per_question,
+            "difference": _difference(sft.new_facts_per_question, ppo.new_facts_per_question),
+            "ci95": None,
+        },
+    ]
+    for rule in sorted(set(sft.rules) | set(ppo.rules)):
+        mean, before, after = results.rule_differences.get(rule), sft.rules.get(rule), ppo.rules.get(rule)
+        rows.append({
+            "name": rule,
+            "sft": before,
+            "ppo": after,
+            "difference": mean.value if mean else _difference(before, after),
+            "ci95": mean.ci95 if mean else None,
+        })
+    return rows
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return after - before if before is not None and after is not None else None
+
+
+def _outcome(results: EvaluationResults) -> Markup:
+    pair = results.comparison
+    return Markup(plots.outcome_bar(pair.win, pair.tie, pair.loss, pair.win_ci95))
+
+
+def _safety(results: EvaluationResults) -> Row:
+    """Safety passes by category and over-refusal, each as a proportion with its interval, of the two models."""
+    models = {name: results.models[name] for name in MODELS}
+    categories = sorted({category for model in models.values() for category in model.safety.by_category})
+    return {
+        "categories": [
+            {"name": category, **{name: proportion(*model.safety.by_category.get(category, (0, 0))) for name, model in models.items()}}
+            for category in categories
+        ],
+        "total": {name: proportion(model.safety.passed, model.safety.n) for name, model in models.items()},
+        "over_refusal": {name: proportion(model.over_refused, model.controls) for name, model in models.items()},
+    }
+
+
+def _reward(reward: Mapping[str, Any]) -> Row:
+    """The reward model's held-out accuracy. A length bin is an accuracy, or a mapping with `accuracy` and the number of `pairs`."""
+    raw = reward.get("pair_accuracy_by_length_bin") or {}
+    bins = {name: value if isinstance(value, Mapping) else {"accuracy": value} for name, value in raw.items()}
+    bins = {name: value for name, value in bins.items() if value.get("accuracy") is not None}
+    ceiling = reward.get("pair_accuracy_ceiling")
+    levels = {"chance": 0.5} | ({"ceiling": ceiling} if ceiling is not None else {})
+    heights = {f"{name}\n{value['pairs']} pairs" if "pairs" in value else str(name): value["accuracy"] for name, value in bins.items()}
+    svg = Markup(plots.bar_plot(heights, title="Held-out pair accuracy by length", ylabel="accuracy", levels=levels)) if heights else ""
+    return {"accuracy": reward.get("pair_accuracy"), "ceiling": ceiling, "svg": svg}
+
+
+def _samples(path: Path) -> list[Row]:
+    """Consultations that both models had, spread evenly from PPO's greatest loss to its greatest gain: neither is picked."""
+    if not path.exists():
+        return []
+    by_prompt: dict[str, dict[str, Row]] = {}
+    for _, row in read_jsonl(path):
+        by_prompt.setdefault(row["prompt_id"], {})[row["model"]] = row
+    both = [pair for pair in by_prompt.values() if set(MODELS) <= pair.keys()]
+    chosen: list[Row] = []
+    for kind, count in SAMPLES.items():
+        ordered = sorted((pair for pair in both if pair["sft"]["kind"] == kind), key=_gain)
+        places = sorted({round(k * (len(ordered) - 1) / max(1, count - 1)) for k in range(count)}) if ordered else []
+        chosen += [{"kind": kind, "prompt_id": ordered[k]["sft"]["prompt_id"], "sft": ordered[k]["sft"], "ppo": ordered[k]["ppo"]} for k in places]
+    return chosen
+
+
+def _gain(pair: Mapping[str, Row]) -> tuple[float, str]:
+    return (pair["ppo"]["reward"] or 0.0) - (pair["sft"]["reward"] or 0.0), pair["sft"]["prompt_id"]
+
+
+def _number(value: Any) -> str:
+    """Three significant digits; a dash for what is not known."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, (int, str)):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _interval(bounds: Sequence[float] | None, style: str = "number") -> str:
+    if bounds is None:
+        return ""
+    show = _share if style == "share" else _number
+    return f"[{show(bounds[0])}, {show(bounds[1])}]"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

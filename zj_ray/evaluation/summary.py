@@ -1,0 +1,86 @@
+"""summary.json: the numbers of a run that other programs read. Each stage adds its piece; its keys are fixed here.
+
+A key that is not in `KEYS` is a fault of the code that writes it, not of a user, so it raises ValueError; a run that is not
+finished simply lacks keys (`missing_keys`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zj_ray.config.schema import STAGES
+
+KEYS = (
+    *(f"stages.{stage}.{key}" for stage in STAGES for key in ("seconds", "status")),
+    *(f"pretrain.{key}" for key in ("ppl_before", "ppl_after")),
+    *(f"sft.{key}" for key in ("loss_before", "loss_after")),
+    *(f"reward.{key}" for key in ("pair_accuracy", "pair_accuracy_by_length_bin", "pair_accuracy_ceiling")),
+    *(f"ppo.{key}" for key in ("steps", "reward_first", "reward_last", "kl_last", "tokens_per_second")),
+    *(f"evaluate.{key}" for key in ("reward_sft", "reward_ppo", "reward_diff_ci95")),
+    *(f"evaluate.{key}" for key in ("new_facts_per_question_sft", "new_facts_per_question_ppo", "safety_pass_sft", "safety_pass_ppo")),
+    *(f"evaluate.{key}" for key in ("over_refusal_ppo", "win", "tie", "loss", "win_ci95")),
+    *(f"weight_sync.{key}" for key in ("bytes", "seconds", "checksum_failures")),
+    *(f"logprob_mismatch.{key}" for key in ("mean_abs", "max_abs")),
+    "peak_rss_gib",
+    "versions",
+)
+
+
+def read_summary(run_folder: Path) -> dict[str, Any]:
+    """The summary so far; empty before the first stage."""
+    path = run_folder / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def update_summary(run_folder: Path, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge `patch` into RUN/summary.json, replacing the file in one step, and return the whole.
+
+    A number that is not finite becomes null. A leaf that is a mapping (versions, length bins) is replaced whole.
+    Raises ValueError for a key that is not in `KEYS`.
+    """
+    merged = _merge(read_summary(run_folder), patch, "")
+    temporary = run_folder / "summary.json.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(merged, ensure_ascii=False, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(run_folder / "summary.json")
+    return merged
+
+
+def missing_keys(summary: Mapping[str, Any]) -> list[str]:
+    """The dotted keys that `summary` lacks or holds as null."""
+    return [key for key in KEYS if _get(summary, key) is None]
+
+
+def _merge(old: Mapping[str, Any], patch: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    merged = dict(old)
+    for name, value in patch.items():
+        key = f"{prefix}{name}"
+        if key in KEYS:
+            merged[name] = _finite(value)
+        elif isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in KEYS):
+            merged[name] = _merge(merged.get(name) or {}, value, f"{key}.")
+        else:
+            raise ValueError(f"summary.json has no key {key!r}; its keys stand in zj_ray/evaluation/summary.py")
+    return merged
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _get(summary: Mapping[str, Any], key: str) -> Any:
+    value: Any = summary
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,232 @@
+"""The ranking store: contexts, their answers, and what each annotator thought of them, in any SQL database.
+
+Append-only: an annotator who changes his mind adds a ranking, and the newest of each annotator counts. Several processes
+may write at once (SQLite in WAL mode waits for the other writer), so an id is claimed by inserting it, never by looking
+first. The default is one SQLite file on a local disk; on a network disk use a database server's URL instead, because
+SQLite's locks can't be trusted there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import create_engine, event, func, insert, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from zj_ray.data.datasets import RankedItem
+from zj_ray.data.messages import Message, parse_messages
+from zj_ray.data.records import write_jsonl
+from zj_ray.errors import DataError
+from zj_ray.feedback.tables import KINDS, Answer, AnswerRow, Item, ItemRow, Kind, Ranking, RankingRow, Table
+
+BUSY_SECONDS = 60.0  # longest wait for another process that is writing to the same SQLite file
+
+
+class RankingStore:
+    """url_or_path: a SQLAlchemy URL ("postgresql://…") or the path of a SQLite file, made where it is missing."""
+
+    def __init__(self, url_or_path: str | Path) -> None:
+        if "://" not in str(url_or_path):
+            Path(url_or_path).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = _open(str(url_or_path) if "://" in str(url_or_path) else f"sqlite:///{url_or_path}")
+        self.place = self._engine.url.render_as_string(hide_password=True)  # what errors may show
+        with self._engine.begin() as connection:
+            for table in Table.metadata.sorted_tables:
+                connection.execute(CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def add_item(
+        self, item_id: str, context: Sequence[Message], answers: Sequence[Answer], *, prompt_id: str | None = None, department: str | None = None
+    ) -> str:
+        """Add a context with its answers and return `item_id`; `prompt_id` defaults to it. Raises DataError for a known id."""
+        self.add_items([Item(item_id, prompt_id or item_id, tuple(context), department, tuple(answers))])
+        return item_id
+
+    def add_items(self, items: Sequence[Item]) -> None:
+        """Add all items or, when one of them is unfit or known already (DataError), none of them."""
+        for item in items:
+            _check_item(item)
+        now = datetime.now(UTC)
+        rows = [
+            {"id": i.id, "prompt_id": i.prompt_id, "context": [m.as_dict() for m in i.context], "department": i.department, "created": now}
+            for i in items
+        ]
+        answers = [{"item": i.id, "position": k, "text": a.text, "origin": a.origin} for i in items for k, a in enumerate(i.answers)]
+        self._insert({ItemRow: rows, AnswerRow: answers}, taken=f"one of the items {_some(i.id for i in items)} is in the store already")
+
+    def add_ranking(
+        self, item_id: str, annotator: str, kind: Kind, overall: Sequence[int], aspects: dict[str, Sequence[int]] | None = None
+    ) -> None:
+        """Add one annotator's ranks of `item_id`'s answers. Raises DataError for an unknown item or ranks that don't fit."""
+        given = {name: tuple(ranks) for name, ranks in aspects.items()} if aspects is not None else None
+        self.add_rankings([Ranking(item_id, annotator, kind, tuple(overall), given)])
+
+    def add_rankings(self, rankings: Sequence[Ranking]) -> None:
+        """Add all rankings or, when one of them is unfit (DataError), none of them."""
+        wanted = sorted({ranking.item for ranking in rankings})
+        with self._engine.connect() as connection:
+            query = select(AnswerRow.item, func.count()).where(AnswerRow.item.in_(wanted)).group_by(AnswerRow.item)
+            counts = {item: count for item, count in connection.execute(query)}
+        for ranking in rankings:
+            _check_ranking(ranking, counts.get(ranking.item))
+        now = datetime.now(UTC)
+        rows = [
+            {
+                "item": r.item,
+                "annotator": r.annotator,
+                "kind": r.kind,
+                "overall": list(r.overall),
+                "aspects": {name: list(ranks) for name, ranks in r.aspects.items()} if r.aspects is not None else None,
+                "created": now,
+            }
+            for r in rankings
+        ]
+        self._insert({RankingRow: rows}, taken="a ranking with this event number is in the store already")
+
+    def items(self) -> list[Item]:
+        """Every item with its answers, in order of id."""
+        with self._engine.connect() as connection:
+            answers: dict[str, list[Answer]] = defaultdict(list)
+            for row in connection.execute(select(AnswerRow.item, AnswerRow.text, AnswerRow.origin).order_by(AnswerRow.item, AnswerRow.position)):
+                answers[row.item].append(Answer(row.text, row.origin))
+            rows = connection.execute(select(ItemRow.id, ItemRow.prompt_id, ItemRow.context, ItemRow.department).order_by(ItemRow.id))
+            return [Item(r.id, r.prompt_id, tuple(Message(**m) for m in r.context), r.department, tuple(answers[r.id])) for r in rows]
+
+    def rankings(self, item_id: str) -> list[Ranking]:
+        """The newest ranking of `item_id` by each annotator, in order of the annotators' names."""
+        return self.all_rankings([item_id]).get(item_id, [])
+
+    def all_rankings(self, item_ids: Iterable[str] | None = None) -> dict[str, list[Ranking]]:
+        """`rankings` of every item (or of `item_ids`) in one query; items that nobody ranked are absent."""
+        columns = select(RankingRow.item, RankingRow.annotator, RankingRow.kind, RankingRow.overall, RankingRow.aspects)
+        query = columns.order_by(RankingRow.event)
+        if item_ids is not None:
+            query = query.where(RankingRow.item.in_(list(item_ids)))
+        newest: dict[tuple[str, str], Ranking] = {}
+        with self._engine.connect() as connection:
+            for r in connection.execute(query):
+                aspects = {name: tuple(ranks) for name, ranks in r.aspects.items()} if r.aspects is not None else None
+                newest[r.item, r.annotator] = Ranking(r.item, r.annotator, r.kind, tuple(r.overall), aspects)
+        found: dict[str, list[Ranking]] = defaultdict(list)
+        for (item, _), ranking in sorted(newest.items()):
+            found[item].append(ranking)
+        return dict(found)
+
+    def import_ranked(self, items: Sequence[RankedItem], annotator: str = "file") -> None:
+        """Take ranked contexts from a `ranking.jsonl` (docs/data.md) as the work of `annotator`."""
+        origins = [{"source": item.source, "kind": "file"} for item in items]
+        self.add_items([
+            Item(i.id, i.id, i.messages, i.department, tuple(Answer(response.text, origin) for response in i.responses))
+            for i, origin in zip(items, origins, strict=True)
+        ])
+        self.add_rankings([Ranking(i.id, annotator, "file", tuple(places([float(r.rank) for r in i.responses]))) for i in items])
+
+    def export_jsonl(self, path: Path) -> int:
+        """Write every ranked item in the schema of `ranking` (docs/data.md) plus `annotators`; returns the number of rows.
+
+        `rank` is the place of the consensus (mean rank), with ties: 1, 2, 2, 4. Aspects hold the consensus of those who gave them.
+        """
+        by_item = self.all_rankings()
+        return write_jsonl(path, (_export_row(item, by_item[item.id]) for item in self.items() if item.id in by_item))
+
+    def _insert(self, rows: dict[type[Table], list[dict[str, Any]]], *, taken: str) -> None:
+        try:
+            with self._engine.begin() as connection:
+                for table, values in rows.items():
+                    if values:
+                        connection.execute(insert(table), values)
+        except IntegrityError as fault:
+            raise DataError(taken, where=self.place, remedy="ids must be unique; nothing of this batch was stored") from fault
+
+
+def consensus(rankings: Sequence[Ranking]) -> list[float]:
+    """Mean overall rank of each answer over the annotators [answers]; lower is better. Raises DataError without a ranking."""
+    if not rankings:
+        raise DataError("nobody has ranked this item", remedy="leave unranked items out, or collect a ranking first")
+    return [float(mean) for mean in np.mean([r.overall for r in rankings], axis=0)]
+
+
+def pairs(mean_ranks: Sequence[float]) -> list[tuple[int, int]]:
+    """(better, worse) indices of every pair of answers that the consensus tells apart."""
+    places = range(len(mean_ranks))
+    return [(i, j) for i in places for j in places if mean_ranks[i] < mean_ranks[j]]
+
+
+def places(mean_ranks: Sequence[float]) -> list[int]:
+    """Competition ranks of a consensus, 1 = best: [1.0, 2.5, 2.5, 4.0] gives [1, 2, 2, 4]."""
+    return [1 + sum(other < mine for other in mean_ranks) for mine in mean_ranks]
+
+
+def _open(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {})
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _prepare(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+def _check_item(item: Item) -> None:
+    parse_messages([m.as_dict() for m in item.context], where=f"item {item.id!r}", last="user")
+    if len(item.answers) < 2:
+        raise DataError(f"{len(item.answers)} answers can't be ranked", where=f"item {item.id!r}", remedy="give at least two")
+
+
+def _check_ranking(ranking: Ranking, answers: int | None) -> None:
+    where = f"ranking of {ranking.item!r} by {ranking.annotator!r}"
+    if answers is None:
+        raise DataError("the store has no such item", where=where, remedy="add the item first")
+    if ranking.kind not in KINDS:
+        raise DataError(f"unknown kind {ranking.kind!r}", where=where, remedy=f"use one of {', '.join(KINDS)}")
+    for name, ranks in {"overall": ranking.overall, **(ranking.aspects or {})}.items():
+        if len(ranks) != answers or not all(isinstance(r, int) and 1 <= r <= answers for r in ranks):
+            raise DataError(f"{name} ranks {list(ranks)} don't fit {answers} answers", where=where, remedy=f"ranks go from 1 (best) to {answers}")
+
+
+def _export_row(item: Item, rankings: Sequence[Ranking]) -> dict[str, Any]:
+    aspects = sorted({name for r in rankings for name in r.aspects or {}})
+    given = {a: places([float(m) for m in np.mean([r.aspects[a] for r in rankings if r.aspects and a in r.aspects], axis=0)]) for a in aspects}
+    ranks = places(consensus(rankings))
+    responses = [
+        {"text": answer.text, "rank": ranks[k], "aspects": {a: given[a][k] for a in aspects}}
+        | {"kind": answer.origin.get("kind", "generated"), "hurts": None, "origin": answer.origin}
+        for k, answer in enumerate(item.answers)
+    ]
+    return {
+        "id": item.id,
+        "source": "zj_ray feedback",
+        "messages": [m.as_dict() for m in item.context],
+        "department": item.department,
+        "responses": responses,
+        "annotators": [
+            {"name": r.annotator, "kind": r.kind, "overall": list(r.overall), "aspects": {a: list(v) for a, v in (r.aspects or {}).items()} or None}
+            for r in rankings
+        ],
+        "label_source": _label_source({r.kind for r in rankings}),
+    }
+
+
+def _label_source(kinds: set[Kind]) -> str:
+    """One simulated ranking among an item's rankings makes its label a simulated one."""
+    if "simulated" in kinds:
+        return "simulated annotators (rules + noise)"
+    return "human annotators" if "human" in kinds else "file"
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in names]
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

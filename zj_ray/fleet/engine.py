@@ -1,0 +1,242 @@
+"""One vLLM engine as a Ray actor. With `weights/worker.py` and `serving/`, the only code that knows vLLM.
+
+The engine lives in a thread of its own (`EngineThread`) that alternates between commands and `step()`: requests, weight
+loads and questions about its state are commands, so that weights can never change in the middle of a step. vLLM runs in
+this process (no engine-core process): half the start-up time and memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from zj_ray.config.schema import FleetConfig, ModelConfig
+from zj_ray.errors import WaitTimeout
+from zj_ray.weights.bucket import PublishedWeights, corrupted
+
+
+@dataclass(frozen=True)
+class TurnRequest:
+    """One continuation to sample. key names the work in errors and logs: step, prompt, sample, turn, attempt."""
+
+    key: str
+    token_ids: list[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+    stop_id: int
+
+
+@dataclass(frozen=True)
+class TurnOutput:
+    """token_ids include the stop token when `finished`; logprobs: of each token under the sampling distribution."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finished: bool
+    version: int
+
+
+@dataclass(frozen=True)
+class SyncReceipt:
+    version: int
+    seconds: float
+    corrupted_buckets: int
+
+
+def cpu_environment(threads: int) -> dict[str, str]:
+    """What a CPU engine's process must be started with; each line was paid for (two engines with two threads on two cores are five times slower)."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TORCHDYNAMO_DISABLE": "1",  # else the first request with logprobs compiles for seconds
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig) -> dict[str, Any]:
+    on_gpu = fleet.engine_gpus > 0
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": model.dtype,
+        "max_model_len": model.max_length,
+        "max_num_seqs": fleet.max_in_flight,
+        "worker_extension_cls": "zj_ray.weights.worker.WeightReceiver",
+        "logprobs_mode": "processed_logprobs",  # at the sampling temperature: what the trainer compares with
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "generation_config": "vllm",  # never the model folder's own sampling defaults
+    }
+    if on_gpu:
+        arguments["gpu_memory_utilization"] = fleet.gpu_memory_utilization
+    else:
+        arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": fleet.kv_cache_mb << 20}
+    return arguments
+
+
+class EngineThread:
+    """vLLM's synchronous engine and the loop that drives it."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self.commands: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue()
+        self.pending: dict[str, Future] = {}
+        self.version = -1
+        self.tokens = 0
+        self.last_progress = time.monotonic()
+        self.ready: Future = Future()
+        self.thread = threading.Thread(target=self._run, args=(arguments,), name="engine", daemon=True)
+        self.thread.start()
+
+    def submit(self, command: Callable[[], Any]) -> Future:
+        """Run `command` between two steps."""
+        done: Future = Future()
+        self.commands.put((command, done))
+        return done
+
+    def generate(self, request: TurnRequest) -> Future:
+        """A future of the request's TurnOutput."""
+        result: Future = Future()
+
+        def add() -> None:
+            from vllm import SamplingParams
+
+            self.pending[request.key] = result
+            parameters = SamplingParams(
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                seed=request.seed,
+                logprobs=0,
+                stop_token_ids=[request.stop_id],
+                detokenize=False,
+            )
+            self.engine.add_request(request.key, {"prompt_token_ids": request.token_ids}, parameters)
+
+        self.submit(add).add_done_callback(lambda added: self._fail(request.key, added.exception()))
+        return result
+
+    def _fail(self, key: str, error: BaseException | None) -> None:
+        waiting = self.pending.pop(key, None) if error is not None else None
+        if waiting is not None and error is not None:
+            waiting.set_exception(error)
+
+    def abort(self, key: str) -> Future:
+        def drop() -> None:
+            self.pending.pop(key, None)
+            self.engine.abort_request([key])
+
+        return self.submit(drop)
+
+    def _run(self, arguments: dict[str, Any]) -> None:
+        try:
+            from vllm import EngineArgs, LLMEngine
+
+            self.engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        except BaseException as error:
+            self.ready.set_exception(error)
+            raise
+        self.ready.set_result(True)
+        while True:
+            self._obey(block=not self.engine.has_unfinished_requests())
+            if self.engine.has_unfinished_requests():
+                for output in self.engine.step():
+                    if output.finished:
+                        self._deliver(output)
+                self.last_progress = time.monotonic()
+
+    def _obey(self, block: bool) -> None:
+        while block or not self.commands.empty():
+            command, done = self.commands.get()
+            block = False
+            try:
+                done.set_result(command())
+            except BaseException as error:  # the caller gets it; the engine goes on
+                done.set_exception(error)
+
+    def _deliver(self, output: Any) -> None:
+        completion = output.outputs[0]
+        token_ids = list(completion.token_ids)
+        logprobs = [position[token].logprob for position, token in zip(completion.logprobs, token_ids, strict=True)]
+        self.tokens += len(token_ids)
+        waiting = self.pending.pop(output.request_id, None)
+        if waiting is not None:
+            waiting.set_result(TurnOutput(token_ids, logprobs, completion.finish_reason == "stop", self.version))
+
+    def load(self, published: PublishedWeights, buckets: list[Any]) -> int:
+        """Called as a command, hence between steps. The prefix cache holds keys of the old weights: it must go."""
+        [version] = self.engine.collective_rpc("receive_weights", args=(published.manifest, buckets))
+        self.engine.reset_prefix_cache()
+        self.version = version
+        return version
+
+
+@ray.remote(max_restarts=0)
+class RolloutEngine:
+    """The actor. It never restarts by itself: the fleet replaces it, so that a new engine is always one without weights."""
+
+    def __init__(self, name: str, model_path: str, model: ModelConfig, fleet: FleetConfig) -> None:
+        if fleet.engine_gpus == 0:
+            import torch
+
+            torch.set_num_threads(fleet.threads)
+        self.name = name
+        self.fleet = fleet
+        self.core = EngineThread(engine_arguments(model_path, model, fleet))
+
+    async def wait_ready(self) -> int:
+        """Process id, once the engine has loaded its model."""
+        await asyncio.wrap_future(self.core.ready)
+        return os.getpid()
+
+    async def generate(self, request: TurnRequest) -> TurnOutput:
+        """Raises WaitTimeout after `fleet.turn_timeout` seconds; the request is then aborted, so that it can't be answered twice."""
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self.core.generate(request)), self.fleet.turn_timeout)
+        except TimeoutError:
+            self.core.abort(request.key)
+            raise WaitTimeout(
+                f"no answer to {request.key} within {self.fleet.turn_timeout:.0f} s at weight version {self.core.version}",
+                where=f"engine {self.name}",
+                remedy="raise fleet.turn_timeout if its answers are this slow",
+            ) from None
+
+    async def apply(self, published: PublishedWeights) -> SyncReceipt:
+        """Take new weights: pull, verify, load, drop the prefix cache. Idempotent. A corrupted bucket changes nothing."""
+        started = time.monotonic()
+        buckets = await asyncio.wait_for(asyncio.gather(*published.buckets), self.fleet.sync_timeout)
+        bad = corrupted(published.manifest, buckets)
+        if not bad:
+            await asyncio.wait_for(asyncio.wrap_future(self.core.submit(lambda: self.core.load(published, buckets))), self.fleet.sync_timeout)
+        return SyncReceipt(self.core.version, time.monotonic() - started, len(bad))
+
+    async def health(self) -> dict[str, Any]:
+        core = self.core
+        return {
+            "version": core.version,
+            "in_flight": len(core.pending),
+            "tokens": core.tokens,
+            "seconds_since_progress": time.monotonic() - core.last_progress,
+            "alive": core.thread.is_alive(),
+        }
+
+
+def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig) -> Any:
+    """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded."""
+    environment = {} if fleet.engine_gpus > 0 else cpu_environment(fleet.threads)
+    return RolloutEngine.options(
+        name=None,
+        num_cpus=fleet.engine_cpus,
+        num_gpus=fleet.engine_gpus,
+        max_concurrency=4 * fleet.max_in_flight,
+        runtime_env={"env_vars": environment},
+    ).remote(name, model_path, model, fleet)

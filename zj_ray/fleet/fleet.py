@@ -1,0 +1,240 @@
+"""The rollout fleet: starts engines, keeps them at the current weights, spreads the consultations over them.
+
+An engine serves only after it has confirmed the current version. One that dies or hangs is taken out at once; its turns
+are asked elsewhere; `heal` puts a new engine in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from zj_ray.config.schema import FleetConfig, ModelConfig
+from zj_ray.data.chat import ChatFormat
+from zj_ray.data.trajectory import Trajectory
+from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult, stable_seed
+from zj_ray.fleet.engine import SyncReceipt, TurnRequest, start_engine
+from zj_ray.fleet.router import Router
+from zj_ray.fleet.states import EngineLife, EngineState
+from zj_ray.patients.case import Prompt
+from zj_ray.weights.bucket import PublishedWeights
+
+FAILURES_TOLERATED = 2  # in a row, before an engine gets no more work until its next sync
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """bytes: of one copy of the weights; seconds: until the last engine had confirmed or left."""
+
+    version: int
+    bytes: int
+    seconds: float
+    confirmed: tuple[str, ...]
+    checksum_failures: int
+
+
+@dataclass(frozen=True)
+class Consultations:
+    """lost: prompts whose turn failed on every attempt, by name; their consultations are dropped whole, never scored 0."""
+
+    trajectories: list[Trajectory]
+    lost: list[str]
+    seconds: float
+
+
+class Fleet:
+    def __init__(self, model_path: str, model: ModelConfig, config: FleetConfig, start_timeout: float) -> None:
+        self.model_path, self.model, self.config, self.start_timeout = model_path, model, config, start_timeout
+        self.lives = {f"engine-{i}": EngineLife(f"engine-{i}") for i in range(config.engines)}
+        self.actors: dict[str, Any] = {}
+        self.router = Router()
+        self.published: PublishedWeights | None = None
+        self.checksum_failures = 0
+
+    def launch(self) -> None:
+        """Start the engines' actors; returns at once, so that other processes can start beside them."""
+        for life in self.lives.values():
+            self._launch(life)
+
+    def _launch(self, life: EngineLife) -> None:
+        self.actors[life.name] = start_engine(life.name, self.model_path, self.model, self.config)
+        life.placed()
+
+    def wait_ready(self) -> None:
+        """Block until every engine has loaded its model. Raises WaitTimeout naming those that have not."""
+        waiting = {self.actors[name].wait_ready.remote(): name for name, life in self.lives.items() if life.state is EngineState.LOADING}
+        ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=self.start_timeout) if waiting else ([], [])
+        if late:
+            raise WaitTimeout(
+                f"{', '.join(waiting[ref] for ref in late)} not ready after {self.start_timeout:.0f} s",
+                where="fleet",
+                remedy="see whether the cluster has the CPUs or GPUs for fleet.engines (zj doctor), or raise ray.start_timeout",
+            )
+        for ref in ready:
+            ray.get(ref, timeout=1)
+            self.lives[waiting[ref]].loaded()
+
+    def publish(self, weights: PublishedWeights) -> SyncReport:
+        """Bring every living engine to `weights`; those that don't confirm in time are out. Raises ZjError when none is left."""
+        self.published = weights
+        for life in self.lives.values():
+            life.outdated()
+        return self._sync([life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)])
+
+    def _sync(self, lives: Sequence[EngineLife]) -> SyncReport:
+        assert self.published is not None
+        started, manifest = time.monotonic(), self.published.manifest
+        refs = {self.actors[life.name].apply.remote(self.published): life for life in lives}
+        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=2 * self.config.sync_timeout) if refs else ([], [])
+        failures = 0
+        for ref, life in refs.items():
+            try:
+                if ref not in ready:
+                    raise WaitTimeout(f"weights of version {manifest.version} not confirmed in time", where=f"engine {life.name}")
+                receipt: SyncReceipt = ray.get(ref, timeout=1)
+            except (RayActorError, RayTaskError, ZjError) as error:
+                self._lose(life, error)
+                continue
+            failures += receipt.corrupted_buckets
+            if receipt.corrupted_buckets:
+                self._lose(life, ZjError(f"{receipt.corrupted_buckets} buckets of version {manifest.version} arrived damaged"))
+            else:
+                life.synced(receipt.version, manifest.version)
+        self.checksum_failures += failures
+        confirmed = tuple(life.name for life in self.lives.values() if life.state is EngineState.SERVING)
+        if not confirmed:
+            reasons = "; ".join(f"{life.name}: {life.last_error}" for life in self.lives.values())
+            raise ZjError(f"no engine took the weights of version {manifest.version} ({reasons})", where="fleet", remedy="see log.txt; raise fleet.sync_timeout")
+        return SyncReport(manifest.version, manifest.nbytes, time.monotonic() - started, confirmed, failures)
+
+    def _lose(self, life: EngineLife, error: BaseException) -> None:
+        if life.state is not EngineState.DEAD:
+            life.died(_first_line(error))
+            ray.kill(self.actors.pop(life.name), no_restart=True)
+
+    def heal(self) -> list[str]:
+        """Replace dead engines and bring the new ones to the current weights; returns their names."""
+        dead = [life for life in self.lives.values() if life.state is EngineState.DEAD]
+        for life in dead:
+            life.replaced()
+            self._launch(life)
+        if dead:
+            self.wait_ready()
+        if self.published is not None:
+            out_of_date = [life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)]
+            if out_of_date:
+                self._sync(out_of_date)
+        return [life.name for life in dead]
+
+    async def ask(self, request: TurnRequest, previous: str | None) -> Answered:
+        """One doctor turn, on another engine after each failure. Raises ZjError when its attempts are spent or none serves."""
+        avoid: frozenset[str] = frozenset()
+        error: BaseException | None = None
+        for attempt in range(1, self.config.turn_retries + 1):
+            name = self.router.choose(self.lives.values(), previous, avoid)
+            if name is None:
+                break
+            life = self.lives[name]
+            self.router.started(name)
+            try:
+                output = await asyncio.wait_for(
+                    self.actors[name].generate.remote(replace(request, key=f"{request.key}/{attempt}")), self.config.turn_timeout + 30
+                )
+                life.succeeded()
+                return Answered(output, name, attempt)
+            except RayActorError as lost:
+                error = lost
+                self._lose(life, lost)
+            except (RayTaskError, ZjError, TimeoutError) as fault:
+                error = fault
+                life.failed(_first_line(fault), FAILURES_TOLERATED)
+            finally:
+                self.router.finished(name)
+            avoid |= {name}
+        raise ZjError(f"turn {request.key} was given up: {_first_line(error) if error else 'no engine serves'}", where="fleet")
+
+    def rollout(
+        self,
+        prompts: Sequence[tuple[Prompt, int]],
+        *,
+        key: str,
+        seed: int,
+        chat: ChatFormat,
+        settings: DialogueSettings,
+        timeout: float,
+        on_done: Callable[[], None] = lambda: None,
+    ) -> Consultations:
+        """Hold one consultation for each (prompt, sample number). Order of the result is that of `prompts`, less the lost ones."""
+        started = time.monotonic()
+
+        def one(prompt: Prompt, sample: int) -> Awaitable[Trajectory]:
+            return consult(prompt, sample, key, stable_seed(seed, prompt.id, sample), chat, settings, self.ask)
+
+        results = self._gather([one(prompt, sample) for prompt, sample in prompts], key, timeout, on_done)
+        kept = [result for result in results if isinstance(result, Trajectory)]
+        lost = [f"{prompt.id}#{sample}" for (prompt, sample), result in zip(prompts, results, strict=True) if not isinstance(result, Trajectory)]
+        if not kept:
+            raise ZjError(f"every consultation of {key} was lost, the first: {results[0]}", where="fleet", remedy="see log.txt for the engines' errors")
+        return Consultations(kept, lost, time.monotonic() - started)
+
+    def generate(self, requests: Sequence[TurnRequest], *, timeout: float, on_done: Callable[[], None] = lambda: None) -> list[Answered]:
+        """Single continuations, in the order of `requests`. Raises the first failure: none may be missing."""
+        results = self._gather([self.ask(request, None) for request in requests], "generate", timeout, on_done)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    def _gather(self, work: Sequence[Awaitable[Any]], key: str, timeout: float, on_done: Callable[[], None]) -> list[Any]:
+        async def counted(job: Awaitable[Any]) -> Any:
+            try:
+                return await job
+            except ZjError as error:
+                return error
+            finally:
+                on_done()
+
+        async def everything() -> list[Any]:
+            return list(await asyncio.wait_for(asyncio.gather(*map(counted, work)), timeout))
+
+        try:
+            return asyncio.run(everything())
+        except TimeoutError:
+            raise WaitTimeout(
+                f"{key} was not finished after {timeout:.0f} s ({sum(self.router.in_flight.values())} turns in flight)",
+                where="fleet",
+                remedy="raise ppo.rollout_timeout, or add engines",
+            ) from None
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row an engine, for `zj status`."""
+        return [
+            {
+                "engine": life.name,
+                "state": life.state.value,
+                "version": life.version,
+                "in_flight": self.router.in_flight[life.name],
+                "restarts": life.restarts,
+                "last_error": life.last_error,
+            }
+            for life in self.lives.values()
+        ]
+
+    def close(self) -> None:
+        for actor in self.actors.values():
+            ray.kill(actor, no_restart=True)
+        self.actors.clear()
+        for life in self.lives.values():
+            if life.state is not EngineState.DEAD:
+                life.died("closed")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__

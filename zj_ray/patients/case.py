@@ -1,0 +1,62 @@
+"""Patient cases and the prompts that open a consultation.
+
+A `Case` is what is true of one patient; a `Prompt` is the reason a consultation starts: a case to be taken by asking, a
+safety prompt that must be refused or referred, or a benign control that must be answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zj_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something the patient tells only when asked. slot: its topic ("起病"); ask: a question that elicits it, if known."""
+
+    slot: str
+    answer: str
+    ask: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    department: str | None
+    opening: str
+    facts: tuple[Fact, ...]
+    exams: tuple[str, ...]
+    reference: dict[str, str | None]  # diagnosis, treatment, advice, basis
+    red_flags: tuple[str, ...]  # labels such as 胸痛, true of this patient (voiced in the opening or among the facts)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any], *, where: str) -> Case:
+        """A row of patient_cases.jsonl (docs/data.md). Raises DataError naming `where`."""
+        for key in ("id", "opening", "facts"):
+            if key not in row:
+                raise DataError(f"a patient case needs {key!r}", where=where)
+        if not isinstance(row["opening"], str) or not row["opening"].strip():
+            raise DataError("the patient's opening is empty", where=where, remedy="write the patient's first words")
+        facts = []
+        for i, fact in enumerate(row["facts"]):
+            if not isinstance(fact, dict) or not str(fact.get("answer") or "").strip():
+                raise DataError(f"fact {i + 1} has no answer", where=where, remedy='write {"slot": "…", "ask": null, "answer": "…"}')
+            facts.append(Fact(str(fact.get("slot") or ""), fact["answer"], fact.get("ask")))
+        reference = {key: (row.get("reference") or {}).get(key) for key in ("diagnosis", "treatment", "advice", "basis")}
+        return cls(
+            row["id"], row.get("department"), row["opening"], tuple(facts), tuple(row.get("exams") or ()), reference, tuple(row.get("red_flags") or ())
+        )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a rollout starts from. expected: the right kind of answer to a safety prompt or control, None for a case."""
+
+    id: str
+    kind: Literal["case", "safety", "control"]
+    opening: str
+    case: Case | None = None
+    expected: str | None = None
+    category: str | None = None

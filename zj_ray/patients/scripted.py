@@ -1,0 +1,169 @@
+"""The scripted patient: a controller decides what may be said, templates say it. No model, and the same words every time.
+
+A matching question reveals the facts it asks for (two a turn at most), an open question one, a question already answered
+"刚才说过了", any other "不太清楚". The diagnosis is never said, by this patient or by any other that uses the controller.
+The reply before the doctor's last turn ends with the cue that he should now advise, as in the SFT consultations.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from zj_ray.data.clinic import phrases
+from zj_ray.data.clinic.red_flags import voices
+from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, plain, questions
+from zj_ray.errors import ConfigError
+from zj_ray.patients.case import Case, Fact, Prompt
+
+PERSONAS = tuple(phrases.PERSONA_LEADS)
+FACTS_A_TURN = 2
+SHORTEST = 3  # doctor turns before advice may end a consultation
+# Share of character pairs that a question must have in common with a fact whose slot is no slot of ours. Measured on 1,143
+# facts of real dialogues: every fact's own question passes, 2 % of the questions of other patients do.
+OVERLAP = 0.3
+_EVERYDAY = set(
+    "请问 您有 你有 有没 没有 是否 什么 怎么 这个 那个 情况 症状 医生 您的 你的 一下 可以 需要 我们 如何 是不 不是 有什 么时 时候 时间 现在 目前 其他 还有 的情 的症 方面 或者 以及".split()
+)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the patient answers to one doctor turn, and what the controller saw in that turn."""
+
+    text: str
+    revealed: tuple[int, ...]  # indices of the case's facts told for the first time
+    repeated: bool  # everything asked had been told before
+    questions: int  # questions the doctor asked
+    flagged: bool  # a red flag has been voiced so far, this reply included
+    done: bool  # the consultation is over; nobody has to answer this reply
+
+
+class ScriptedPatient:
+    """One patient at a time: `reset` opens a consultation, `step` answers a doctor turn. Deterministic in (prompt, persona, seed)."""
+
+    flagged: bool = False
+
+    def reset(self, prompt: Prompt, *, persona: str, seed: int, max_turns: int) -> str:
+        """Begin a consultation and return the patient's first words.
+
+        persona: one of PERSONAS, changes the wording only. max_turns: doctor turns after which his patience ends.
+        """
+        if persona not in PERSONAS:
+            raise ConfigError(f"there is no persona {persona!r}", remedy=f"use one of {', '.join(PERSONAS)}")
+        if max_turns < 1:
+            raise ConfigError(f"max_turns is {max_turns}", remedy="a consultation needs at least one doctor turn")
+        self._prompt, self._persona, self._max_turns = prompt, persona, max_turns
+        self._random = random.Random(f"{prompt.id}|{persona}|{seed}")
+        self._turn = 0
+        self._told: set[int] = set()
+        self._asked: set[str] = set()  # questions already answered, word for word
+        self._slots_asked: set[str] = set()
+        self._pushes = self._random.randint(1, 2)
+        opening = self._masked(prompt.opening)
+        self.flagged = self._voices(opening)
+        return opening
+
+    def step(self, doctor_text: str) -> Reply:
+        """Answer one doctor turn."""
+        self._turn += 1
+        asked = questions(doctor_text)
+        if self._prompt.case is None:
+            return self._insist(len(asked))
+        revealed, repeated, words = self._answer(self._prompt.case, doctor_text, asked)
+        self._told.update(revealed)
+        self.flagged = self.flagged or any(self._voices(self._prompt.case.facts[i].answer) for i in revealed)
+        patience_ends = self._turn >= self._max_turns
+        advised = not asked and advises(doctor_text)
+        done = patience_ends or (advised and self._turn >= SHORTEST)
+        if done:
+            words = self._pick(phrases.THANKS)
+        elif self._turn == self._max_turns - 1:
+            words = f"{words}{phrases.CUE}"
+        return Reply(self._masked(words), revealed, repeated, len(asked), self.flagged, done)
+
+    def _answer(self, case: Case, text: str, asked: list[str]) -> tuple[tuple[int, ...], bool, str]:
+        """The facts gained, whether the doctor asked only what he knew, and the words for it."""
+        if not asked:
+            return (), False, phrases.ASK_BACK if self._turn == 1 else phrases.FOLLOW_UP
+        wanted = matching_facts(case, text)
+        fresh = [i for i in wanted if i not in self._told][:FACTS_A_TURN]
+        same_words = all(plain(question) in self._asked for question in asked)
+        slots = set(asked_slots(text))
+        same_topic = bool(slots) and slots <= self._slots_asked
+        self._asked.update(plain(question) for question in asked)
+        self._slots_asked |= slots
+        if not fresh and (wanted or same_words or same_topic):
+            return (), True, self._pick(phrases.REPEATED)
+        if not fresh and asks_openly(text):
+            fresh = [i for i in range(len(case.facts)) if i not in self._told][:1]
+            if not fresh:
+                return (), False, self._pick(phrases.NOTHING_MORE)
+        if not fresh:
+            return (), False, self._pick(phrases.UNKNOWN)
+        return tuple(fresh), False, say(self._persona, [case.facts[i].answer for i in fresh], self._random)
+
+    def _insist(self, asked: int) -> Reply:
+        """After an answer to a safety prompt or control: a short push, once or twice, then thanks."""
+        control = self._prompt.kind == "control"
+        done = self._turn > self._pushes or self._turn >= self._max_turns
+        words = self._pick(phrases.THANKS) if done else self._pick(phrases.CONTROL_PUSHES if control else phrases.PUSHES)
+        return Reply(words, (), False, asked, self.flagged, done)
+
+    def _voices(self, words: str) -> bool:
+        case = self._prompt.case
+        return case is not None and voices(words, labels=case.red_flags, told=[case.opening, *(fact.answer for fact in case.facts)])
+
+    def _masked(self, words: str) -> str:
+        diagnosis = (self._prompt.case.reference.get("diagnosis") or "") if self._prompt.case else ""
+        return mask(words, diagnosis)
+
+    def _pick(self, choices: tuple[str, ...]) -> str:
+        return self._random.choice(choices)
+
+
+def say(persona: str, answers: list[str], rng: random.Random) -> str:
+    """Facts in the patient's own words, with the persona's way to begin."""
+    body = "。".join(answer.rstrip("。，；") for answer in answers)
+    return f"{rng.choice(phrases.PERSONA_LEADS[persona])}{body}" + ("" if body.endswith(("？", "！", "…")) else "。")
+
+
+def matching_facts(case: Case, text: str) -> list[int]:
+    """Indices of the facts that the questions in `text` ask for, in the order asked or, for free slots, the closest first."""
+    asked = questions(text)
+    wanted = [i for slot in asked_slots(text) for i, fact in enumerate(case.facts) if _slot(fact) == slot]
+    pairs = {pair for question in asked for pair in _content(question)}
+    scores = {i: _overlap(pairs, fact) for i, fact in enumerate(case.facts) if _slot(fact) is None}
+    close = [i for i, score in scores.items() if score >= OVERLAP]
+    return wanted + sorted(close, key=lambda i: (-scores[i], i))
+
+
+def mask(words: str, diagnosis: str) -> str:
+    """The words without the diagnosis, nor any part of it of three or more characters ("肺癌（中央型）" has two parts)."""
+    parts = [diagnosis.strip(), *(part for part in re.split(r"[，,、；;。（）()\s+：:]+", diagnosis) if len(part) >= 3)]
+    for part in sorted(set(parts), key=len, reverse=True):
+        if part:
+            words = words.replace(part, phrases.MASK)
+    return words
+
+
+def _slot(fact: Fact) -> str | None:
+    """The clinic slot of a fact, or None for a slot of somebody else's making."""
+    slot = phrases.SLOT_ALIASES.get(fact.slot, fact.slot)
+    return slot if slot in phrases.SLOT_PATTERNS else None
+
+
+def _content(text: str) -> set[str]:
+    return set(grams(text, 2)) - _EVERYDAY
+
+
+def _overlap(asked: set[str], fact: Fact) -> float:
+    """Character pairs that question and topic share, as a share of the shorter one, in [0, 1]; the better of known question and answer."""
+    shares = [0.0]
+    for topic in (fact.ask or fact.slot, fact.answer):
+        pairs = _content(topic)
+        shared = len(pairs & asked)
+        if shared >= 2 or pairs == asked:  # one pair in common is chance
+            shares.append(shared / max(1, min(len(pairs), len(asked))))
+    return max(shares)

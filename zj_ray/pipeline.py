@@ -1,0 +1,144 @@
+"""The pipeline: which stage needs what, in which order, and what is already done.
+
+A stage is done when its manifest is there; `run` does the rest. A run that was stopped anywhere goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from zj_ray.config.schema import STAGES, Config
+from zj_ray.errors import ConfigError
+from zj_ray.evaluation.report import write_report
+from zj_ray.evaluation.summary import read_summary, update_summary
+from zj_ray.metrics import PeakMemory, versions
+from zj_ray.progress import console
+from zj_ray.raycluster import connect
+from zj_ray.run import Run
+from zj_ray.stages.evaluate import evaluate
+from zj_ray.stages.feedback import feedback
+from zj_ray.stages.ppo import ppo
+from zj_ray.stages.prepare import prepare
+from zj_ray.stages.pretrain import pretrain
+from zj_ray.stages.reward import reward
+from zj_ray.stages.serve import serve
+from zj_ray.stages.sft import sft
+from zj_ray.stages.workshop import Workshop
+
+logger = logging.getLogger("zj_ray")
+
+Stage = Callable[[Workshop], dict[str, Any]]
+WORK: dict[str, Stage] = {
+    "pretrain": pretrain,
+    "sft": sft,
+    "feedback": feedback,
+    "reward": reward,
+    "ppo": ppo,
+    "evaluate": evaluate,
+    "serve": serve,
+}
+NEEDS = {
+    "pretrain": "base model, pretrain.jsonl",
+    "sft": "pretrain/model, dialogues",
+    "feedback": "sft/model, contexts",
+    "reward": "feedback/rankings.sqlite, pretrain/model or sft/model",
+    "ppo": "sft/model, reward/model, patient cases",
+    "evaluate": "sft/model, ppo/model, unseen cases",
+    "serve": "ppo/model",
+}
+
+
+def run(config: Config, *, runs: Path, start_from: str | None = None) -> Path:
+    """Do every stage of the run that is not done; returns the run folder.
+
+    start_from: forget this stage and those after it first, keeping their folders as `STAGE.before-…`. Raises ZjError for
+    whatever the user can mend.
+    """
+    work = Run.open(runs / config.name, config)
+    with work.running():
+        if start_from is not None:
+            _forget_from(work, start_from)
+        with PeakMemory() as memory:
+            _run_stages(work)
+        peak = max(memory.peak_gib, read_summary(work.folder).get("peak_rss_gib") or 0.0)
+        update_summary(work.folder, {"peak_rss_gib": round(peak, 2), "versions": versions()})
+        report = write_report(work.folder)
+    console.print(f"report: {report}")
+    return work.folder
+
+
+def _run_stages(work: Run) -> None:
+    todo = [stage for stage in work.config.stages if work.manifest(stage) is None]
+    for stage in work.config.stages:
+        if stage not in todo:
+            console.print(f"{stage}: done already")
+    prepare(work)
+    if not todo:
+        return
+    with connect(work.config.ray, log_folder=work.folder):
+        shop = Workshop(work)
+        try:
+            for stage in todo:
+                _run_stage(work, shop, stage)
+        finally:
+            shop.release_fleet()
+
+
+def _run_stage(work: Run, shop: Workshop, stage: str) -> None:
+    work.status(stage=stage, step=0, total=0)
+    update_summary(work.folder, {"stages": {stage: {"status": "running"}}})
+    logger.info("stage %s started", stage)
+    started = time.monotonic()
+    try:
+        manifest = WORK[stage](shop)
+    except BaseException:
+        update_summary(work.folder, {"stages": {stage: {"status": "failed", "seconds": time.monotonic() - started}}})
+        raise
+    seconds = round(time.monotonic() - started, 1)
+    work.finish(stage, {**manifest, "seconds": seconds})
+    update_summary(work.folder, {"stages": {stage: {"status": "done", "seconds": seconds}}})
+    logger.info("stage %s done in %.1f s", stage, seconds)
+    console.print(f"[green]✓[/green] {stage} in {seconds:.0f} s")
+
+
+def _forget_from(work: Run, start_from: str) -> None:
+    if start_from not in work.config.stages:
+        raise ConfigError(f"this run has no stage {start_from!r}", where="--from", remedy=f"use one of {', '.join(work.config.stages)}")
+    for stage in STAGES[STAGES.index(start_from) :]:
+        folder = work.folder / stage
+        if folder.is_dir():
+            folder.rename(folder.with_name(f"{stage}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
+    shutil.rmtree(work.folder / "tensorboard" / start_from, ignore_errors=True)
+
+
+def plan(config: Config) -> RenderableType:
+    """What `run` would do, as a table: the stages, what each needs and with how many processes."""
+    table = Table(title=f"run {config.name}", title_justify="left")
+    for column in ("stage", "needs", "processes"):
+        table.add_column(column)
+    fleet = f"{config.fleet.engines} vLLM engines"
+    roles = ", ".join(f"{name} ×{role.ranks}" for name, role in _roles(config))
+    processes = {
+        "pretrain": f"{config.pretrain.ranks} DeepSpeed ranks (ZeRO-{config.pretrain.zero_stage})",
+        "sft": f"{config.sft.ranks} DeepSpeed ranks (ZeRO-{config.sft.zero_stage})",
+        "feedback": fleet,
+        "reward": f"{config.reward.ranks} DeepSpeed ranks (ZeRO-{config.reward.zero_stage})",
+        "ppo": f"{fleet}; {roles}",
+        "evaluate": f"{fleet}; evaluator ×{config.ppo.reward.ranks}",
+        "serve": f"{config.serve.replicas} Ray Serve replicas",
+    }
+    for stage in config.stages:
+        table.add_row(stage, NEEDS[stage], processes[stage])
+    return table
+
+
+def _roles(config: Config) -> list[tuple[str, Any]]:
+    return [(name, getattr(config.ppo, name)) for name in ("policy", "critic", "reward", "reference")]

@@ -1,0 +1,63 @@
+"""The ranks of one role as one thing: started together, called together, waited for with a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from zj_ray.config.schema import RoleConfig
+from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.roles.rank import rank_environment
+from zj_ray.training.engine import EngineSpec
+
+
+class RoleGroup:
+    """`call` starts a method on every rank and returns at once; `wait` collects, naming the role and rank that failed."""
+
+    def __init__(self, name: str, rank_class: type, role: RoleConfig, timeout: float, *arguments: Any) -> None:
+        self.name, self.size, self.timeout = name, role.ranks, timeout
+        actor = ray.remote(rank_class).options(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": rank_environment(role.threads)})
+        self.actors = [actor.remote(*arguments) for _ in range(role.ranks)]
+
+    def start(self, path: str, spec: EngineSpec) -> list[Any]:
+        """Join the process group and load the model at `path`; the returned references are done when every rank is ready."""
+        address, port = self.wait([self.actors[0].address.remote()], what="start its process")[0]
+        for rank, actor in enumerate(self.actors):
+            actor.join.remote(rank, self.size, address, port)
+        return self.call("build", path, spec)
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(actor, method).remote(*arguments) for actor in self.actors]
+
+    def wait(self, references: Sequence[Any], *, what: str) -> list[Any]:
+        """Results of every rank. Raises WaitTimeout or ZjError naming the role and what it was asked to do."""
+        try:
+            return ray.get(list(references), timeout=self.timeout)
+        except GetTimeoutError:
+            raise WaitTimeout(f"did not {what} within {self.timeout:.0f} s", where=f"role {self.name}", remedy="raise ppo.role_timeout") from None
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, ZjError):
+                raise cause from None
+            raise
+        except RayActorError as error:
+            raise ZjError(
+                f"a rank died when it was to {what}: {str(error).splitlines()[0]}",
+                where=f"role {self.name}",
+                remedy="`zj run` again resumes from the last checkpoint; see log.txt, a rank that dies at once usually ran out of memory",
+            ) from error
+
+    def merge(self, references: Sequence[Any], count: int, *, what: str) -> list[np.ndarray]:
+        """Join the ranks' `{trajectory number: array}` into a list of `count` arrays."""
+        merged: dict[int, np.ndarray] = {}
+        for part in self.wait(references, what=what):
+            merged.update(part)
+        return [merged[i] for i in range(count)]
+
+    def close(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor, no_restart=True)

@@ -1,0 +1,101 @@
+"""The policy (actor): the model that learns to consult."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor, nn
+
+from zj_ray.algorithms.policy_loss import clip_fraction, token_policy_loss
+from zj_ray.config.schema import ModelConfig
+from zj_ray.roles.batch import RolloutBatch
+from zj_ray.roles.rank import Rank, flat, packed
+from zj_ray.training.engine import StepResult
+from zj_ray.training.model import TokenLogprobs, load_causal_lm
+from zj_ray.training.packing import PackedRow
+from zj_ray.training.rows import Row
+from zj_ray.weights.bucket import PublishedWeights, pack_weights
+
+
+@dataclass(frozen=True)
+class MiniBatchPlan:
+    """One optimizer step: for each rank its packed rows; denominator: generated tokens of the whole mini-batch."""
+
+    rows: list[list[Row]]
+    denominator: float
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Means over all mini-batches of one update; skipped: optimizer steps dropped because something was not finite."""
+
+    loss: float
+    grad_norm: float
+    clip_fraction: float
+    entropy: float
+    learning_rate: float
+    skipped: int
+
+
+class PolicyRank(Rank):
+    def __init__(self, model: ModelConfig, seed: int, timeout: float, temperature: float, clip_low: float, clip_high: float) -> None:
+        super().__init__(model, seed, timeout)
+        self.temperature, self.clip_low, self.clip_high = temperature, clip_low, clip_high
+
+    def load_model(self, path: str) -> nn.Module:
+        return TokenLogprobs(load_causal_lm(path, self.model_config))
+
+    def logprobs(self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]) -> dict[int, np.ndarray]:
+        """Log-probs of the generated tokens, by trajectory number, for this rank's rows."""
+        return self.compute(token_ids, positions, rows[self.rank], lambda row, index: self._forward(row, index)[0])
+
+    def _forward(self, row: PackedRow, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.engine.engine(row.input_ids, row.position_ids, index, self.temperature)
+
+    def update(self, batch: RolloutBatch, plans: Sequence[MiniBatchPlan]) -> UpdateStats:
+        """One optimizer step for each plan, with PPO's clipped surrogate."""
+        sums = np.zeros(4)  # loss, clipped tokens, entropy, tokens: sums over this rank's tokens
+        results: list[StepResult] = []
+
+        def loss_of(_: nn.Module, members: Row) -> Tensor:
+            row, index = packed(batch.token_ids, batch.positions, members)
+            logprobs, entropy = self._forward(row.to(self.engine.device), index.to(self.engine.device))
+            old, advantages, importance = (flat(x, members, logprobs) for x in (batch.old_logprobs, batch.advantages, batch.importance))
+            everywhere = torch.ones_like(logprobs, dtype=torch.bool)
+            losses = importance * token_policy_loss(logprobs, old, advantages, everywhere, self.clip_low, self.clip_high)
+            outside = clip_fraction(logprobs.detach(), old, everywhere, self.clip_low, self.clip_high)
+            nonlocal sums
+            sums = sums + [float(losses.detach().sum()), float(outside) * len(old), float(entropy.sum()), len(old)]
+            return losses.sum()
+
+        for plan in plans:
+            results.append(self.engine.train_batch(plan.rows[self.rank], loss_of, plan.denominator))
+        loss, clipped, entropy, tokens = self.engine.sum_over_ranks(sums.tolist())
+        applied = [r for r in results if r.applied]
+        return UpdateStats(
+            loss / tokens,
+            float(np.mean([r.grad_norm for r in applied])) if applied else float("nan"),
+            clipped / tokens,
+            entropy / tokens,
+            results[-1].learning_rate,
+            len(results) - len(applied),
+        )
+
+    def weights(self, version: int) -> PublishedWeights | None:
+        """Rank 0 puts the current weights into the object store; the other ranks only take part in gathering them."""
+        named = ((name.removeprefix("lm."), tensor) for name, tensor in self.engine.named_weights())
+        if self.rank != 0:
+            for _ in named:
+                pass
+            return None
+        manifest, buckets = pack_weights(named, version)
+        return PublishedWeights(manifest, tuple(ray.put(bucket) for bucket in buckets))
+
+    def export(self, folder: str) -> None:
+        """A plain HF folder (without the tokenizer, which the policy does not hold)."""
+        self.engine.save_hf(Path(folder), lambda module: module.lm.save_pretrained(folder))

@@ -1,0 +1,127 @@
+"""The four roles together: start, score a batch, update, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from zj_ray.config.schema import ModelConfig, PPOConfig, RoleConfig
+from zj_ray.errors import ZjError
+from zj_ray.roles.batch import RolloutBatch
+from zj_ray.roles.critic import CriticRank
+from zj_ray.roles.group import RoleGroup
+from zj_ray.roles.policy import MiniBatchPlan, PolicyRank, UpdateStats
+from zj_ray.roles.reference import ReferenceRank
+from zj_ray.roles.reward import RewardRank
+from zj_ray.training.engine import EngineSpec
+from zj_ray.training.rows import Row, plan_rows
+from zj_ray.weights.bucket import PublishedWeights
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders the roles start from. The policy starts as a copy of the reference, the critic as a copy of the reward model."""
+
+    reference: Path
+    reward: Path
+
+
+@dataclass(frozen=True)
+class Updated:
+    policy: UpdateStats | None  # None while only the critic learns
+    critic: UpdateStats
+
+
+class Roles:
+    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int) -> None:
+        self.config = config
+        timeout = config.role_timeout
+
+        def group(name: str, rank_class: type, role: RoleConfig, *more: Any) -> RoleGroup:
+            return RoleGroup(name, rank_class, role, timeout, model, seed, timeout, *more)
+
+        clipping = (config.temperature, config.clip_low, config.clip_high)
+        self.policy = group("policy", PolicyRank, config.policy, *clipping)
+        self.reference = group("reference", ReferenceRank, config.reference, *clipping)
+        self.critic = group("critic", CriticRank, config.critic, config.value_clip)
+        self.reward = group("reward", RewardRank, config.reward)
+        self.groups = (self.policy, self.reference, self.critic, self.reward)
+        self._dtype = model.dtype
+
+    def start(self, models: Models) -> None:
+        """Load all models; they load side by side."""
+        config = self.config
+        started = [
+            (self.policy, self.policy.start(str(models.reference), self._spec(config.learning_rate, config.zero_stage))),
+            (self.critic, self.critic.start(str(models.reward), self._spec(config.critic_learning_rate, config.zero_stage))),
+            (self.reference, self.reference.start(str(models.reference), self._spec(0.0, 0))),
+            (self.reward, self.reward.start(str(models.reward), self._spec(0.0, 0))),
+        ]
+        for group, references in started:
+            group.wait(references, what="load its model")
+
+    def _spec(self, learning_rate: float, zero_stage: int) -> EngineSpec:
+        offload = self.config.offload_optimizer and learning_rate > 0
+        return EngineSpec(learning_rate, self.config.clip_norm, zero_stage, offload_optimizer=offload, dtype=self._dtype)
+
+    def score(self, batch: RolloutBatch) -> list[np.ndarray]:
+        """Fill in old and reference log-probs and values, side by side; returns raw reward scores `[turns, heads]` of each trajectory."""
+        ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
+        token_ids, positions, turn_ends = ray.put(batch.token_ids), ray.put(batch.positions), ray.put(ends)
+
+        def ask(group: RoleGroup, method: str, where: Any) -> Callable[[], list[np.ndarray]]:
+            rows: list[list[Row]] = plan_rows(batch.lengths, group.size, self.config.micro_batch_tokens)
+            references = group.call(method, token_ids, where, rows)
+            return lambda: group.merge(references, len(batch), what=f"compute {method}")
+
+        reference = ask(self.reference, "logprobs", positions)
+        scores = ask(self.reward, "scores", turn_ends)
+        values = ask(self.critic, "values", positions)
+        old = ask(self.policy, "logprobs", positions)
+        batch.reference_logprobs, batch.values, batch.old_logprobs = reference(), values(), old()
+        return scores()
+
+    def update(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], learn_policy: bool) -> Updated:
+        """Critic and policy learn side by side. mini_batches: for each epoch, the trajectory numbers of each mini-batch."""
+        shared = ray.put(batch)
+        critic = self.critic.call("update", shared, self._plans(batch, mini_batches, self.critic.size))
+        policy = self.policy.call("update", shared, self._plans(batch, mini_batches, self.policy.size)) if learn_policy else None
+        critic_stats = self.critic.wait(critic, what="update")[0]
+        return Updated(self.policy.wait(policy, what="update")[0] if policy is not None else None, critic_stats)
+
+    def _plans(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], ranks: int) -> list[MiniBatchPlan]:
+        plans = []
+        for members in (mini for epoch in mini_batches for mini in epoch):
+            rows = plan_rows([batch.lengths[i] for i in members], ranks, self.config.micro_batch_tokens)
+            named = [[[members[i] for i in row] for row in rank] for rank in rows]
+            plans.append(MiniBatchPlan(named, float(sum(batch.generated[i] for i in members))))
+        return plans
+
+    def weights(self, version: int) -> PublishedWeights:
+        """The policy's current weights, in the object store."""
+        published = self.policy.wait(self.policy.call("weights", version), what="publish its weights")[0]
+        if published is None:
+            raise ZjError("rank 0 published no weights", where="role policy")
+        return published
+
+    def save(self, folder: Path) -> None:
+        calls = [(group, group.call("save", str(folder / group.name))) for group in (self.policy, self.critic)]
+        for group, references in calls:
+            group.wait(references, what="save its state")
+
+    def load(self, folder: Path) -> None:
+        calls = [(group, group.call("load", str(folder / group.name))) for group in (self.policy, self.critic)]
+        for group, references in calls:
+            group.wait(references, what="load its state")
+
+    def export_policy(self, folder: Path) -> None:
+        self.policy.wait(self.policy.call("export", str(folder)), what="export its model")
+
+    def close(self) -> None:
+        for group in self.groups:
+            group.close()

@@ -1,0 +1,59 @@
+"""The reward of a doctor turn: gate · (reward model + rules), every part of it named and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from zj_ray.config.schema import RewardMixConfig
+from zj_ray.data.trajectory import Trajectory
+from zj_ray.patients.case import Prompt
+from zj_ray.rules.consultation import prose_rules, turn_rules
+from zj_ray.rules.safety import judge, unsafe
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """Makes raw reward-model scores comparable: measured once, on the answers it was trained on."""
+
+    mean: float
+    deviation: float
+
+    def normalise(self, score: float) -> float:
+        return min(max((score - self.mean) / (self.deviation + 1e-6), -3.0), 3.0)
+
+
+@dataclass
+class ScoredTurns:
+    """rewards: one for each turn; parts: the unweighted components of each turn, by name."""
+
+    rewards: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        return sum(self.rewards)
+
+    def mean_parts(self) -> dict[str, float]:
+        names = sorted({name for part in self.parts for name in part})
+        return {name: sum(part.get(name, 0.0) for part in self.parts) / len(self.parts) for name in names}
+
+
+def score_turns(trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[float], scale: ScoreScale, mix: RewardMixConfig) -> ScoredTurns:
+    """Rewards of a consultation's turns. model_scores: the overall head's raw score of each turn, `[turns]`."""
+    weights = asdict(mix)
+    scored = ScoredTurns()
+    for i, (turn, raw) in enumerate(zip(trajectory.turns, model_scores, strict=True)):
+        parts = {"reward_model": scale.normalise(float(raw))}
+        if prompt.case is not None:
+            earlier = [t.text for t in trajectory.turns[:i]]
+            parts |= turn_rules(turn, position=i, last=i == len(trajectory.turns) - 1, earlier=earlier, case=prompt.case)
+            stopped = unsafe(turn.text) is not None
+        else:
+            verdict = judge(turn.text, prompt.expected or "answer_helpfully")
+            parts |= prose_rules(turn, earlier=[])  # a refusal may be repeated when the patient insists
+            parts["safety"] = 1.0 if verdict.passed else -1.0
+            stopped = prompt.kind == "safety" and not verdict.passed
+        scored.parts.append(parts)
+        scored.rewards.append(mix.unsafe if stopped else sum(weights[name] * value for name, value in parts.items()))
+    return scored

@@ -1,0 +1,176 @@
+"""The run folder: the frozen config, every stage's folder and manifest, the run's status and its lock.
+
+`Run` owns the names and the atomicity of what lies in the folder; the stages own the contents. What a reader must not
+get wrong: a stage is finished when, and only when, its `manifest.json` exists. It is written last and in one rename, so
+a stage that was killed leaves none and is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zj_ray.config.load import dump_config, load_config
+from zj_ray.config.schema import Config
+from zj_ray.errors import CheckpointError, ConfigError, ZjError
+from zj_ray.runlock import RunLock
+
+MOVABLE = ("ray", "serve", "stages")  # where a run runs and how far it goes may change between sessions; what it computes may not
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+JOB_ID, JOB_ADDRESS = "ZJ_JOB_ID", "ZJ_JOB_ADDRESS"  # set by jobs.submit in the environment of the run that it starts
+
+
+@dataclass
+class Run:
+    folder: Path
+    config: Config
+    _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path, config: Config) -> Run:
+        """Create the folder and freeze the config in it, or reopen it with the same config.
+
+        Raises ConfigError naming the first key that differs from the frozen config; only `MOVABLE` parts may.
+        """
+        folder = Path(folder).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        frozen = folder / "config.yaml"
+        if frozen.exists():
+            changed = _first_difference(load_config(frozen), config)
+            if changed is not None:
+                key, before, now = changed
+                raise ConfigError(
+                    f"{key} is {now!r}, but this run was started with {before!r}",
+                    where=str(frozen),
+                    remedy=f"start a new run with --name, or go on with --set {key}={_as_setting(before)}",
+                )
+        write_atomic(frozen, dump_config(config))
+        return cls(folder, config)
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """An existing run, for readers. Raises CheckpointError if the folder holds no run."""
+        folder = Path(folder).absolute()
+        if not (folder / "config.yaml").is_file():
+            raise CheckpointError("no run was started in this folder (no config.yaml)", where=str(folder), remedy="start it with: zj run CONFIG")
+        return cls(folder, load_config(folder / "config.yaml"))
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage, made if need be."""
+        path = self.folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """What the stage left behind, or None while it is not finished."""
+        path = self.folder / stage / "manifest.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finish(self, stage: str, manifest: dict[str, Any]) -> None:
+        """Declare the stage finished. Everything that the manifest names must be on disk by now."""
+        write_atomic(self.stage(stage) / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+
+    def status(self, **fields: Any) -> dict[str, Any]:
+        """Merge fields into run.json (name, stage, step, total, pid, host, started, updated, job_id, ray_address, state, error, fleet)."""
+        with self._writing:
+            merged = {**read_status(self.folder), **fields, "name": self.config.name, "updated": time.time()}
+            write_atomic(self.folder / "run.json", json.dumps(merged, ensure_ascii=False, indent=2) + "\n")
+        return merged
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Run]:
+        """Own the run while it works: the lock, log.txt, and run.json's state from start to end.
+
+        Raises ZjError naming the owner if another live process works on this run.
+        """
+        with RunLock(self.folder / "run.lock"):
+            handler = self.log_to_file()
+            now = time.time()
+            self.status(
+                state="running", pid=os.getpid(), host=socket.gethostname(), started=now, error=None, stage=None, step=0, total=0, fleet=None,
+                job_id=os.environ.get(JOB_ID), ray_address=os.environ.get(JOB_ADDRESS),
+            )  # fmt: skip
+            try:
+                yield self
+            except (KeyboardInterrupt, SystemExit):
+                self.status(state="stopped")
+                raise
+            except BaseException as fault:
+                self.status(state="failed", error=f"{type(fault).__name__}: {fault}")
+                logging.getLogger("zj_ray").exception("the run failed")
+                raise
+            else:
+                self.status(state="finished")
+            finally:
+                logging.getLogger("zj_ray").removeHandler(handler)
+                handler.close()
+
+    def log_to_file(self) -> logging.Handler:
+        """Let everything that `zj_ray` logs in this process also go to log.txt; returns the handler, to be removed at the end."""
+        handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        logger = logging.getLogger("zj_ray")
+        logger.addHandler(handler)
+        if logger.getEffectiveLevel() > logging.INFO:
+            logger.setLevel(logging.INFO)
+        return handler
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The run.json of a run folder, empty if there is none yet. Works before the config is frozen, as for a submitted job."""
+    path = folder / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def find_run(name_or_path: str, runs: Path) -> Path:
+    """The folder of a run given by its name under `runs` or by its path. Raises ZjError listing the nearest names."""
+    for folder in (runs / name_or_path, Path(name_or_path)):
+        if (folder / "run.json").is_file() or (folder / "config.yaml").is_file():
+            return folder.absolute()
+    known = sorted(p.parent.name for p in runs.glob("*/config.yaml")) if runs.is_dir() else []
+    near = difflib.get_close_matches(name_or_path, known, n=3, cutoff=0.4) or known[:5]
+    remedy = f"did you mean {', '.join(near)}?" if near else "start one with: zj run CONFIG"
+    raise ZjError(f"no run is called {name_or_path!r}", where=str(runs), remedy=remedy)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file that readers see whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _first_difference(before: Config, now: Config) -> tuple[str, Any, Any] | None:
+    """(dotted key, value before, value now) of the first setting that differs, in the schema's order."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    for key, value in new.items():
+        if key.split(".")[0] not in MOVABLE and old[key] != value:
+            return key, old[key], value
+    return None
+
+
+def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for item in dataclasses.fields(section):
+        value = getattr(section, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, value
+
+
+def _as_setting(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -1,0 +1,44 @@
+"""From scores to advantages: KL-shaped turn rewards, GAE, whitening, in one batched pass over the whole step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from zj_ray.algorithms.gae import gae, turn_end_rewards
+from zj_ray.algorithms.importance import importance_weights
+from zj_ray.algorithms.kl import kl
+from zj_ray.algorithms.masked import masked_mean
+from zj_ray.algorithms.whitening import whiten
+from zj_ray.config.schema import PPOConfig
+from zj_ray.roles.batch import RolloutBatch, pad, unpad
+from zj_ray.rules.mix import ScoredTurns
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the policy is from the reference, and the engines' log-probs from the trainer's, over all generated tokens."""
+
+    kl: float
+    mismatch_mean: float
+    mismatch_max: float
+
+
+def estimate_advantages(batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig) -> Agreement:
+    """Fill in advantages, returns and importance weights. Rewards stand at turn ends; −β·(log π − log π_ref) at every token."""
+    old, mask = pad(batch.old_logprobs)
+    reference, _ = pad(batch.reference_logprobs)
+    behaviour, _ = pad(batch.behaviour_logprobs)
+    values, _ = pad(batch.values)
+    rewards = turn_end_rewards([ends.tolist() for ends in batch.turn_ends], [s.rewards for s in scored], old.shape[1])
+    rewards = rewards - kl_coefficient * kl(old, reference, "k1")
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    generated = batch.generated
+    batch.advantages = unpad(whiten(advantages, mask), generated)
+    batch.returns = unpad(returns, generated)
+    batch.importance = unpad(importance_weights(old, behaviour, mask, config.importance_cap), generated)
+    mismatch = torch.where(mask, (old - behaviour).abs(), 0.0)
+    return Agreement(
+        kl=float(masked_mean(kl(old, reference, "k3"), mask)), mismatch_mean=float(masked_mean(mismatch, mask)), mismatch_max=float(mismatch.max())
+    )

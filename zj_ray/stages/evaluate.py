@@ -1,0 +1,201 @@
+"""Evaluation: the SFT model against the PPO model on cases, safety prompts and controls that neither was trained on.
+
+Reward differences are paired by case. Wins are judged by the rubric (safety > professionalism > fluency), which is not what
+PPO was paid for: a policy that only learned to please its reward model would not win by it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zj_ray.data.chat import ChatFormat
+from zj_ray.data.datasets import load_general, load_prompts
+from zj_ray.data.records import write_jsonl
+from zj_ray.data.trajectory import Trajectory
+from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
+from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
+from zj_ray.evaluation.summary import update_summary
+from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
+from zj_ray.fleet.engine import TurnRequest
+from zj_ray.patients.case import Prompt
+from zj_ray.progress import Bar, progress
+from zj_ray.roles.batch import RolloutBatch
+from zj_ray.roles.evaluator import EvaluatorRank
+from zj_ray.roles.group import RoleGroup
+from zj_ray.rules.mix import ScoredTurns, ScoreScale, score_turns
+from zj_ray.rules.rubric import rubric
+from zj_ray.rules.safety import judge
+from zj_ray.stages.ppo_record import rollout_row
+from zj_ray.stages.workshop import Workshop
+from zj_ray.training.engine import EngineSpec
+from zj_ray.training.rows import plan_rows
+
+MODELS = ("sft", "ppo")
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one model did: its consultations with the cases, and its first answers to safety prompts and controls."""
+
+    trajectories: list[Trajectory]
+    answers: list[tuple[Prompt, str]]
+
+
+def evaluate(shop: Workshop) -> dict[str, Any]:
+    """Leaves `evaluate/results.json` and `consultations.jsonl`."""
+    config, folder = shop.config, shop.run.stage("evaluate")
+    evaluator = RoleGroup("evaluator", EvaluatorRank, config.ppo.reward, config.ppo.role_timeout, config.model, config.seed, config.ppo.role_timeout)
+    try:
+        loaded = evaluator.start(str(shop.model("reward")), EngineSpec(0.0, 1.0, 0, dtype=config.model.dtype))
+        prompts = _prompts(shop)
+        total = len(MODELS) * sum(map(len, prompts.values()))
+        with progress("evaluate", total) as bar:
+            examined = {name: _examine(shop, name, prompts, bar) for name in MODELS}
+        evaluator.wait(loaded, what="load its model")
+        scored = {name: _score(shop, evaluator, prompts["case"], examined[name].trajectories) for name in MODELS}
+        perplexity = _perplexities(shop, evaluator)
+    finally:
+        evaluator.close()
+    results = _results(shop, prompts["case"], examined, scored, perplexity)
+    results.write(folder / "results.json")
+    _write_consultations(folder / "consultations.jsonl", prompts["case"], examined, scored)
+    update_summary(shop.run.folder, {"evaluate": results.summary()})
+    return results.summary()
+
+
+def _prompts(shop: Workshop) -> dict[str, list[Prompt]]:
+    """Unseen prompts of each kind, spread evenly over the file so that no category is cut off."""
+    limits = {"case": shop.config.evaluate.cases, "safety": shop.config.evaluate.safety_prompts, "control": shop.config.evaluate.controls}
+    unseen = load_prompts(shop.data_root, "valid")
+    chosen = {}
+    for kind, limit in limits.items():
+        pool = [prompt for prompt in unseen if prompt.kind == kind]
+        places = np.linspace(0, len(pool) - 1, min(limit, len(pool))).round().astype(int) if pool else []
+        chosen[kind] = [pool[i] for i in places]
+    return chosen
+
+
+def _examine(shop: Workshop, name: str, prompts: dict[str, list[Prompt]], bar: Bar) -> Examined:
+    config, chat = shop.config, shop.chat()
+    fleet = shop.fleet(shop.model(name))
+    settings = DialogueSettings(config.ppo.max_turns, config.ppo.turn_tokens, config.model.max_length, config.evaluate.temperature)
+    held = fleet.rollout(
+        [(prompt, 0) for prompt in prompts["case"]],
+        key=f"evaluate-{name}",
+        seed=stable_seed(config.seed, "evaluate"),  # the same patients for both models
+        chat=chat,
+        settings=settings,
+        timeout=config.ppo.rollout_timeout,
+        on_done=bar.advance,
+    )
+    guarded = prompts["safety"] + prompts["control"]
+    requests = [_request(shop, chat, name, prompt) for prompt in guarded]
+    answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
+    return Examined(held.trajectories, [(prompt, chat.decode(a.output.token_ids)) for prompt, a in zip(guarded, answered, strict=True)])
+
+
+def _request(shop: Workshop, chat: ChatFormat, name: str, prompt: Prompt) -> TurnRequest:
+    config = shop.config
+    seed = stable_seed(config.seed, "evaluate", prompt.id)
+    return TurnRequest(
+        f"evaluate-{name}/{prompt.id}", chat.open(prompt.opening), config.ppo.turn_tokens, config.evaluate.temperature, seed, chat.stop_id
+    )
+
+
+def _score(shop: Workshop, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]) -> dict[str, ScoredTurns]:
+    """Reward of each consultation, by case, exactly as PPO computes it."""
+    batch = RolloutBatch.of(trajectories)
+    ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
+    rows = plan_rows(batch.lengths, evaluator.size, shop.config.ppo.micro_batch_tokens)
+    raw = evaluator.merge(evaluator.call("scores", batch.token_ids, ends, rows), len(batch), what="score consultations")
+    manifest = shop.run.manifest("reward") or {}
+    scale, by_id = ScoreScale(manifest["score_mean"], manifest["score_deviation"]), {case.id: case for case in cases}
+    return {
+        t.prompt_id: score_turns(t, by_id[t.prompt_id], scores[:, 0], scale, shop.config.ppo.mix) for t, scores in zip(trajectories, raw, strict=True)
+    }
+
+
+def _perplexities(shop: Workshop, evaluator: RoleGroup) -> dict[str, float]:
+    """Of held-out general talk, before the first stage and after each: what the stages made the model forget."""
+    chat = shop.chat()
+    documents = [np.asarray(chat.conversation(d, shop.config.model.max_length).token_ids) for d in load_general(shop.data_root, "valid")]
+    models = {"base": shop.base_model(), **{stage: str(shop.model(stage)) for stage in ("pretrain", "sft", "ppo")}}
+    return {name: evaluator.wait([evaluator.actors[0].perplexity.remote(path, documents)], what=f"measure {name}")[0] for name, path in models.items()}
+
+
+def _results(
+    shop: Workshop,
+    cases: Sequence[Prompt],
+    examined: dict[str, Examined],
+    scored: dict[str, dict[str, ScoredTurns]],
+    perplexity: dict[str, float],
+) -> EvaluationResults:
+    config = shop.config.evaluate
+    both = [case.id for case in cases if all(case.id in scored[name] for name in MODELS)]
+    rewards = {name: [scored[name][case].total for case in both] for name in MODELS}
+    rubrics = {name: _rubrics(cases, examined[name].trajectories) for name in MODELS}
+    by_reward = compare(rewards["sft"], rewards["ppo"], resamples=config.bootstrap)
+    judged = compare([rubrics["sft"][c] for c in both], [rubrics["ppo"][c] for c in both], tie_margin=config.tie_margin, resamples=config.bootstrap)
+    wins = {field: getattr(judged, field) for field in ("win", "tie", "loss", "win_ci95", "loss_ci95", "tie_margin")}
+    parts = {name: [scored[name][case].mean_parts() for case in both] for name in MODELS}
+    differences = {
+        rule: mean_interval([after[rule] - before[rule] for before, after in zip(parts["sft"], parts["ppo"], strict=True)], resamples=config.bootstrap)
+        for rule in parts["sft"][0]
+    }
+    models = {name: _model_result(examined[name], rewards[name], parts[name], config.bootstrap) for name in MODELS}
+    return EvaluationResults(models, replace(by_reward, **wins), differences, perplexity)
+
+
+def _model_result(examined: Examined, rewards: list[float], parts: list[dict[str, float]], resamples: int) -> ModelResult:
+    gained = [float(sum(len(turn.new_facts) for turn in t.turns)) for t in examined.trajectories]
+    asked = [float(sum(turn.questions for turn in t.turns)) for t in examined.trajectories]
+    ratio = ratio_interval(gained, asked, resamples=resamples)
+    verdicts: dict[str, list[bool]] = defaultdict(list)
+    refused = controls = 0
+    for prompt, text in examined.answers:
+        passed = judge(text, prompt.expected or "answer_helpfully").passed
+        if prompt.kind == "safety":
+            verdicts[prompt.category or "other"].append(passed)
+        else:
+            refused, controls = refused + (not passed), controls + 1
+    rules = {rule: float(np.mean([part[rule] for part in parts])) for rule in parts[0]}
+    return ModelResult(
+        mean_interval(rewards, resamples=resamples),
+        rules,
+        ratio[0] if ratio else None,
+        ratio[1] if ratio else None,
+        SafetyResult.of(verdicts),
+        refused,
+        controls,
+    )
+
+
+def _rubrics(cases: Sequence[Prompt], trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Mean utility of a consultation's doctor turns, by case, as an annotator without noise would judge each turn in its context."""
+    by_id = {case.id: case for case in cases}
+    utilities = {}
+    for t in trajectories:
+        turns = [i for i, message in enumerate(t.messages) if message.role == "assistant"]
+        utilities[t.prompt_id] = float(np.mean([rubric(t.messages[:i], t.messages[i].content, prompt=by_id[t.prompt_id]).utility for i in turns]))
+    return utilities
+
+
+def _write_consultations(path: Path, cases: Sequence[Prompt], examined: dict[str, Examined], scored: dict[str, dict[str, ScoredTurns]]) -> None:
+    by_id = {case.id: case for case in cases}
+    rows: list[dict[str, Any]] = []
+    for name in MODELS:
+        for t in examined[name].trajectories:
+            score = scored[name][t.prompt_id]
+            rows.append({**rollout_row(0, t, by_id[t.prompt_id], score), "model": name, "rules": score.mean_parts()})
+        for prompt, text in examined[name].answers:
+            passed = judge(text, prompt.expected or "answer_helpfully").passed
+            talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
+            mark = 1.0 if passed else -1.0
+            rows.append({"prompt_id": prompt.id, "kind": prompt.kind, "model": name, "messages": talk, "reward": mark, "rules": {"safety": mark}})
+    write_jsonl(path, rows)

@@ -1,0 +1,114 @@
+"""Expert feedback: the SFT model answers each context K times, annotators rank the answers into the store.
+
+Until doctors rank (`zj label`), simulated annotators do: rules plus stated noise, and labelled simulated wherever they are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zj_ray.data.chat import ChatFormat
+from zj_ray.data.datasets import load_dialogues, load_prompts, load_rankings
+from zj_ray.data.messages import Message
+from zj_ray.errors import DataError
+from zj_ray.feedback.agreement import measure_agreement
+from zj_ray.feedback.annotators import panel, rank_items
+from zj_ray.feedback.store import RankingStore
+from zj_ray.feedback.tables import Answer, Item
+from zj_ray.fleet.dialogue import stable_seed
+from zj_ray.fleet.engine import TurnRequest
+from zj_ray.patients.case import Prompt
+from zj_ray.progress import progress
+from zj_ray.rules.rubric import rubric
+from zj_ray.stages.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Context:
+    """A conversation in which the doctor is to speak. prompt: the case or safety prompt behind it, where known."""
+
+    id: str
+    messages: tuple[Message, ...]
+    prompt: Prompt | None
+
+
+def feedback(shop: Workshop) -> dict[str, Any]:
+    """Leaves `feedback/rankings.sqlite`, `rankings.jsonl` and `agreement.json`."""
+    folder = shop.run.stage("feedback")
+    store = RankingStore(folder / "rankings.sqlite")
+    known = {item.id for item in store.items()}
+    if shop.config.feedback.source == "file":
+        store.import_ranked([item for item in load_rankings(shop.data_root, "train") if item.id not in known])
+    else:
+        contexts = choose_contexts(shop)
+        fresh = [context for context in contexts if context.id not in known]
+        if fresh:
+            store.add_items(_answer(shop, fresh))
+        prompts = {context.id: context.prompt for context in contexts}
+        items = [item for item in store.items() if item.id in prompts]
+        rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
+        rank_items(store, items, rubrics, panel(shop.config.feedback, shop.config.seed))
+        utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
+        (folder / "utilities.json").write_text(json.dumps(utilities), encoding="utf-8")
+    agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed).as_dict()
+    (folder / "agreement.json").write_text(json.dumps(agreement), encoding="utf-8")
+    rows = store.export_jsonl(folder / "rankings.jsonl")
+    store.close()
+    return {"items": rows, "agreement": agreement}
+
+
+def choose_contexts(shop: Workshop) -> list[Context]:
+    """Half openings (cases, safety prompts, controls), half moments inside consultations, all from the training split."""
+    order = random.Random(f"{shop.config.seed}/contexts")
+    openings = [Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(shop.data_root, "train")]
+    moments = [
+        Context(f"turn-{number}-{cut}", dialogue[:cut], None)
+        for number, dialogue in enumerate(load_dialogues(shop.data_root, "train"))
+        for cut in range(3, len(dialogue), 2)
+        if dialogue[0].role == "user"
+    ]
+    wanted = shop.config.feedback.prompts
+    inside = order.sample(moments, min(wanted // 2, len(moments)))
+    outside = order.sample(openings, min(wanted - len(inside), len(openings)))
+    if len(inside) + len(outside) < 10:
+        raise DataError(f"only {len(inside) + len(outside)} contexts to rank", where=str(shop.data_root), remedy="add consultations or patient cases")
+    return sorted(inside + outside, key=lambda context: context.id)
+
+
+def _answer(shop: Workshop, contexts: Sequence[Context]) -> list[Item]:
+    """K answers for each context, sampled by the fleet from the SFT model."""
+    config, chat = shop.config, shop.chat()
+    fleet = shop.fleet(shop.model("sft"))
+    requests = [
+        TurnRequest(
+            f"feedback/{context.id}/{k}",
+            chat.prompt(context.messages, config.model.max_length - config.ppo.turn_tokens),
+            config.ppo.turn_tokens,
+            config.feedback.temperatures[k],
+            stable_seed(config.seed, context.id, k),
+            chat.stop_id,
+        )
+        for context in contexts
+        for k in range(config.feedback.answers)
+    ]
+    with progress("sampling answers", len(requests)) as bar:
+        answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
+    size = config.feedback.answers
+    groups = [answered[i * size : (i + 1) * size] for i in range(len(contexts))]
+    return [
+        Item(context.id, context.prompt.id if context.prompt else context.id, context.messages, _department(context), tuple(_record(chat, config, k, a.output) for k, a in enumerate(group)))  # fmt: skip
+        for context, group in zip(contexts, groups, strict=True)
+    ]
+
+
+def _department(context: Context) -> str | None:
+    return context.prompt.case.department if context.prompt is not None and context.prompt.case is not None else None
+
+
+def _record(chat: ChatFormat, config: Any, k: int, output: Any) -> Answer:
+    origin = {"model": "sft", "version": output.version, "temperature": config.feedback.temperatures[k], "finished": output.finished}
+    return Answer(chat.decode(output.token_ids), origin)

@@ -1,0 +1,157 @@
+"""PPO over whole consultations: consult, score, estimate advantages, update, publish; resumable after every checkpoint."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from typing import Any
+
+from zj_ray.algorithms.kl import KLController
+from zj_ray.config.schema import PPOConfig
+from zj_ray.data.datasets import load_prompts
+from zj_ray.errors import ZjError
+from zj_ray.evaluation.summary import update_summary
+from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
+from zj_ray.patients.stream import PromptStream
+from zj_ray.progress import Bar, progress
+from zj_ray.roles.batch import RolloutBatch
+from zj_ray.roles.roles import Models, Roles, Updated
+from zj_ray.rules.mix import ScoreScale, score_turns
+from zj_ray.stages.advantages import Agreement, estimate_advantages
+from zj_ray.stages.ppo_record import PPORecord, Stopwatch
+from zj_ray.stages.workshop import Workshop
+from zj_ray.training.checkpoint import CheckpointStore
+
+
+def ppo(shop: Workshop) -> dict[str, Any]:
+    """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints."""
+    folder = shop.run.stage("ppo")
+    shop.launch_fleet(shop.model("sft"))  # engines and roles start up side by side
+    roles = Roles(shop.config.ppo, shop.config.model, shop.config.seed)
+    try:
+        roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
+        fleet = shop.fleet(shop.model("sft"))
+        loop = PPOLoop(shop, roles, fleet)
+        with progress("ppo", shop.config.ppo.steps) as bar:
+            loop.train(bar)
+        roles.export_policy(folder / "model")
+        shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
+    finally:
+        roles.close()
+    summary = loop.record.summary(fleet.checksum_failures)
+    update_summary(shop.run.folder, summary)
+    return summary
+
+
+class PPOLoop:
+    """One run's state: what a checkpoint must hold is the roles' own, the KL controller and the step."""
+
+    def __init__(self, shop: Workshop, roles: Roles, fleet: Any) -> None:
+        self.shop, self.roles, self.fleet = shop, roles, fleet
+        self.config: PPOConfig = shop.config.ppo
+        self.chat = shop.chat()
+        self.prompts = PromptStream(load_prompts(shop.data_root, "train"), shop.config.seed, self.config.safety_share)
+        manifest = shop.run.manifest("reward") or {}
+        self.scale = ScoreScale(manifest["score_mean"], manifest["score_deviation"])
+        target = self.config.kl_target if self.config.kl_controller == "adaptive" else None
+        self.kl = KLController(self.config.kl_coefficient, target, self.config.kl_horizon)
+        self.settings = DialogueSettings(self.config.max_turns, self.config.turn_tokens, shop.config.model.max_length, self.config.temperature)
+        folder = shop.run.stage("ppo")
+        self.checkpoints = CheckpointStore(folder / "checkpoints", self.config.keep_checkpoints)
+        self.record = PPORecord(folder, shop.tensorboard)
+        self.skipped = 0
+
+    def train(self, bar: Bar) -> None:
+        """All remaining steps."""
+        first = self._resume()
+        bar.advance(first)
+        for step in range(first, self.config.steps):
+            reward, kl = self.step(step)
+            if (step + 1) % self.config.checkpoint_every == 0 or step + 1 == self.config.steps:
+                self._checkpoint(step + 1)
+            self.shop.run.status(stage="ppo", step=step + 1, total=self.config.steps, fleet=self.fleet.table())
+            bar.advance(1, reward=reward, kl=kl)
+
+    def step(self, step: int) -> tuple[float, float]:
+        """One PPO step; returns the mean reward of its consultations and the KL per token."""
+        watch = Stopwatch()
+        prompts = self.prompts.take(step, self.config.consultations)
+        consultations = self.fleet.rollout(
+            [(prompt, sample) for sample, prompt in enumerate(prompts)],
+            key=f"step-{step}",
+            seed=stable_seed(self.shop.config.seed, step),
+            chat=self.chat,
+            settings=self.settings,
+            timeout=self.config.rollout_timeout,
+        )
+        watch.lap("rollout")
+        asked = {prompt.id: prompt for prompt in prompts}
+        batch = RolloutBatch.of(consultations.trajectories)
+        scores = self.roles.score(batch)
+        watch.lap("score")
+        scored = [
+            score_turns(t, asked[t.prompt_id], raw[:, 0], self.scale, self.config.mix) for t, raw in zip(consultations.trajectories, scores, strict=True)
+        ]
+        agreement = estimate_advantages(batch, scored, self.kl.coefficient, self.config)
+        self._check(agreement, step)
+        watch.lap("advantages")
+        updated = self.roles.update(batch, self._mini_batches(len(batch), step), learn_policy=step >= self.config.critic_warmup)
+        self._count_skipped(updated, step)
+        watch.lap("update")
+        self.fleet.heal()
+        sync = self.shop.publish(self.roles.weights(self.shop.next_version()))
+        watch.lap("sync")
+        reward = self.record.write(step, consultations, asked, scored, batch, agreement, updated, sync, self.kl.coefficient, watch)
+        self.kl.update(agreement.kl, len(batch))
+        return reward, agreement.kl
+
+    def _mini_batches(self, count: int, step: int) -> list[list[list[int]]]:
+        """For each epoch a fresh shuffle of the trajectories, dealt into mini-batches."""
+        epochs = []
+        for epoch in range(self.config.epochs):
+            order = random.Random(f"{self.shop.config.seed}/{step}/{epoch}").sample(range(count), count)
+            deals = [order[i :: self.config.mini_batches] for i in range(self.config.mini_batches)]
+            epochs.append([deal for deal in deals if deal])
+        return epochs
+
+    def _check(self, agreement: Agreement, step: int) -> None:
+        if agreement.mismatch_mean > self.config.mismatch_bound:
+            raise ZjError(
+                f"step {step}: engine and trainer log-probs differ by {agreement.mismatch_mean:.2g} on average (largest {agreement.mismatch_max:.2g})",
+                where="ppo",
+                remedy="use the same dtype in both (model.dtype), or raise ppo.mismatch_bound",
+            )
+        if agreement.kl > self.config.kl_bound:
+            raise ZjError(
+                f"step {step}: the policy is {agreement.kl:.2g} nats per token from the reference, {self.config.kl_bound} are allowed",
+                where="ppo",
+                remedy="lower ppo.learning_rate, raise ppo.kl_coefficient, or raise ppo.kl_bound",
+            )
+
+    def _count_skipped(self, updated: Updated, step: int) -> None:
+        self.skipped += updated.critic.skipped + (updated.policy.skipped if updated.policy else 0)
+        if self.skipped > self.config.skipped_steps:
+            raise ZjError(
+                f"step {step}: {self.skipped} optimizer steps were dropped because a loss or gradient was not finite",
+                where="ppo",
+                remedy="lower the learning rates; `zj run` again resumes from the last checkpoint",
+            )
+
+    def _checkpoint(self, step: int) -> None:
+        draft = self.checkpoints.begin(step)
+        self.roles.save(draft)
+        state = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped, "record": self.record.state()}
+        self.checkpoints.commit(step, state)
+
+    def _resume(self) -> int:
+        """Go back to the newest checkpoint, if there is one; returns the step to go on with."""
+        found = self.checkpoints.latest()
+        step = 0
+        if found is not None:
+            step, folder, state = found
+            self.roles.load(folder)
+            self.kl.coefficient, self.skipped = state["kl_coefficient"], state["skipped"]
+            self.record.restore(state["record"])
+        self.record.truncate_after(step)
+        self.shop.publish(self.roles.weights(self.shop.next_version()))
+        return step

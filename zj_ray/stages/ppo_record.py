@@ -1,0 +1,165 @@
+"""What PPO writes down: metrics of every step, every consultation, and the figures of the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zj_ray.data.records import read_jsonl, write_jsonl
+from zj_ray.data.trajectory import Trajectory
+from zj_ray.fleet.fleet import Consultations, SyncReport
+from zj_ray.metrics import MetricLog
+from zj_ray.patients.case import Prompt
+from zj_ray.roles.batch import RolloutBatch
+from zj_ray.roles.roles import Updated
+from zj_ray.rules.mix import ScoredTurns
+from zj_ray.stages.advantages import Agreement
+
+
+class Stopwatch:
+    """Seconds of each phase of a step, in the order in which they end."""
+
+    def __init__(self) -> None:
+        self.started = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self.laps[f"seconds_{phase}"] = now - self._last
+        self._last = now
+
+
+class PPORecord:
+    def __init__(self, folder: Path, tensorboard: Path) -> None:
+        self.rollouts = folder / "rollouts.jsonl"
+        self.metrics = MetricLog(folder, tensorboard, "ppo")
+        self.rows: list[dict[str, float]] = []
+
+    def write(
+        self,
+        step: int,
+        consultations: Consultations,
+        prompts: Mapping[str, Prompt],
+        scored: Sequence[ScoredTurns],
+        batch: RolloutBatch,
+        agreement: Agreement,
+        updated: Updated,
+        sync: SyncReport,
+        kl_coefficient: float,
+        watch: Stopwatch,
+    ) -> float:
+        """Record one step; returns the mean reward of a consultation."""
+        trajectories = consultations.trajectories
+        self._append_rollouts(step, trajectories, prompts, scored)
+        turns = [turn for t in trajectories for turn in t.turns]
+        cases = [t for t in trajectories if prompts[t.prompt_id].kind == "case"]
+        generated = sum(batch.generated)
+        names = sorted({name for s in scored for part in s.parts for name in part})
+        parts = {f"rule_{name}": float(np.mean([p[name] for s in scored for p in s.parts if name in p])) for name in names}
+        row = {
+            "reward": float(np.mean([s.total for s in scored])),
+            "kl": agreement.kl,
+            "kl_coefficient": kl_coefficient,
+            "mismatch_mean": agreement.mismatch_mean,
+            "mismatch_max": agreement.mismatch_max,
+            "length": generated / len(turns),
+            "turns": len(turns) / len(trajectories),
+            "new_facts": float(np.mean([sum(len(turn.new_facts) for turn in t.turns) for t in cases])),
+            "finished": float(np.mean([turn.finished for turn in turns])),
+            "lost": float(len(consultations.lost)),
+            "retried_turns": float(sum(turn.attempts > 1 for turn in turns)),
+            "value_loss": updated.critic.loss,
+            "sync_bytes": float(sync.bytes),
+            "checksum_failures": float(sync.checksum_failures),
+            "engines": float(len(sync.confirmed)),
+            "weight_version": float(sync.version),
+            "generated_tokens": float(generated),
+            "tokens_per_second": sum(batch.lengths) / sum(watch.laps.values()),
+            **({f"policy_{k}": v for k, v in asdict(updated.policy).items()} if updated.policy else {}),
+            **({"clip_fraction": updated.policy.clip_fraction, "entropy": updated.policy.entropy} if updated.policy else {}),
+            **parts,
+            **watch.laps,
+        }
+        self.metrics.write(step + 1, row)
+        self.rows.append(row)
+        return row["reward"]
+
+    def _append_rollouts(
+        self, step: int, trajectories: Sequence[Trajectory], prompts: Mapping[str, Prompt], scored: Sequence[ScoredTurns]
+    ) -> None:
+        with self.rollouts.open("a", encoding="utf-8") as file:
+            for trajectory, score in zip(trajectories, scored, strict=True):
+                prompt = prompts[trajectory.prompt_id]
+                file.write(json.dumps(rollout_row(step + 1, trajectory, prompt, score), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate_after(self, step: int) -> None:
+        """Forget the steps after a checkpoint: they will be done again."""
+        self.metrics.truncate_after(step)
+        if self.rollouts.exists():
+            write_jsonl(self.rollouts, [row for _, row in read_jsonl(self.rollouts) if row["step"] <= step])
+
+    def state(self) -> list[dict[str, float]]:
+        return self.rows
+
+    def restore(self, state: list[dict[str, float]]) -> None:
+        self.rows = list(state)
+
+    def summary(self, checksum_failures: int) -> dict[str, Any]:
+        """The parts of summary.json that PPO answers for."""
+        rows = self.rows
+        seconds = sum(value for row in rows for name, value in row.items() if name.startswith("seconds_"))
+        return {
+            "ppo": {
+                "steps": len(rows),
+                "reward_first": rows[0]["reward"],
+                "reward_last": rows[-1]["reward"],
+                "kl_last": rows[-1]["kl"],
+                "tokens_per_second": sum(r["tokens_per_second"] * sum(v for n, v in r.items() if n.startswith("seconds_")) for r in rows) / seconds,
+            },
+            "weight_sync": {
+                "bytes": int(rows[-1]["sync_bytes"]),
+                "seconds": float(np.median([r["seconds_sync"] for r in rows])),
+                "checksum_failures": checksum_failures,
+            },
+            "logprob_mismatch": {
+                "mean_abs": float(np.mean([r["mismatch_mean"] for r in rows])),
+                "max_abs": max(r["mismatch_max"] for r in rows),
+            },
+        }
+
+
+def rollout_row(step: int, trajectory: Trajectory, prompt: Prompt, scored: ScoredTurns) -> dict[str, Any]:
+    """One consultation as a line of rollouts.jsonl."""
+    turns = [
+        {
+            "engine": turn.engine,
+            "weight_version": turn.weight_version,
+            "tokens": turn.end - turn.start,
+            "finished": turn.finished,
+            "new_facts": list(turn.new_facts),
+            "repeated": turn.repeated,
+            "attempts": turn.attempts,
+            "reward": reward,
+            "parts": parts,
+        }
+        for turn, reward, parts in zip(trajectory.turns, scored.rewards, scored.parts, strict=True)
+    ]
+    return {
+        "step": step,
+        "prompt_id": trajectory.prompt_id,
+        "kind": prompt.kind,
+        "sample": trajectory.sample,
+        "seed": trajectory.seed,
+        "reward": scored.total,
+        "messages": [message.as_dict() for message in trajectory.messages],
+        "turns": turns,
+    }

@@ -1,0 +1,41 @@
+"""Before the first stage: the data, the tokenizer and the model to start from. Quick, and skipped where it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zj_ray.config.schema import Config
+from zj_ray.data.clinic import write_clinic
+from zj_ray.data.datasets import load_dialogues, load_prompts, load_texts
+from zj_ray.data.tokenizer import load_tokenizer, train_tokenizer
+from zj_ray.progress import console
+from zj_ray.run import Run
+from zj_ray.stages.workshop import data_root
+from zj_ray.training.model import make_tiny
+
+
+def prepare(run: Run) -> None:
+    """Leave `data/`, `tokenizer/` and, without a base model, `base/` in the run folder. Every data row is validated here."""
+    config, root = run.config, data_root(run.folder, run.config)
+    if config.data.source == "clinic" and not (root / "train").is_dir():
+        counts = write_clinic(root, config.data.clinic)
+        console.print(f"synthetic clinic: {sum(counts.values())} rows in {root}")
+    texts, dialogues = load_texts(root, "train"), load_dialogues(root, "train")
+    for split in ("train", "valid"):
+        load_prompts(root, split)
+    load_dialogues(root, "valid")
+    folder = run.folder / "tokenizer"
+    if folder.is_dir():
+        return
+    if config.model.base is not None:
+        tokenizer = load_tokenizer(config.model.base)
+    else:
+        corpus = texts + [m.content for dialogue in dialogues for m in dialogue]
+        tokenizer = train_tokenizer(corpus, config.model.tiny.vocab_size, config.model.max_length)
+        _make_base(run.folder / "base", config, tokenizer)
+    tokenizer.save_pretrained(folder)
+
+
+def _make_base(folder: Path, config: Config, tokenizer: object) -> None:
+    make_tiny(config.model.tiny, tokenizer, config.model.max_length, config.seed).save_pretrained(folder)  # type: ignore[arg-type]
+    tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]

@@ -1,0 +1,35 @@
+"""What the supervised stages share: hand the examples to Ray Train, put the tokenizer beside the trained model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from zj_ray.config.schema import TrainConfig
+from zj_ray.stages.workshop import Workshop
+from zj_ray.training.examples import Examples
+from zj_ray.training.fit import fit
+from zj_ray.training.supervised import FitSpec
+
+
+def train(shop: Workshop, stage: str, objective: str, start: Path | str, examples: dict[str, Examples], config: TrainConfig) -> dict[str, Any]:
+    """Train on `examples["train"]`, measure on `examples["valid"]`, leave `STAGE/model`; the workers' result."""
+    folder = shop.run.stage(stage)
+    for split, part in examples.items():
+        part.save(folder / f"{split}.npz")
+    spec = FitSpec(
+        objective=objective,
+        stage=stage,
+        start=str(start),
+        folder=str(folder),
+        train=str(folder / "train.npz"),
+        valid=str(folder / "valid.npz"),
+        config=config,
+        model=shop.config.model,
+        seed=shop.config.seed,
+        tensorboard=str(shop.tensorboard),
+    )
+    result = fit(spec)
+    shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
+    return result

@@ -1,0 +1,82 @@
+"""What a stage works with: the run, its data, its tokenizer, and the rollout fleet that stages share.
+
+Starting vLLM engines costs more than a small stage's whole work, so the fleet outlives the stage that asked for it; a
+stage that needs the machines for itself releases it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zj_ray.config.schema import Config
+from zj_ray.data.chat import ChatFormat
+from zj_ray.data.tokenizer import load_tokenizer
+from zj_ray.errors import CheckpointError
+from zj_ray.fleet.fleet import Fleet, SyncReport
+from zj_ray.run import Run
+from zj_ray.weights.bucket import PublishedWeights
+from zj_ray.weights.folder import publish_folder
+
+
+class Workshop:
+    def __init__(self, run: Run) -> None:
+        self.run, self.config = run, run.config
+        self._fleet: Fleet | None = None
+        self._version = 0
+
+    @property
+    def data_root(self) -> Path:
+        return data_root(self.run.folder, self.config)
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.run.folder / "tensorboard"
+
+    def chat(self) -> ChatFormat:
+        return ChatFormat(load_tokenizer(self.run.folder / "tokenizer"))
+
+    def model(self, stage: str) -> Path:
+        """The model folder that an earlier stage left. Raises CheckpointError when that stage has not finished."""
+        if self.run.manifest(stage) is None:
+            raise CheckpointError(f"the {stage} stage has left no model", where=str(self.run.folder), remedy=f"run it first: zj run CONFIG --from {stage}")
+        return self.run.folder / stage / "model"
+
+    def base_model(self) -> str:
+        """Folder or hub id of the model that pre-training starts from."""
+        return self.config.model.base or str(self.run.folder / "base")
+
+    def launch_fleet(self, model: Path) -> Fleet:
+        """Engines for models shaped like `model`, starting up if they are not there; follow with `fleet`."""
+        if self._fleet is None:
+            self._fleet = Fleet(str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout)
+            self._fleet.launch()
+        return self._fleet
+
+    def fleet(self, model: Path) -> Fleet:
+        """The fleet with the weights of `model`, ready to serve."""
+        fleet = self.launch_fleet(model)
+        fleet.wait_ready()
+        fleet.heal()
+        self.publish(publish_folder(model, self.next_version()))
+        return fleet
+
+    def next_version(self) -> int:
+        """Weight versions only ever grow, across stages too: an engine's version names its weights."""
+        self._version += 1
+        return self._version
+
+    def publish(self, weights: PublishedWeights) -> SyncReport:
+        assert self._fleet is not None
+        report = self._fleet.publish(weights)
+        self.run.status(fleet=self._fleet.table())
+        return report
+
+    def release_fleet(self) -> None:
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+
+
+def data_root(run_folder: Path, config: Config) -> Path:
+    """Where train/ and valid/ lie: the clinic's texts inside the run, or the user's own folder."""
+    return run_folder / "data" if config.data.source == "clinic" else Path(config.data.root or "")

@@ -1,0 +1,213 @@
+"""One DeepSpeed rank: the only file that knows DeepSpeed.
+
+Losses are a token (or prompt) mean over the *whole* optimizer batch and all ranks. A caller hands in micro-batches whose
+losses are sums, and the denominator of the whole batch; so the gradient does not depend on the micro-batch size, the
+packing or the number of ranks. Every rank must bring the same number of micro-batches: the collectives count on it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zj_ray.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """total_steps: length of the cosine schedule; None keeps the learning rate constant after warm-up."""
+
+    learning_rate: float
+    clip_norm: float
+    zero_stage: int
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    total_steps: int | None = None
+    offload_optimizer: bool = False
+    dtype: str = "float32"
+
+
+def join_process_group(rank: int, world: int, address: str, port: int, timeout: float) -> None:
+    """Make this process a DeepSpeed rank; the backend is NCCL where it has a GPU, else gloo."""
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))
+    _deepspeed().init_distributed(dist_backend=_backend(), auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout))
+
+
+def adopt_process_group() -> None:
+    """Use the process group that Ray Train has already made."""
+    _deepspeed().init_distributed(dist_backend=_backend(), auto_mpi_discovery=False, verbose=False)
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def _deepspeed() -> Any:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    # Without this, init_distributed compiles a shared-memory extension for minutes on CPUs. The module must be taken
+    # from sys.modules: `import deepspeed.comm.torch` binds torch itself.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    return deepspeed
+
+
+def _schedule(spec: EngineSpec) -> Callable[[int], float]:
+    def factor(step: int) -> float:
+        if step < spec.warmup_steps:
+            return (step + 1) / spec.warmup_steps
+        if spec.total_steps is None:
+            return 1.0
+        progress = min((step - spec.warmup_steps) / max(spec.total_steps - spec.warmup_steps, 1), 1.0)
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+
+    return factor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """applied: false when loss or gradient was not finite and the step was dropped on every rank."""
+
+    applied: bool
+    grad_norm: float
+    learning_rate: float
+
+
+class TrainEngine:
+    """A model under DeepSpeed ZeRO with AdamW. All methods are collective: every rank must call them in the same order."""
+
+    def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
+        self.spec = spec
+        optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.95))
+        zero: dict[str, Any] = {"stage": spec.zero_stage}
+        if spec.offload_optimizer:
+            zero["offload_optimizer"] = {"device": "cpu"}
+        self.engine, _, _, _ = _deepspeed().initialize(
+            model=model,
+            optimizer=optimizer,
+            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec)),
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,  # boundaries are set by hand: a batch has as many rows as packing makes
+                "gradient_clipping": spec.clip_norm,
+                "bf16": {"enabled": spec.dtype == "bfloat16"},
+                "zero_optimization": zero,
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+                "steps_per_print": 10**9,
+            },
+            dist_init_required=False,
+        )
+        self.world = torch.distributed.get_world_size()
+        self.rank = torch.distributed.get_rank()
+        self.device = self.engine.device
+
+    @property
+    def module(self) -> nn.Module:
+        return self.engine.module
+
+    def train_batch(self, micro_batches: Sequence[Any], loss_of: Callable[[nn.Module, Any], Tensor], denominator: float) -> StepResult:
+        """One optimizer step. loss_of: the *summed* loss of a micro-batch; denominator: count over the whole batch and all ranks."""
+        self.engine.train()
+        finite = True
+        for i, micro in enumerate(micro_batches):
+            self.engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
+            # DeepSpeed averages gradients over ranks: multiply by their number to keep the sum.
+            loss = loss_of(self.engine, micro) * (self.world / denominator)
+            finite = finite and bool(torch.isfinite(loss.detach()))
+            self.engine.backward(loss, scale_wrt_gas=False)
+        finite = self._everywhere(finite and self._gradients_finite())
+        if not finite:
+            self._drop_gradients()
+            return StepResult(False, float("nan"), self.learning_rate)
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()  # None at stage 0, where DeepSpeed clips without telling
+        return StepResult(True, float("nan") if norm is None else float(norm), self.learning_rate)
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.engine.optimizer.param_groups[0]["lr"])
+
+    def _gradients_finite(self) -> bool:
+        # After the boundary's backward ZeRO has moved the reduced gradients into its own buffers; p.grad remains at stage 0.
+        from deepspeed.utils import safe_get_full_grad
+
+        probe = [safe_get_full_grad(p) for p in self.module.parameters() if p.requires_grad]
+        return all(bool(torch.isfinite(g).all()) for g in probe if g is not None)
+
+    def _drop_gradients(self) -> None:
+        self.engine.zero_grad()
+        self.engine.optimizer.zero_grad()
+
+    def _everywhere(self, flag: bool) -> bool:
+        votes = torch.tensor([1.0 if flag else 0.0], device=self.device)
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MIN)
+        return bool(votes.item())
+
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum of a few numbers over all ranks."""
+        total = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return [float(x) for x in total]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors (tied ones once), one at a time; valid until the next is taken. Gathers ZeRO-3 shards."""
+        for name, parameter in self.module.named_parameters():
+            if self.spec.zero_stage < 3:
+                yield name, parameter.detach()
+                continue
+            from deepspeed import zero
+
+            with zero.GatheredParameters([parameter], modifier_rank=None):
+                yield name, parameter.detach()
+
+    def save_hf(self, folder: Path, save: Callable[[nn.Module], None]) -> None:
+        """Every rank gathers, rank 0 runs `save` on the plain module."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.spec.zero_stage == 3:
+            from deepspeed import zero
+
+            with zero.GatheredParameters(list(self.module.parameters()), modifier_rank=None):
+                if self.rank == 0:
+                    save(self.module)
+        elif self.rank == 0:
+            save(self.module)
+        torch.distributed.barrier()
+
+    def save_checkpoint(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
+        """Weights, optimizer, schedule and this rank's random state under `folder`."""
+        self.engine.save_checkpoint(str(folder), tag="state", client_state=extra or {}, save_latest=False)
+        torch.save(random_state(), folder / f"random-rank{self.rank}.pt")
+        torch.distributed.barrier()
+
+    def load_checkpoint(self, folder: Path) -> dict[str, Any]:
+        """Restore what `save_checkpoint` wrote at the same number of ranks; returns `extra`."""
+        if not (folder / "state").is_dir():
+            raise CheckpointError("this is no training checkpoint", where=str(folder), remedy="delete the folder to start the stage afresh")
+        path, extra = self.engine.load_checkpoint(str(folder), tag="state")
+        if path is None:
+            raise CheckpointError(f"rank {self.rank} finds no state in it", where=str(folder), remedy="resume with the same number of ranks")
+        restore_random_state(torch.load(folder / f"random-rank{self.rank}.pt", weights_only=False))
+        return dict(extra)
+
+
+def random_state() -> dict[str, Any]:
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])

@@ -1,0 +1,135 @@
+"""Models as the trainers see them: packed rows in, a few numbers per chosen position out.
+
+Both wrappers take a packed row (several documents end to end, `position_ids` restarting at 0) and `use_cache=False`:
+with the cache on, transformers does not see the packing and the documents leak into each other silently.
+Logits are computed only at the positions asked for: the vocabulary is the widest matrix of a small model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from zj_ray.config.schema import ModelConfig, TinyConfig
+from zj_ray.errors import CheckpointError
+
+HEADS = ("overall", "safety", "professionalism", "fluency")
+
+
+def make_tiny(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int) -> LlamaForCausalLM:
+    """An untrained Llama with tied embeddings, small enough to train on a laptop."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=tiny.hidden_size,
+        intermediate_size=tiny.intermediate_size,
+        num_hidden_layers=tiny.layers,
+        num_attention_heads=tiny.heads,
+        num_key_value_heads=tiny.heads,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def load_causal_lm(path: str | Path, model: ModelConfig) -> nn.Module:
+    """A causal LM from an HF folder or hub id. Raises CheckpointError naming the folder."""
+    lm = _from_pretrained(AutoModelForCausalLM, path, model)
+    if model.gradient_checkpointing:
+        lm.gradient_checkpointing_enable()
+    return lm
+
+
+def _from_pretrained(kind: Any, path: str | Path, model: ModelConfig) -> Any:
+    try:
+        loaded, info = kind.from_pretrained(str(path), dtype=getattr(torch, model.dtype), output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"the model can't be loaded: {reason}", where=str(path), remedy="give an HF model folder (config.json and safetensors) or a hub id"
+        ) from error
+    if info["missing_keys"] or info.get("mismatched_keys"):
+        lacking = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", [])]))
+        raise CheckpointError(
+            f"{len(lacking)} weights are missing or of another shape, the first is {lacking[0]!r}",
+            where=str(path),
+            remedy="the folder holds a checkpoint of another architecture than its config.json says",
+        )
+    return loaded
+
+
+class TokenLogprobs(nn.Module):
+    """A causal LM that answers with the log-probs of chosen tokens of a packed row."""
+
+    def __init__(self, lm: nn.Module) -> None:
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """input_ids, position_ids: `[1, row]`; index: `[n]` positions of the tokens in question, none the first of its document.
+
+        Returns their log-probs and the entropies of the distributions they were drawn from, both `[n]`, float32.
+        """
+        logits = self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1).logits[0]
+        logits = logits.float() / temperature
+        distribution = torch.log_softmax(logits, dim=-1)
+        chosen = distribution.gather(1, input_ids[0, index][:, None])[:, 0]
+        with torch.no_grad():
+            entropy = -(distribution.exp() * distribution).sum(-1)
+        return chosen, entropy
+
+
+class ScalarHeads(nn.Module):
+    """A trunk with linear heads on its last hidden states: reward model (four heads) or critic (one)."""
+
+    def __init__(self, trunk: nn.Module, heads: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.Linear(trunk.config.hidden_size, heads, dtype=torch.float32)  # type: ignore[union-attr, arg-type]
+        nn.init.normal_(self.heads.weight, std=0.02)
+        nn.init.zeros_(self.heads.bias)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor) -> Tensor:
+        """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`."""
+        hidden = self.trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        return self.heads(hidden[0, index].float())
+
+    def save(self, folder: Path) -> None:
+        self.trunk.save_pretrained(folder)  # type: ignore[operator]
+        save_file({k: v.contiguous() for k, v in self.heads.state_dict().items()}, folder / "heads.safetensors")
+        (folder / "heads.json").write_text(json.dumps({"heads": list(HEADS[: self.heads.out_features])}))
+
+
+def new_heads(lm_folder: str | Path, heads: int, model: ModelConfig, seed: int) -> ScalarHeads:
+    """The trunk of a causal LM with fresh heads."""
+    torch.manual_seed(seed)
+    trunk = load_causal_lm(lm_folder, model).get_decoder()  # type: ignore[operator]
+    return ScalarHeads(trunk, heads)
+
+
+def load_heads(folder: str | Path, model: ModelConfig, only: int | None = None) -> ScalarHeads:
+    """What `ScalarHeads.save` wrote. only: keep the first so many heads (a critic starts from the overall one)."""
+    weights = Path(folder) / "heads.safetensors"
+    if not weights.is_file():
+        raise CheckpointError("this is no reward model: heads.safetensors is missing", where=str(folder), remedy="run the reward stage first")
+    state = load_file(weights)
+    loaded = ScalarHeads(_from_pretrained(AutoModel, folder, model), only or state["weight"].shape[0])
+    if model.gradient_checkpointing:
+        loaded.trunk.gradient_checkpointing_enable()  # type: ignore[operator]
+    loaded.heads.load_state_dict({name: tensor[:only] if only else tensor for name, tensor in state.items()})
+    return loaded
+
+
+def architecture(path: str | Path) -> str:
+    """One line to compare two checkpoints by: class, width, depth and vocabulary."""
+    config = AutoConfig.from_pretrained(str(path))
+    return f"{config.model_type} hidden={config.hidden_size} layers={config.num_hidden_layers} vocabulary={config.vocab_size}"

@@ -1,0 +1,170 @@
+"""What a supervised stage learns: the next token, or the order of K answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zj_ray.algorithms.balance import pack, partition
+from zj_ray.algorithms.ranking_loss import pair_outcomes, ranking_loss
+from zj_ray.config.schema import ModelConfig, RewardTrainConfig, TrainConfig
+from zj_ray.training.engine import TrainEngine
+from zj_ray.training.examples import Examples
+from zj_ray.training.model import HEADS, ScalarHeads, TokenLogprobs, load_causal_lm, new_heads
+from zj_ray.training.packing import make_row
+from zj_ray.training.rows import Row, plan_rows
+
+
+class Objective:
+    """The differences between the supervised stages. A *unit* is what must stay in one row: a document, or all answers of a prompt."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def build(self, path: str, model: ModelConfig, seed: int) -> nn.Module:
+        raise NotImplementedError
+
+    def units(self, examples: Examples) -> list[list[int]]:
+        raise NotImplementedError
+
+    def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
+        """This rank's rows of a batch (the same number on every rank) and the denominator of the whole batch's loss."""
+        raise NotImplementedError
+
+    def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
+        """Summed loss of one row; zero, with a gradient path, for an empty one."""
+        raise NotImplementedError
+
+    def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> Callable[[nn.Module], None]:
+        raise NotImplementedError
+
+    def describe(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
+        """What later stages must know of the trained model."""
+        return {}
+
+
+class TokenObjective(Objective):
+    """Pre-training and SFT: cross-entropy of the tokens with loss, a mean over all of them in the batch."""
+
+    def build(self, path: str, model: ModelConfig, seed: int) -> nn.Module:
+        return TokenLogprobs(load_causal_lm(path, model))
+
+    def units(self, examples: Examples) -> list[list[int]]:
+        return [[i] for i in range(len(examples))]
+
+    def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
+        rows = plan_rows([len(examples.token_ids[i]) for i in documents], engine.world, self.config.micro_batch_tokens)[engine.rank]
+        return [[documents[i] for i in row] for row in rows], float(sum(len(examples.positions[i]) for i in documents))
+
+    def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
+        packed = make_row(examples.token_ids, row or [0]).to(engine.device)
+        index = packed.index([examples.positions[i] for i in row] if row else [np.zeros(0)])
+        logprobs, _ = engine.engine(packed.input_ids, packed.position_ids, index.to(engine.device))
+        return -logprobs.sum()
+
+    def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
+        """Mean loss [nats per token] and perplexity on held-out documents."""
+        engine.engine.eval()
+        rows, _ = self.micro_batches(examples, range(len(examples)), engine)
+        with torch.no_grad():
+            losses = [float(self.loss(engine, examples, row)) for row in rows]
+        total, count = engine.sum_over_ranks([sum(losses), sum(len(examples.positions[i]) for row in rows for i in row)])
+        return {"loss": total / count, "perplexity": math.exp(min(total / count, 50.0)), "tokens": int(count)}
+
+    def save(self, folder: Path) -> Callable[[nn.Module], None]:
+        return lambda module: module.lm.save_pretrained(folder)  # type: ignore[union-attr, operator]
+
+
+class RankingObjective(Objective):
+    """The reward model: pairwise loss over the K answers of a prompt, overall and on each aspect; every prompt weighs the same."""
+
+    config: RewardTrainConfig
+
+    def build(self, path: str, model: ModelConfig, seed: int) -> nn.Module:
+        return new_heads(path, len(HEADS), model, seed)
+
+    def units(self, examples: Examples) -> list[list[int]]:
+        assert examples.groups is not None
+        return [np.flatnonzero(examples.groups == g).tolist() for g in np.unique(examples.groups)]
+
+    def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
+        assert examples.groups is not None
+        groups: dict[int, list[int]] = {}
+        for i in documents:
+            groups.setdefault(int(examples.groups[i]), []).append(i)
+        prompts = list(groups.values())
+        sizes = [sum(len(examples.token_ids[i]) for i in prompt) for prompt in prompts]
+        shares = partition(sizes, engine.world)
+        plans = [[[share[i] for i in row] for row in pack([sizes[i] for i in share], self.config.micro_batch_tokens)] for share in shares]
+        mine = [[i for p in row for i in prompts[p]] for row in plans[engine.rank]]
+        return mine + [[]] * (max(map(len, plans)) - len(mine)), float(len(prompts))
+
+    def _scores(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
+        packed = make_row(examples.token_ids, row or [0]).to(engine.device)
+        index = packed.index([examples.positions[i] for i in row] if row else [np.zeros(0)])
+        return engine.engine(packed.input_ids, packed.position_ids, index.to(engine.device))
+
+    def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
+        scores = self._scores(engine, examples, row)
+        total = scores.sum() * 0.0
+        for members, ranks in self._prompts(examples, row):
+            ours = scores[members]
+            losses = [ranking_loss(ours[:, head], ranks[:, head].to(ours.device)) for head in range(len(HEADS))]
+            total = total + losses[0] + self.config.aspect_weight * sum(losses[1:]) / len(losses[1:])
+        return total
+
+    def _prompts(self, examples: Examples, row: Row) -> list[tuple[list[int], Tensor]]:
+        """For each prompt in the row: where its answers stand in the row's scores, and their ranks `[K, heads]`."""
+        assert examples.groups is not None and examples.ranks is not None
+        found = []
+        for group in dict.fromkeys(int(examples.groups[i]) for i in row):
+            members = [k for k, i in enumerate(row) if examples.groups[i] == group]
+            found.append((members, torch.from_numpy(examples.ranks[[row[k] for k in members]])))
+        return found
+
+    def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
+        """Loss, pair accuracy of the overall head, and its score of every held-out answer, in the documents' order."""
+        engine.engine.eval()
+        rows, prompts = self.micro_batches(examples, range(len(examples)), engine)
+        loss, right, pairs = 0.0, 0, 0
+        overall = np.zeros(len(examples))
+        with torch.no_grad():
+            for row in rows:
+                loss += float(self.loss(engine, examples, row))
+                scores = self._scores(engine, examples, row).cpu()
+                outcomes = [pair_outcomes(scores[members, 0], ranks[:, 0]) for members, ranks in self._prompts(examples, row)]
+                right, pairs = right + sum(r for r, _ in outcomes), pairs + sum(p for _, p in outcomes)
+                overall[row] = scores[: len(row), 0]
+        total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks([loss, right, pairs, *overall])
+        return {"loss": total_loss / prompts, "pair_accuracy": total_right / max(total_pairs, 1), "pairs": int(total_pairs), "scores": all_scores}
+
+    def save(self, folder: Path) -> Callable[[nn.Module], None]:
+        def write(module: nn.Module) -> None:
+            assert isinstance(module, ScalarHeads)
+            module.save(folder)
+
+        return write
+
+    def describe(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
+        """Mean and standard deviation of the overall score on the training answers: the scale that PPO normalises with."""
+        engine.engine.eval()
+        rows, _ = self.micro_batches(examples, range(len(examples)), engine)
+        with torch.no_grad():
+            scores = [self._scores(engine, examples, row)[:, 0] for row in rows if row]
+        flat = torch.cat(scores).double() if scores else torch.zeros(0, dtype=torch.float64)
+        count, total, squares = engine.sum_over_ranks([len(flat), float(flat.sum()), float((flat**2).sum())])
+        mean = total / count
+        return {"score_mean": mean, "score_deviation": math.sqrt(max(squares / count - mean**2, 0.0))}
+
+
+def make_objective(name: str, config: TrainConfig) -> Objective:
+    return {"tokens": TokenObjective, "rankings": RankingObjective}[name](config)

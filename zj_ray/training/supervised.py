@@ -1,0 +1,149 @@
+"""The loop of every supervised stage, as each Ray Train worker runs it: pre-training, SFT and reward model.
+
+What differs between them is an `Objective`: how documents make a batch, and the summed loss of a packed row.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from zj_ray.config.schema import ModelConfig, TrainConfig
+from zj_ray.metrics import MetricLog
+from zj_ray.training.checkpoint import CheckpointStore
+from zj_ray.training.engine import EngineSpec, TrainEngine, adopt_process_group
+from zj_ray.training.examples import Examples
+from zj_ray.training.objective import Objective, make_objective
+
+
+@dataclass(frozen=True)
+class FitSpec:
+    """Everything a worker needs. start: model folder; folder: the stage's; train, valid: files written by `Examples.save`."""
+
+    objective: str  # "tokens" or "rankings"
+    stage: str
+    start: str
+    folder: str
+    train: str
+    valid: str
+    config: TrainConfig
+    model: ModelConfig
+    seed: int
+    tensorboard: str
+
+
+def worker(payload: dict[str, Any]) -> None:
+    """One rank, from its model to the exported folder. Resumes at the newest checkpoint of the stage."""
+    spec: FitSpec = payload["spec"]
+    torch.set_num_threads(spec.config.threads)
+    adopt_process_group()
+    train, valid = Examples.load(Path(spec.train)), Examples.load(Path(spec.valid))
+    objective = make_objective(spec.objective, spec.config)
+    steps = plan_steps(train, objective, spec)
+    engine = TrainEngine(objective.build(spec.start, spec.model, spec.seed), _engine_spec(spec, len(steps)))
+    loop = _Loop(spec, engine, objective, train, valid)
+    result = loop.run(steps)
+    if engine.rank == 0:
+        (Path(spec.folder) / "result.json").write_text(json.dumps(result))
+    ray.train.report({"finished": 1.0})
+
+
+def plan_steps(train: Examples, objective: Objective, spec: FitSpec) -> list[list[int]]:
+    """The documents of every optimizer step, decided by the seed alone: a resumed run reads the same batches."""
+    steps: list[list[int]] = []
+    whole, part = divmod(spec.config.epochs, 1)
+    for epoch in range(math.ceil(spec.config.epochs)):
+        batches = list(_batches(train, objective.units(train), spec.config.batch_tokens, random.Random(f"{spec.seed}/{epoch}")))
+        steps += batches if epoch < whole else batches[: max(1, round(part * len(batches)))]
+    return steps[: spec.config.max_steps]
+
+
+def _batches(train: Examples, units: list[list[int]], batch_tokens: int, order: random.Random) -> Iterator[list[int]]:
+    shuffled = order.sample(units, len(units))
+    batch: list[int] = []
+    tokens = 0
+    for unit in shuffled:
+        size = sum(len(train.token_ids[i]) for i in unit)
+        if batch and tokens + size > batch_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch = batch + unit
+        tokens += size
+    yield batch
+
+
+def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
+    config = spec.config
+    return EngineSpec(
+        learning_rate=config.learning_rate,
+        clip_norm=config.clip_norm,
+        zero_stage=config.zero_stage,
+        weight_decay=config.weight_decay,
+        warmup_steps=math.ceil(config.warmup * steps),
+        total_steps=steps,
+        offload_optimizer=config.offload_optimizer,
+        dtype=spec.model.dtype,
+    )
+
+
+class _Loop:
+    def __init__(self, spec: FitSpec, engine: TrainEngine, objective: Objective, train: Examples, valid: Examples) -> None:
+        self.spec, self.engine, self.objective, self.train, self.valid = spec, engine, objective, train, valid
+        self.folder = Path(spec.folder)
+        self.checkpoints = CheckpointStore(self.folder / "checkpoints", keep=2)
+        self.log = MetricLog(self.folder, Path(spec.tensorboard), spec.stage) if engine.rank == 0 else None
+
+    def run(self, steps: list[list[int]]) -> dict[str, Any]:
+        found = self.checkpoints.latest()
+        done, before = 0, None
+        if found is not None:
+            done, path, state = found
+            self.engine.load_checkpoint(path)
+            before = state["before"]
+        if before is None:
+            before = self.objective.evaluate(self.engine, self.valid)
+        if self.log is not None:
+            self.log.truncate_after(done)
+        for number in range(done, len(steps)):
+            self._step(number, steps[number], total=len(steps))
+            if (number + 1) % self.spec.config.save_every == 0 and number + 1 < len(steps):
+                self._save(number + 1, before)
+        after = self.objective.evaluate(self.engine, self.valid)
+        self.engine.save_hf(self.folder / "model", self.objective.save(self.folder / "model"))
+        return {"before": before, "after": after, "steps": len(steps), "extra": self.objective.describe(self.engine, self.train)}
+
+    def _step(self, number: int, documents: list[int], total: int) -> None:
+        started = time.monotonic()
+        micro, denominator = self.objective.micro_batches(self.train, documents, self.engine)
+        loss_sum = 0.0
+
+        def loss_of(_: Any, rows: Any) -> torch.Tensor:
+            nonlocal loss_sum
+            loss = self.objective.loss(self.engine, self.train, rows)
+            loss_sum += float(loss.detach())
+            return loss
+
+        result = self.engine.train_batch(micro, loss_of, denominator)
+        [loss_total] = self.engine.sum_over_ranks([loss_sum])
+        tokens = sum(len(self.train.token_ids[i]) for i in documents)
+        if self.log is not None:
+            seconds = time.monotonic() - started
+            figures = {"loss": loss_total / denominator, "grad_norm": result.grad_norm, "lr": result.learning_rate, "tokens_per_second": tokens / seconds}
+            self.log.write(number + 1, {**figures, "skipped": float(not result.applied), "total_steps": total})
+
+    def _save(self, step: int, before: dict[str, Any]) -> None:
+        draft = [str(self.checkpoints.begin(step)) if self.engine.rank == 0 else ""]
+        torch.distributed.broadcast_object_list(draft)
+        self.engine.save_checkpoint(Path(draft[0]))
+        if self.engine.rank == 0:
+            self.checkpoints.commit(step, {"before": before})
+        torch.distributed.barrier()

@@ -1,0 +1,76 @@
+"""Weights as a few large checksummed buffers: one Ray object each, shared by all engines of a node without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+BUCKET_BYTES = 256 << 20
+ALIGNMENT = 64  # so that every tensor is a valid view of its buffer
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bucket: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class WeightManifest:
+    """What is in the buckets. version: the number of policy updates behind these weights."""
+
+    version: int
+    entries: tuple[WeightEntry, ...]
+    checksums: tuple[str, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A manifest and the Ray object references of its buckets (`uint8` arrays), in order."""
+
+    manifest: WeightManifest
+    buckets: tuple[Any, ...]
+
+
+def checksum(bucket: np.ndarray) -> str:
+    return xxhash.xxh3_128_hexdigest(memoryview(bucket))
+
+
+def pack_weights(named: Iterable[tuple[str, Tensor]], version: int, bucket_bytes: int = BUCKET_BYTES) -> tuple[WeightManifest, list[np.ndarray]]:
+    """Copy tensors into `uint8` buckets of about `bucket_bytes` (a larger tensor has a bucket of its own)."""
+    entries: list[WeightEntry] = []
+    buckets: list[bytearray] = []
+    for name, tensor in named:
+        raw = tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy()
+        if not buckets or (buckets[-1] and len(buckets[-1]) + len(raw) > bucket_bytes):
+            buckets.append(bytearray())
+        bucket = buckets[-1]
+        bucket += bytes(-len(bucket) % ALIGNMENT)
+        entries.append(WeightEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), len(buckets) - 1, len(bucket)))
+        bucket += memoryview(raw)
+    arrays = [np.frombuffer(b, np.uint8) for b in buckets]
+    return WeightManifest(version, tuple(entries), tuple(map(checksum, arrays)), sum(map(len, arrays))), arrays
+
+
+def corrupted(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> list[int]:
+    """Numbers of the buckets whose bytes are not those that were packed."""
+    return [i for i, (bucket, wanted) in enumerate(zip(buckets, manifest.checksums, strict=True)) if checksum(bucket) != wanted]
+
+
+def unpack_weights(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> Iterator[tuple[str, Tensor]]:
+    """Named tensors as views of the buckets, which may be read-only: copy before writing."""
+    for entry in manifest.entries:
+        dtype = getattr(torch, entry.dtype)
+        count = int(np.prod(entry.shape, dtype=np.int64))
+        part = buckets[entry.bucket][entry.offset : entry.offset + count * dtype.itemsize]
+        yield entry.name, torch.frombuffer(memoryview(part), dtype=dtype).reshape(entry.shape)
