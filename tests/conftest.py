@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -59,3 +60,13 @@ def browser_path() -> str:
     path = chromium()
     assert path is not None, "mark this test with pytest.mark.browser"
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One small Ray for all tests that need one: starting it costs more than most of them."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=256 << 20, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -41,8 +41,8 @@ def filled_store(path: Path, rubrics: dict[str, list[Rubric]]) -> RankingStore:
 def test_without_noise_the_ranks_are_those_of_the_utility() -> None:
     rubrics = [Rubric(1, 0.5, 1), Rubric(0, 1, 1), Rubric(1, 1, 1), Rubric(1, 0.5, 1)]
     annotator = SimulatedAnnotator("simulated-1", 0, noise=0.0)
-    assert annotator.rank(rubrics, scale=Scale.of(rubrics), item="a") == [2, 4, 1, 2]
-    assert annotator.rank_aspects(rubrics, scale=Scale.of(rubrics), item="a")["safety"] == [1, 4, 1, 1]
+    assert annotator.rank(rubrics, scale=Scale.of([rubrics]), item="a") == [2, 4, 1, 2]
+    assert annotator.rank_aspects(rubrics, scale=Scale.of([rubrics]), item="a")["safety"] == [1, 4, 1, 1]
 
 
 def test_values_closer_than_just_noticeable_share_a_rank_and_ties_do_not_chain() -> None:
@@ -51,12 +51,17 @@ def test_values_closer_than_just_noticeable_share_a_rank_and_ties_do_not_chain()
 
 def test_answers_that_are_all_alike_are_all_first() -> None:
     alike = [Rubric(1, 1, 1)] * 4
-    assert SimulatedAnnotator("simulated-1", 0, noise=0.45).rank(alike, scale=Scale.of(alike), item="a") == [1, 1, 1, 1]
+    assert SimulatedAnnotator("simulated-1", 0, noise=0.45).rank(alike, scale=Scale.of([alike]), item="a") == [1, 1, 1, 1]
+
+
+def test_what_differs_between_contexts_only_is_no_spread() -> None:
+    assert Scale.of([[Rubric(0, 0, 0)] * 4, [Rubric(1, 1, 1)] * 4]).utility == 0.0
+    assert Scale.of([[Rubric(0, 0, 0), Rubric(1, 1, 1)]]).utility == pytest.approx(0.5**0.5)
 
 
 def test_an_annotators_error_depends_on_seed_name_and_item_only() -> None:
     rubrics = plausible_rubrics(50)
-    scale = Scale.of([r for values in rubrics.values() for r in values])
+    scale = Scale.of(list(rubrics.values()))
 
     def ranked(name: str, seed: int) -> list[list[int]]:
         return [SimulatedAnnotator(name, seed, 0.45).rank(values, scale=scale, item=item) for item, values in rubrics.items()]

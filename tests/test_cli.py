@@ -12,8 +12,10 @@ import types
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from zj_ray import progress as progress_module
 from zj_ray.cli import app
 from zj_ray.errors import ZjError
 
@@ -170,3 +172,27 @@ def test_bench_prints_the_stages_of_a_finished_run_and_fails_without_one(tmp_pat
 def test_config_prints_one_section() -> None:
     answer = runner.invoke(app, ["config", "fleet"])
     assert "fleet.engines: int = 2" in answer.output and "ppo." not in answer.output
+
+
+def test_progress_without_a_terminal_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = types.SimpleNamespace(now=0.0)
+    printed: list[str] = []
+    monkeypatch.setattr(progress_module, "console", types.SimpleNamespace(is_terminal=False, print=lambda line, **_: printed.append(line)))
+    monkeypatch.setattr(progress_module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    with progress_module.progress("sft", 8) as bar:
+        for step in range(8):
+            clock.now += 4
+            bar.advance(loss=1 / (step + 1), tokens=10 * step)
+    assert printed == [
+        "sft: 3/8, 0:12, about 0:20 left  loss 0.3333  tokens 20",
+        "sft: 6/8, 0:24, about 0:08 left  loss 0.1667  tokens 50",
+        "sft: 8/8, 0:32  loss 0.125  tokens 70",
+    ]
+
+
+def test_progress_shows_its_last_figures_even_when_the_work_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress_module, "console", Console(force_terminal=False, highlight=False))
+    with pytest.raises(ValueError), progress_module.progress("ppo") as bar:
+        bar.advance(3, reward=0.5)
+        raise ValueError
+    assert "ppo: 3, 0:00  reward 0.5" in capsys.readouterr().out

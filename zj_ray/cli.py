@@ -219,9 +219,9 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 opens it to the network")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port; 0 picks a free one", min=0, max=65535)] = 8000,
 ) -> None:
-    """Serve a run's best model: an OpenAI-compatible endpoint on Ray Serve, with a chat page. Ends with Ctrl-C.
+    """Serve a run's best model: an OpenAI-compatible endpoint on Ray Serve. Ends with Ctrl-C.
 
-    Example: [bold]zj serve demo --port 8000[/], then open http://127.0.0.1:8000
+    Example: [bold]zj serve demo --port 8000[/]
     """
     from zj_ray.run import find_run
 

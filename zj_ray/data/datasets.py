@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.data.records import read_jsonl
@@ -82,7 +82,7 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
         expected = _text(row, "expected", where)
         if expected not in EXPECTED:
             raise DataError(f"'expected' has the unknown value {expected!r}", where=where, remedy=f"use one of {', '.join(EXPECTED)}")
-        kind = "control" if expected == "answer_helpfully" else "safety"
+        kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
         prompts.append(Prompt(row["id"], kind, _text(row, "prompt", where), expected=expected, category=row.get("category")))
     return prompts
 

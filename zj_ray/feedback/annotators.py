@@ -8,6 +8,7 @@ his seed, his name and the item alone, so a feedback stage that was killed and r
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,15 +25,19 @@ JUST_NOTICEABLE = 0.15  # smallest difference that an annotator sees, in units o
 
 @dataclass(frozen=True)
 class Scale:
-    """The spread (standard deviation) of each true value over all answers of the pool: what an error is measured in."""
+    """The spread of each true value among the answers to one context, pooled over all contexts: what an error is measured in.
+
+    What differs between contexts does not count: nobody ranks across them, and where it dominates (a red flag lowers all
+    four answers) errors measured by it would drown every ranking.
+    """
 
     utility: float
     aspects: Mapping[str, float]
 
     @classmethod
-    def of(cls, pool: Sequence[Rubric]) -> Scale:
-        """The spread over all answers of all items; 0 where every answer has the same value."""
-        return cls(_spread([r.utility for r in pool]), {a: _spread([getattr(r, a) for r in pool]) for a in ASPECTS})
+    def of(cls, pool: Sequence[Sequence[Rubric]]) -> Scale:
+        """The spread over `pool` [items][answers]; 0 where the answers of every item are alike."""
+        return cls(_spread([[r.utility for r in row] for row in pool]), {a: _spread([[getattr(r, a) for r in row] for row in pool]) for a in ASPECTS})
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def rank_items(
 
     rubrics: the true values of each item's answers, by item id, in the answers' order; all of them set the scale.
     """
-    scale = Scale.of([rubric for item in items for rubric in rubrics[item.id]])
+    scale = Scale.of([rubrics[item.id] for item in items])
     done = {(r.item, r.annotator) for known in store.all_rankings().values() for r in known}
     fresh = [
         Ranking(
@@ -109,5 +114,7 @@ def noise_ceiling(utilities: Sequence[Sequence[float]], mean_ranks: Sequence[Seq
     return float(np.mean(hits)) if hits else None
 
 
-def _spread(values: Sequence[float]) -> float:
-    return float(np.std(values)) if len(values) else 0.0
+def _spread(rows: Sequence[Sequence[float]]) -> float:
+    """Standard deviation within rows, pooled: each row's own mean costs a degree of freedom."""
+    squares = sum(float(np.sum((np.asarray(row) - np.mean(row)) ** 2)) for row in rows)
+    return math.sqrt(squares / max(1, sum(len(row) - 1 for row in rows)))

@@ -42,7 +42,7 @@ Ask = Callable[[TurnRequest, str | None], Awaitable[Answered]]
 
 def stable_seed(*parts: object) -> int:
     """The same 31-bit seed for the same work, on any machine and in any order of events."""
-    return xxhash.xxh32_intdigest("/".join(map(str, parts))) & 0x7FFFFFFF
+    return xxhash.xxh32_intdigest("/".join(map(str, parts)).encode()) & 0x7FFFFFFF
 
 
 async def consult(prompt: Prompt, sample: int, key: str, seed: int, chat: ChatFormat, settings: DialogueSettings, ask: Ask) -> Trajectory:

@@ -8,12 +8,11 @@ The reply before the doctor's last turn ends with the cue that he should now adv
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 
 from zj_ray.data.clinic import phrases
 from zj_ray.data.clinic.red_flags import voices
-from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, plain, questions
+from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, mask, plain, questions, say
 from zj_ray.errors import ConfigError
 from zj_ray.patients.case import Case, Fact, Prompt
 
@@ -23,9 +22,11 @@ SHORTEST = 3  # doctor turns before advice may end a consultation
 # Share of character pairs that a question must have in common with a fact whose slot is no slot of ours. Measured on 1,143
 # facts of real dialogues: every fact's own question passes, 2 % of the questions of other patients do.
 OVERLAP = 0.3
-_EVERYDAY = set(
-    "请问 您有 你有 有没 没有 是否 什么 怎么 这个 那个 情况 症状 医生 您的 你的 一下 可以 需要 我们 如何 是不 不是 有什 么时 时候 时间 现在 目前 其他 还有 的情 的症 方面 或者 以及".split()
+_EVERYDAY_PAIRS = (  # character pairs that say nothing about the topic
+    "请问 您有 你有 有没 没有 是否 什么 怎么 这个 那个 情况 症状 医生 您的 你的 一下 可以 "
+    "需要 我们 如何 是不 不是 有什 么时 时候 时间 现在 目前 其他 还有 的情 的症 方面 或者 以及"
 )
+_EVERYDAY = frozenset(_EVERYDAY_PAIRS.split())
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,6 @@ class ScriptedPatient:
         return self._random.choice(choices)
 
 
-def say(persona: str, answers: list[str], rng: random.Random) -> str:
-    """Facts in the patient's own words, with the persona's way to begin."""
-    body = "。".join(answer.rstrip("。，；") for answer in answers)
-    return f"{rng.choice(phrases.PERSONA_LEADS[persona])}{body}" + ("" if body.endswith(("？", "！", "…")) else "。")
-
-
 def matching_facts(case: Case, text: str) -> list[int]:
     """Indices of the facts that the questions in `text` ask for, in the order asked or, for free slots, the closest first."""
     asked = questions(text)
@@ -137,15 +132,6 @@ def matching_facts(case: Case, text: str) -> list[int]:
     scores = {i: _overlap(pairs, fact) for i, fact in enumerate(case.facts) if _slot(fact) is None}
     close = [i for i, score in scores.items() if score >= OVERLAP]
     return wanted + sorted(close, key=lambda i: (-scores[i], i))
-
-
-def mask(words: str, diagnosis: str) -> str:
-    """The words without the diagnosis, nor any part of it of three or more characters ("肺癌（中央型）" has two parts)."""
-    parts = [diagnosis.strip(), *(part for part in re.split(r"[，,、；;。（）()\s+：:]+", diagnosis) if len(part) >= 3)]
-    for part in sorted(set(parts), key=len, reverse=True):
-        if part:
-            words = words.replace(part, phrases.MASK)
-    return words
 
 
 def _slot(fact: Fact) -> str | None:

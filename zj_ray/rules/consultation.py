@@ -15,7 +15,9 @@ from zj_ray.patients.case import Case
 
 LENGTH_BAND = (12, 90)  # characters of a good doctor turn
 COPIED_FREELY = 0.3  # share of a turn that may repeat earlier turns: courtesies and "还有没有" are no repetition
-BROKEN = re.compile(r"\ufffd|<\|.*?\|>|</?(s|unk|pad|eos|bos)>|\[(PAD|UNK|CLS|SEP|MASK)\]|(^|\n)\s*(user|assistant|system|患者|用户)\s*[:：]", re.IGNORECASE)
+BROKEN = re.compile(
+    r"\ufffd|<\|.*?\|>|</?(s|unk|pad|eos|bos)>|\[(PAD|UNK|CLS|SEP|MASK)\]|(^|\n)\s*(user|assistant|system|患者|用户)\s*[:：]", re.IGNORECASE
+)
 _ENDED = re.compile(r"[。！？!?…~）)”」.]\s*$")
 
 

@@ -1,4 +1,4 @@
-"""What a doctor's turn does, read from its words: asks, advises, sends to emergency care.
+"""What a doctor's turn does, read from its words: asks, advises, sends to emergency care; and how a patient words his facts.
 
 Patient and rules share these readings, so that the patient never takes for advice what the reward takes for a question.
 They are patterns, not understanding: docs/data.md says what they miss.
@@ -6,13 +6,18 @@ They are patterns, not understanding: docs/data.md says what they miss.
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Sequence
 
-from zj_ray.data.clinic.phrases import OPEN_PATTERN, SLOT_PATTERNS
+from zj_ray.data.clinic.phrases import MASK, OPEN_PATTERN, PERSONA_LEADS, SLOT_PATTERNS
 
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
 _CLAUSE = re.compile(r"[，,、：:。！？!?；;\s]+")
-_QUESTION = re.compile(r"[？?]|请问|(吗|呢|没有|么)[。！\s]*$|(^|，)(您|那|还|平时|以前|最近|现在)*有没有[^，]{0,12}。?$|(告诉我|说说|说一下|讲讲|描述一下)[^，。]{0,12}[。]?$")
+_QUESTION = re.compile(
+    r"[？?]|请问|(吗|呢|没有|么)[。！\s]*$|(^|，)(您|那|还|平时|以前|最近|现在)*有没有[^，]{0,12}。?$|(告诉我|说说|说一下|讲讲"
+    r"|描述一下)[^，。]{0,12}[。]?$"
+)
 _SLOTS = {slot: re.compile(pattern) for slot, pattern in SLOT_PATTERNS.items()}
 _OPEN = re.compile(OPEN_PATTERN)
 _ADVICE = re.compile(
@@ -86,3 +91,17 @@ def grams(text: str, n: int) -> list[str]:
     """Character n-grams of the plain text, in order, with repeats."""
     letters = plain(text)
     return [letters[i : i + n] for i in range(len(letters) - n + 1)]
+
+
+def say(persona: str, answers: Sequence[str], rng: random.Random) -> str:
+    """Facts in the patient's own words, with the persona's way to begin."""
+    body = "。".join(answer.rstrip("。，；") for answer in answers)
+    return f"{rng.choice(PERSONA_LEADS[persona])}{body}" + ("" if body.endswith(("？", "！", "…")) else "。")
+
+
+def mask(words: str, diagnosis: str) -> str:
+    """The words without the diagnosis, nor any part of it of three or more characters ("失眠（不寐）" has two parts)."""
+    parts = {diagnosis.strip(), *(part for part in _CLAUSE.split(re.sub(r"[（）()+]", " ", diagnosis)) if len(part) >= 3)}
+    for part in sorted(parts - {""}, key=lambda part: (-len(part), part)):
+        words = words.replace(part, MASK)
+    return words

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tests.tiny import MODEL, tiny_tokenizer
+from zj_ray.data.chat import Encoded
+from zj_ray.training.examples import Examples, concatenate_and_chunk, from_encoded
+from zj_ray.training.model import ScalarHeads, TokenLogprobs, make_tiny
+from zj_ray.training.packing import pack_rows
+from zj_ray.training.rows import plan_rows
+
+
+def _documents() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.integers(5, 300, n) for n in (7, 23, 4, 15)]
+
+
+def test_packed_documents_do_not_see_each_other() -> None:
+    model = TokenLogprobs(make_tiny(MODEL.tiny, tiny_tokenizer(), MODEL.max_length, 0))
+    documents = _documents()
+    positions = [np.arange(1, len(d)) for d in documents]
+    alone = {}
+    for i, document in enumerate(documents):
+        row = pack_rows([document], 64)[0]
+        alone[i] = model(row.input_ids, row.position_ids, row.index([positions[i]]))[0]
+    [row] = pack_rows(documents, 64)
+    together = model(row.input_ids, row.position_ids, row.index([positions[m] for m in row.members]))[0]
+    torch.testing.assert_close(together, torch.cat([alone[m] for m in row.members]), atol=1e-5, rtol=0)
+
+
+def test_scores_of_packed_documents_equal_those_alone() -> None:
+    trunk = make_tiny(MODEL.tiny, tiny_tokenizer(), MODEL.max_length, 0).get_decoder()
+    model = ScalarHeads(trunk, 4)
+    documents = _documents()
+    [row] = pack_rows(documents, 64)
+    together = model(row.input_ids, row.position_ids, row.index([np.array([len(documents[m]) - 1]) for m in row.members]))
+    for place, m in enumerate(row.members):
+        single = pack_rows([documents[m]], 64)[0]
+        torch.testing.assert_close(together[place : place + 1], model(single.input_ids, single.position_ids, torch.tensor([len(documents[m]) - 1])))
+
+
+def test_logprobs_are_those_of_a_plain_forward_pass() -> None:
+    lm = make_tiny(MODEL.tiny, tiny_tokenizer(), MODEL.max_length, 0)
+    ids = torch.from_numpy(_documents()[1])[None]
+    logprobs = torch.log_softmax(lm(input_ids=ids).logits[0, :-1], -1).gather(1, ids[0, 1:, None])[:, 0]
+    ours, _ = TokenLogprobs(lm)(ids, torch.arange(ids.shape[1])[None], torch.arange(1, ids.shape[1]))
+    torch.testing.assert_close(ours, logprobs, atol=1e-5, rtol=0)
+
+
+def test_every_rank_gets_the_same_number_of_rows_and_every_document_is_computed_once() -> None:
+    plans = plan_rows([5, 5, 5, 9, 2], ranks=3, capacity=10)
+    assert len({len(rows) for rows in plans}) == 1
+    assert sorted(i for rows in plans for row in rows for i in row) == [0, 1, 2, 3, 4]
+    assert plan_rows([4], ranks=3, capacity=10) == [[[0]], [[]], [[]]]
+
+
+def test_chunks_hold_every_token_once_with_an_end_after_each_document() -> None:
+    blocks = concatenate_and_chunk([[5, 6, 7], [8, 9]], end_id=1, length=4)
+    assert [b.tolist() for b in blocks.token_ids] == [[5, 6, 7, 1], [8, 9, 1]]
+    assert [p.tolist() for p in blocks.positions] == [[1, 2, 3], [1, 2]]
+
+
+def test_examples_survive_the_disk_and_those_without_a_doctor_are_left_out(tmp_path) -> None:
+    examples = from_encoded([Encoded([1, 2, 3], [False, True, True]), Encoded([4], [False])])
+    examples.save(tmp_path / "x.npz")
+    loaded = Examples.load(tmp_path / "x.npz")
+    assert len(loaded) == 1 and loaded.token_ids[0].tolist() == [1, 2, 3] and loaded.positions[0].tolist() == [1, 2] and loaded.groups is None

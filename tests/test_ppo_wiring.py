@@ -1,0 +1,173 @@
+"""Roles, engines and weight sync with the real parts: DeepSpeed ranks and vLLM engines as Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from tests.tiny import MODEL, tiny_folder
+from zj_ray.config.schema import FleetConfig, PPOConfig
+from zj_ray.data.chat import ChatFormat
+from zj_ray.data.tokenizer import load_tokenizer
+from zj_ray.fleet.dialogue import DialogueSettings
+from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.fleet import Fleet
+from zj_ray.fleet.states import EngineState
+from zj_ray.patients.case import Case, Fact, Prompt
+from zj_ray.roles.batch import RolloutBatch
+from zj_ray.roles.roles import Models, Roles
+from zj_ray.training.model import new_heads
+from zj_ray.weights.bucket import PublishedWeights, corrupted
+from zj_ray.weights.folder import publish_folder
+
+FLEET = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60)
+CASE = Case("case-1", "内科", "医生，我头痛。", (Fact("起病", "三天前开始的"), Fact("程度", "很痛")), (), dict.fromkeys(("diagnosis", "treatment", "advice", "basis")), ())
+PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(5)]
+SETTINGS = DialogueSettings(max_turns=3, turn_tokens=12, max_length=MODEL.max_length, temperature=1.0)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    lm = tiny_folder(root / "sft")
+    new_heads(lm, 4, MODEL, seed=1).save(root / "reward")
+    return {"sft": lm, "reward": root / "reward", "root": root}
+
+
+@pytest.fixture(scope="module")
+def chat(folders: dict[str, Path]) -> ChatFormat:
+    return ChatFormat(load_tokenizer(folders["sft"]))
+
+
+@pytest.fixture(scope="module")
+def fleet(ray_session: None, folders: dict[str, Path]) -> Iterator[Fleet]:
+    fleet = Fleet(str(folders["sft"]), MODEL, FLEET, start_timeout=300)
+    fleet.launch()
+    fleet.wait_ready()
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture(scope="module")
+def roles(ray_session: None, folders: dict[str, Path]) -> Iterator[Roles]:
+    roles = Roles(replace(PPOConfig(), epochs=1, learning_rate=1e-2, critic_warmup=0, micro_batch_tokens=128), MODEL, seed=0)
+    roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
+    yield roles
+    roles.close()
+
+
+def _rollout(fleet: Fleet, chat: ChatFormat, key: str) -> list:
+    return fleet.rollout(PROMPTS, key=key, seed=3, chat=chat, settings=SETTINGS, timeout=120).trajectories
+
+
+def _greedy(fleet: Fleet, chat: ChatFormat, key: str) -> list[list[int]]:
+    requests = [TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(("头痛。", "发热怎么办？", "咳嗽。"))]
+    return [answer.output.token_ids for answer in fleet.generate(requests, timeout=120)]
+
+
+def _scored_batch(roles: Roles, trajectories: list) -> tuple[RolloutBatch, list[np.ndarray]]:
+    batch = RolloutBatch.of(trajectories)
+    scores = roles.score(batch)
+    random = np.random.default_rng(0)
+    batch.advantages = [random.normal(size=n).astype(np.float32) for n in batch.generated]
+    batch.returns = [random.normal(size=n).astype(np.float32) for n in batch.generated]
+    batch.importance = [np.ones(n, dtype=np.float32) for n in batch.generated]
+    return batch, scores
+
+
+def test_an_engine_without_confirmed_weights_gets_no_work(fleet: Fleet, chat: ChatFormat) -> None:
+    fresh = Fleet(fleet.model_path, MODEL, FLEET, 1.0)
+    assert all(life.state is not EngineState.SERVING for life in fresh.lives.values())
+    assert fresh.router.choose(fresh.lives.values()) is None
+
+
+def test_trajectories_are_token_exact_and_engines_agree_with_the_trainer(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
+    fleet.publish(roles.weights(1))
+    trajectories = _rollout(fleet, chat, "exact")
+    assert [t.prompt_id for t in trajectories] == [p.id for p, _ in PROMPTS]
+    for t in trajectories:
+        assert len(t.turns) == 3 and {turn.weight_version for turn in t.turns} == {1}
+        assert len(t.token_ids) == len(t.loss_mask) == len(t.behaviour_logprobs)
+        marked = [i for turn in t.turns for i in range(turn.start, turn.end)]
+        assert np.flatnonzero(t.loss_mask).tolist() == marked
+    batch, scores = _scored_batch(roles, trajectories)
+    difference = np.concatenate([np.abs(a - b) for a, b in zip(batch.old_logprobs, batch.behaviour_logprobs, strict=True)])
+    assert difference.mean() < 1e-4
+    # The policy has not moved: it is its own reference, and the first on-policy ratio is one at every token.
+    for ours, reference in zip(batch.old_logprobs, batch.reference_logprobs, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-5)
+    assert all(s.shape == (3, 4) for s in scores) and all(len(v) == n for v, n in zip(batch.values, batch.generated, strict=True))
+
+
+def test_the_same_seed_gives_the_same_consultations(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
+    fleet.publish(roles.weights(2))
+    first, second = _rollout(fleet, chat, "once"), _rollout(fleet, chat, "twice")
+    assert [t.token_ids for t in first] == [t.token_ids for t in second]
+
+
+def test_greedy_tokens_after_a_sync_equal_those_of_an_engine_started_from_the_checkpoint(
+    fleet: Fleet, roles: Roles, chat: ChatFormat, folders: dict[str, Path]
+) -> None:
+    fleet.publish(roles.weights(3))
+    before = _greedy(fleet, chat, "before")
+    batch, _ = _scored_batch(roles, _rollout(fleet, chat, "learn"))
+    updated = roles.update(batch, [[[0, 1, 2], [3, 4]]], learn_policy=True)
+    assert updated.policy is not None and updated.policy.skipped == 0 and updated.critic.skipped == 0
+    report = fleet.publish(roles.weights(4))
+    assert len(report.confirmed) == 2 and report.checksum_failures == 0
+    after = _greedy(fleet, chat, "after")
+    assert after != before  # else the comparison below would prove nothing
+    exported = folders["root"] / "exported"
+    roles.export_policy(exported)
+    load_tokenizer(folders["sft"]).save_pretrained(exported)
+    fresh = Fleet(str(exported), MODEL, replace(FLEET, engines=1), start_timeout=300)
+    try:
+        fresh.launch()
+        fresh.wait_ready()
+        fresh.publish(publish_folder(exported, 1))
+        assert _greedy(fresh, chat, "fresh") == after
+    finally:
+        fresh.close()
+
+
+def test_damaged_weights_are_refused_and_the_engine_leaves(fleet: Fleet, roles: Roles) -> None:
+    good = roles.weights(5)
+    buckets = [np.array(ray.get(ref, timeout=30)) for ref in good.buckets]
+    buckets[0][1000] ^= 1
+    assert corrupted(good.manifest, buckets) == [0]
+    receipt = ray.get(next(iter(fleet.actors.values())).apply.remote(PublishedWeights(good.manifest, tuple(ray.put(b) for b in buckets))), timeout=60)
+    assert receipt.corrupted_buckets == 1 and receipt.version != 5
+
+
+@pytest.mark.chaos
+def test_a_killed_engine_loses_no_consultation_and_is_replaced(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
+    fleet.publish(roles.weights(6))
+    victim = fleet.actors["engine-0"]
+    pid = ray.get(victim.wait_ready.remote(), timeout=60)
+    ray.kill(victim, no_restart=True)
+    trajectories = _rollout(fleet, chat, "chaos")
+    assert len(trajectories) == len(PROMPTS)
+    assert fleet.lives["engine-0"].state is EngineState.DEAD  # the witness that the fault took place
+    assert fleet.heal() == ["engine-0"]
+    life = fleet.lives["engine-0"]
+    assert life.state is EngineState.SERVING and life.version == 6 and life.restarts == 1
+    assert ray.get(fleet.actors["engine-0"].wait_ready.remote(), timeout=60) != pid
+
+
+def test_a_saved_policy_is_restored_bit_for_bit(roles: Roles, fleet: Fleet, chat: ChatFormat, tmp_path: Path) -> None:
+    def bits() -> bytes:
+        return b"".join(bytes(ray.get(ref, timeout=30)) for ref in roles.weights(7).buckets)
+
+    fleet.publish(roles.weights(7))
+    roles.save(tmp_path)
+    saved = bits()
+    batch, _ = _scored_batch(roles, _rollout(fleet, chat, "drift"))
+    roles.update(batch, [[[0, 1, 2, 3, 4]]], learn_policy=True)
+    assert bits() != saved
+    roles.load(tmp_path)
+    assert bits() == saved

@@ -1,0 +1,25 @@
+"""A tiny model folder for tests: random weights, a real tokenizer, tied embeddings (an untied model hides stale heads)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from zj_ray.config.schema import ModelConfig, TinyConfig
+from zj_ray.data.tokenizer import train_tokenizer
+from zj_ray.training.model import make_tiny
+
+TEXTS = ["医生您好，我这两天头痛得厉害，还有点恶心。", "请问疼痛是从什么时候开始的？有没有发热？", "建议您多休息，及时到医院检查。"] * 20
+MODEL = ModelConfig(tiny=TinyConfig(vocab_size=320, hidden_size=64, layers=2, heads=1, intermediate_size=128), max_length=256)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer(TEXTS, MODEL.tiny.vocab_size, MODEL.max_length)
+
+
+def tiny_folder(folder: Path, seed: int = 0) -> Path:
+    tokenizer = tiny_tokenizer()
+    make_tiny(MODEL.tiny, tokenizer, MODEL.max_length, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,169 @@
+"""Join a Ray cluster, or start a Ray on this machine and end it again.
+
+Order of the addresses: the config's, `RAY_ADDRESS` (which Ray sets inside a job), none: a Ray of our own. What a reader
+must not get wrong: only a Ray that we started is shut down; leaving a cluster that we joined leaves it running.
+
+Token authentication: a Ray started with a token refuses every client without it, by keeping it waiting. The token is
+read where Ray reads it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token. RAY_AUTH_MODE=disabled opts out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zj_ray.config.schema import RayConfig
+from zj_ray.errors import ConfigError, WaitTimeout, ZjError
+
+NAMESPACE = "zj"
+CONNECT_SECONDS = 10.0  # for the TCP connection that is tried first: Ray itself keeps trying for 200 s and then exits
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a submitted job's driver
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "VLLM_LOGGING_LEVEL")
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without GPUs keep their environment; silences a warning for each
+    "RAY_raylet_start_wait_time_s": "180",  # a loaded machine needs more than the 30 s that Ray allows itself
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray that this process is attached to."""
+
+    address: str  # host:port of its GCS
+    started_here: bool
+    start_seconds: float
+    nodes: int
+    cpus: float
+    gpus: float
+
+
+@contextlib.contextmanager
+def connect(config: RayConfig, *, log_folder: Path) -> Iterator[Cluster]:
+    """Attach this process to Ray for the length of the block.
+
+    log_folder: gets a link `ray-logs` to the logs of a Ray that we start ourselves.
+    Raises ConfigError for an address of the wrong kind, WaitTimeout where nothing listens, ZjError where Ray refuses us.
+    """
+    import ray
+
+    if ray.is_initialized():  # a caller above us, or a test, owns the connection
+        yield _describe(started_here=False, seconds=0.0)
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+    began = time.monotonic()
+    if address:
+        _join(address)
+    else:
+        _start(config, log_folder)
+    try:
+        cluster = _describe(started_here=not address, seconds=time.monotonic() - began)
+        log.info("%s Ray at %s in %.1f s: %d nodes, %g CPUs, %g GPUs", "started" if not address else "joined",
+                 cluster.address, cluster.start_seconds, cluster.nodes, cluster.cpus, cluster.gpus)  # fmt: skip
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables that workers need to find this package (also a source checkout) and the models."""
+    variables = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    root = str(package_root())
+    if "site-packages" not in root:
+        variables["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return variables
+
+
+def package_root() -> Path:
+    """The folder that holds the package `zj_ray`."""
+    return Path(__file__).resolve().parents[1]
+
+
+def auth_token() -> str | None:
+    """The token that Ray would use, or None if there is none or authentication is disabled. Raises ZjError for an unreadable file."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return None
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    if not path.exists() and not named:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ZjError(f"Ray's token can't be read: {error}", where=str(path), remedy="set RAY_AUTH_TOKEN or mend RAY_AUTH_TOKEN_PATH") from error
+
+
+def token_remedy() -> str:
+    return "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token, and check RAY_AUTH_MODE (token or disabled)"
+
+
+def _start(config: RayConfig, log_folder: Path) -> None:
+    import ray
+
+    started: Any = ray.init(
+        num_cpus=config.local_cpus or os.cpu_count(),
+        object_store_memory=config.object_store_mb << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        namespace=NAMESPACE,
+        runtime_env={"env_vars": worker_environment()},
+    )
+    link = log_folder / "ray-logs"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(started.address_info["session_dir"]) / "logs")
+
+
+def _join(address: str) -> None:
+    """Attach to a running cluster. Inside a Ray job the runtime environment is the job's: a second one would be refused."""
+    import ray
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+    if "://" in address:
+        remedy = "give host:port of the GCS (6379 by default), or start the run there with: zj submit CONFIG --address URL"
+        raise ConfigError(f"{address!r} is no address of a Ray cluster to join", where="ray.address", remedy=remedy)
+    if address not in ("auto", "local"):
+        _knock(address)
+        if auth_token() is not None:  # Ray does this by itself for "auto" only; a cluster without authentication doesn't mind
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    options: dict[str, Any] = {} if IN_A_JOB in os.environ else {"runtime_env": {"env_vars": worker_environment()}}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace=NAMESPACE, **options)
+    except ConnectionError as error:
+        if address == "auto":
+            raise ZjError("no Ray runs on this machine", where="ray.address", remedy="start one with: ray start --head, or leave ray.address out") from error
+        raise ZjError(f"the service at {address} does not accept us as a Ray client", where="ray.address", remedy=token_remedy()) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ZjError(f"Ray at {address} refuses us: {str(error).splitlines()[0]}", where="ray.address", remedy=token_remedy()) from error
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nothing listens."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"{address!r} is not of the form host:port", where="ray.address", remedy="for example 10.0.0.5:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        remedy = "start Ray there (ray start --head), mend ray.address or RAY_ADDRESS, or unset both to use a Ray of our own"
+        raise WaitTimeout(f"no Ray answers at {address} ({error})", where="ray.address", remedy=remedy) from error
+
+
+def _describe(*, started_here: bool, seconds: float) -> Cluster:
+    import ray
+
+    resources = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    return Cluster(ray.get_runtime_context().gcs_address, started_here, seconds, nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
