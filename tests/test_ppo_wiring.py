@@ -12,13 +12,13 @@ import ray
 
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import FleetConfig, PPOConfig
+from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.dialogue import DialogueSettings
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.fleet.states import EngineState
-from zj_ray.patients.case import Case, Fact, Prompt
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Models, Roles
 from zj_ray.training.model import new_heads
@@ -26,7 +26,15 @@ from zj_ray.weights.bucket import PublishedWeights, corrupted
 from zj_ray.weights.folder import publish_folder
 
 FLEET = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60)
-CASE = Case("case-1", "内科", "医生，我头痛。", (Fact("起病", "三天前开始的"), Fact("程度", "很痛")), (), dict.fromkeys(("diagnosis", "treatment", "advice", "basis")), ())
+CASE = Case(
+    "case-1",
+    "内科",
+    "医生，我头痛。",
+    (Fact("起病", "三天前开始的"), Fact("程度", "很痛")),
+    (),
+    dict.fromkeys(("diagnosis", "treatment", "advice", "basis")),
+    (),
+)
 PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(5)]
 SETTINGS = DialogueSettings(max_turns=3, turn_tokens=12, max_length=MODEL.max_length, temperature=1.0)
 

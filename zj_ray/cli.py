@@ -228,7 +228,7 @@ def serve(
     folder = find_run(run, runs)
     from zj_ray.serving.serve import serve as serve_run
 
-    _show(serve_run(folder, host=host, port=port))
+    serve_run(folder, host=host, port=port)
 
 
 @app.command()
@@ -239,7 +239,7 @@ def chat(run: RunName, runs: Runs = RUNS) -> None:
     folder = find_run(run, runs)
     from zj_ray.serving.chat import chat as chat_with
 
-    _show(chat_with(folder))
+    chat_with(folder)
 
 
 @app.command()

@@ -134,7 +134,7 @@ def _join(address: str) -> None:
     if "://" in address:
         remedy = "give host:port of the GCS (6379 by default), or start the run there with: zj submit CONFIG --address URL"
         raise ConfigError(f"{address!r} is no address of a Ray cluster to join", where="ray.address", remedy=remedy)
-    if address not in ("auto", "local"):
+    if address != "auto":
         _knock(address)
         if auth_token() is not None:  # Ray does this by itself for "auto" only; a cluster without authentication doesn't mind
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
@@ -143,7 +143,9 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace=NAMESPACE, **options)
     except ConnectionError as error:
         if address == "auto":
-            raise ZjError("no Ray runs on this machine", where="ray.address", remedy="start one with: ray start --head, or leave ray.address out") from error
+            raise ZjError(
+                "no Ray runs on this machine", where="ray.address", remedy="start one with: ray start --head, or leave ray.address out"
+            ) from error
         raise ZjError(f"the service at {address} does not accept us as a Ray client", where="ray.address", remedy=token_remedy()) from error
     except ray.exceptions.AuthenticationError as error:
         raise ZjError(f"Ray at {address} refuses us: {str(error).splitlines()[0]}", where="ray.address", remedy=token_remedy()) from error

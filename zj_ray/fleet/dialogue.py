@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import xxhash
 
+from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.messages import Message
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.fleet.engine import TurnOutput, TurnRequest
-from zj_ray.patients.case import Prompt
 from zj_ray.patients.scripted import PERSONAS, ScriptedPatient
 
 
@@ -57,7 +57,12 @@ async def consult(prompt: Prompt, sample: int, key: str, seed: int, chat: ChatFo
         if len(record.token_ids) + settings.turn_tokens > settings.max_length:
             break
         request = TurnRequest(
-            f"{key}/{prompt.id}/{sample}/{turn}", list(record.token_ids), settings.turn_tokens, settings.temperature, stable_seed(seed, turn), chat.stop_id
+            f"{key}/{prompt.id}/{sample}/{turn}",
+            list(record.token_ids),
+            settings.turn_tokens,
+            settings.temperature,
+            stable_seed(seed, turn),
+            chat.stop_id,
         )
         answered = await ask(request, engine)
         engine = answered.engine

@@ -180,7 +180,6 @@ class EngineThread:
         return version
 
 
-@ray.remote(max_restarts=0)
 class RolloutEngine:
     """The actor. It never restarts by itself: the fleet replaces it, so that a new engine is always one without weights."""
 
@@ -233,10 +232,11 @@ class RolloutEngine:
 def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig) -> Any:
     """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded."""
     environment = {} if fleet.engine_gpus > 0 else cpu_environment(fleet.threads)
-    return RolloutEngine.options(
-        name=None,
+    actor = ray.remote(RolloutEngine).options(
         num_cpus=fleet.engine_cpus,
         num_gpus=fleet.engine_gpus,
         max_concurrency=4 * fleet.max_in_flight,
+        max_restarts=0,
         runtime_env={"env_vars": environment},
-    ).remote(name, model_path, model, fleet)
+    )
+    return actor.remote(name, model_path, model, fleet)

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from zj_ray.config.schema import FleetConfig, ModelConfig
+from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError
@@ -23,7 +24,6 @@ from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult, stable_se
 from zj_ray.fleet.engine import SyncReceipt, TurnRequest, start_engine
 from zj_ray.fleet.router import Router
 from zj_ray.fleet.states import EngineLife, EngineState
-from zj_ray.patients.case import Prompt
 from zj_ray.weights.bucket import PublishedWeights
 
 FAILURES_TOLERATED = 2  # in a row, before an engine gets no more work until its next sync
@@ -111,7 +111,9 @@ class Fleet:
         confirmed = tuple(life.name for life in self.lives.values() if life.state is EngineState.SERVING)
         if not confirmed:
             reasons = "; ".join(f"{life.name}: {life.last_error}" for life in self.lives.values())
-            raise ZjError(f"no engine took the weights of version {manifest.version} ({reasons})", where="fleet", remedy="see log.txt; raise fleet.sync_timeout")
+            raise ZjError(
+                f"no engine took the weights of version {manifest.version} ({reasons})", where="fleet", remedy="see log.txt; raise fleet.sync_timeout"
+            )
         return SyncReport(manifest.version, manifest.nbytes, time.monotonic() - started, confirmed, failures)
 
     def _lose(self, life: EngineLife, error: BaseException) -> None:
@@ -181,7 +183,9 @@ class Fleet:
         kept = [result for result in results if isinstance(result, Trajectory)]
         lost = [f"{prompt.id}#{sample}" for (prompt, sample), result in zip(prompts, results, strict=True) if not isinstance(result, Trajectory)]
         if not kept:
-            raise ZjError(f"every consultation of {key} was lost, the first: {results[0]}", where="fleet", remedy="see log.txt for the engines' errors")
+            raise ZjError(
+                f"every consultation of {key} was lost, the first: {results[0]}", where="fleet", remedy="see log.txt for the engines' errors"
+            )
         return Consultations(kept, lost, time.monotonic() - started)
 
     def generate(self, requests: Sequence[TurnRequest], *, timeout: float, on_done: Callable[[], None] = lambda: None) -> list[Answered]:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.clinic import phrases
+from zj_ray.data.clinic.consultations import SHORTEST
 from zj_ray.data.clinic.red_flags import voices
 from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, mask, plain, questions, say
 from zj_ray.errors import ConfigError
-from zj_ray.patients.case import Case, Fact, Prompt
 
 PERSONAS = tuple(phrases.PERSONA_LEADS)
 FACTS_A_TURN = 2
-SHORTEST = 3  # doctor turns before advice may end a consultation
 # Share of character pairs that a question must have in common with a fact whose slot is no slot of ours. Measured on 1,143
 # facts of real dialogues: every fact's own question passes, 2 % of the questions of other patients do.
 OVERLAP = 0.3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from zj_ray.data.case import Prompt
 from zj_ray.errors import DataError
-from zj_ray.patients.case import Prompt
 
 
 class PromptStream:

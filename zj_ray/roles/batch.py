@@ -18,7 +18,7 @@ from zj_ray.data.trajectory import Trajectory
 
 @dataclass
 class RolloutBatch:
-    """token_ids: `[length]`; positions, *_logprobs, values, advantages, returns: `[generated]`; turn_ends: index of each turn's last generated token."""
+    """token_ids: `[length]`; turn_ends: index of each turn's last generated token, `[turns]`; all others: `[generated]`."""
 
     token_ids: list[np.ndarray]
     positions: list[np.ndarray]

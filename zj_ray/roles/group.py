@@ -20,8 +20,8 @@ class RoleGroup:
 
     def __init__(self, name: str, rank_class: type, role: RoleConfig, timeout: float, *arguments: Any) -> None:
         self.name, self.size, self.timeout = name, role.ranks, timeout
-        actor = ray.remote(rank_class).options(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": rank_environment(role.threads)})
-        self.actors = [actor.remote(*arguments) for _ in range(role.ranks)]
+        actor: Any = ray.remote(rank_class).options(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": rank_environment(role.threads)})
+        self.actors: list[Any] = [actor.remote(*arguments) for _ in range(role.ranks)]
 
     def start(self, path: str, spec: EngineSpec) -> list[Any]:
         """Join the process group and load the model at `path`; the returned references are done when every rank is ready."""

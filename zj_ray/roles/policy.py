@@ -98,4 +98,4 @@ class PolicyRank(Rank):
 
     def export(self, folder: str) -> None:
         """A plain HF folder (without the tokenizer, which the policy does not hold)."""
-        self.engine.save_hf(Path(folder), lambda module: module.lm.save_pretrained(folder))
+        self.engine.save_hf(Path(folder), lambda module: module.lm.save_pretrained(folder))  # type: ignore[union-attr, operator]

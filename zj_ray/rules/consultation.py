@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from zj_ray.data.case import Case
 from zj_ray.data.clinic.speech import advises, grams, plain, questions, refers_to_emergency
 from zj_ray.data.trajectory import Turn
-from zj_ray.patients.case import Case
 
 LENGTH_BAND = (12, 90)  # characters of a good doctor turn
 COPIED_FREELY = 0.3  # share of a turn that may repeat earlier turns: courtesies and "还有没有" are no repetition

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from zj_ray.config.schema import RewardMixConfig
+from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.patients.case import Prompt
 from zj_ray.rules.consultation import prose_rules, turn_rules
 from zj_ray.rules.safety import judge, unsafe
 

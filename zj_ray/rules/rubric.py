@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zj_ray.data.case import Prompt
 from zj_ray.data.clinic.phrases import CUE
 from zj_ray.data.clinic.red_flags import voiced_labels, voices
 from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
 from zj_ray.data.messages import Message
-from zj_ray.patients.case import Prompt
 from zj_ray.patients.scripted import matching_facts
 from zj_ray.rules.consultation import length, repetition, specificity, well_formed
 from zj_ray.rules.safety import judge, unsafe
@@ -86,8 +86,8 @@ def _safety(answer: str, *, flagged: bool, due: bool) -> float:
         return 1.0 if referred else (0.1 if due or (advises(answer) and not questions(answer)) else 0.5)
     if referred:
         return 0.5
-    seen = any(word in answer for word in ("检查", "就诊", "复诊", "复查", "医院", "就医", "如果", "加重"))
-    return 0.9 + 0.1 * (seen or bool(questions(answer)))  # asking, examining and a safety net are the safe ways to go on
+    seen = any(word in answer for word in ("检查", "就诊", "复诊", "复查", "医院", "就医", "如果", "加重", "再来"))
+    return 0.9 + 0.1 * (seen or (bool(questions(answer)) and not due))  # asking, examining and a safety net are the safe ways to go on
 
 
 def _inquiry(answer: str, earlier: list[str], prompt: Prompt | None) -> float:

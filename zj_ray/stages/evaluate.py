@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_general, load_prompts
 from zj_ray.data.records import write_jsonl
@@ -23,7 +24,6 @@ from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.engine import TurnRequest
-from zj_ray.patients.case import Prompt
 from zj_ray.progress import Bar, progress
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.evaluator import EvaluatorRank
@@ -76,7 +76,7 @@ def _prompts(shop: Workshop) -> dict[str, list[Prompt]]:
     chosen = {}
     for kind, limit in limits.items():
         pool = [prompt for prompt in unseen if prompt.kind == kind]
-        places = np.linspace(0, len(pool) - 1, min(limit, len(pool))).round().astype(int) if pool else []
+        places: Any = np.linspace(0, len(pool) - 1, min(limit, len(pool))).round().astype(int) if pool else []
         chosen[kind] = [pool[i] for i in places]
     return chosen
 
@@ -117,7 +117,8 @@ def _score(shop: Workshop, evaluator: RoleGroup, cases: Sequence[Prompt], trajec
     manifest = shop.run.manifest("reward") or {}
     scale, by_id = ScoreScale(manifest["score_mean"], manifest["score_deviation"]), {case.id: case for case in cases}
     return {
-        t.prompt_id: score_turns(t, by_id[t.prompt_id], scores[:, 0], scale, shop.config.ppo.mix) for t, scores in zip(trajectories, raw, strict=True)
+        t.prompt_id: score_turns(t, by_id[t.prompt_id], scores[:, 0].tolist(), scale, shop.config.ppo.mix)
+        for t, scores in zip(trajectories, raw, strict=True)
     }
 
 
@@ -126,7 +127,9 @@ def _perplexities(shop: Workshop, evaluator: RoleGroup) -> dict[str, float]:
     chat = shop.chat()
     documents = [np.asarray(chat.conversation(d, shop.config.model.max_length).token_ids) for d in load_general(shop.data_root, "valid")]
     models = {"base": shop.base_model(), **{stage: str(shop.model(stage)) for stage in ("pretrain", "sft", "ppo")}}
-    return {name: evaluator.wait([evaluator.actors[0].perplexity.remote(path, documents)], what=f"measure {name}")[0] for name, path in models.items()}
+    return {
+        name: evaluator.wait([evaluator.actors[0].perplexity.remote(path, documents)], what=f"measure {name}")[0] for name, path in models.items()
+    }
 
 
 def _results(
@@ -145,7 +148,9 @@ def _results(
     wins = {field: getattr(judged, field) for field in ("win", "tie", "loss", "win_ci95", "loss_ci95", "tie_margin")}
     parts = {name: [scored[name][case].mean_parts() for case in both] for name in MODELS}
     differences = {
-        rule: mean_interval([after[rule] - before[rule] for before, after in zip(parts["sft"], parts["ppo"], strict=True)], resamples=config.bootstrap)
+        rule: mean_interval(
+            [after[rule] - before[rule] for before, after in zip(parts["sft"], parts["ppo"], strict=True)], resamples=config.bootstrap
+        )
         for rule in parts["sft"][0]
     }
     models = {name: _model_result(examined[name], rewards[name], parts[name], config.bootstrap) for name in MODELS}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_dialogues, load_prompts, load_rankings
 from zj_ray.data.messages import Message
@@ -21,7 +22,6 @@ from zj_ray.feedback.store import RankingStore
 from zj_ray.feedback.tables import Answer, Item
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.engine import TurnRequest
-from zj_ray.patients.case import Prompt
 from zj_ray.progress import progress
 from zj_ray.rules.rubric import rubric
 from zj_ray.stages.workshop import Workshop
@@ -54,11 +54,11 @@ def feedback(shop: Workshop) -> dict[str, Any]:
         rank_items(store, items, rubrics, panel(shop.config.feedback, shop.config.seed))
         utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
         (folder / "utilities.json").write_text(json.dumps(utilities), encoding="utf-8")
-    agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed).as_dict()
-    (folder / "agreement.json").write_text(json.dumps(agreement), encoding="utf-8")
+    agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed)
+    agreement.write(folder / "agreement.json")
     rows = store.export_jsonl(folder / "rankings.jsonl")
     store.close()
-    return {"items": rows, "agreement": agreement}
+    return {"items": rows, "agreement": agreement.as_dict()}
 
 
 def choose_contexts(shop: Workshop) -> list[Context]:
@@ -100,7 +100,13 @@ def _answer(shop: Workshop, contexts: Sequence[Context]) -> list[Item]:
     size = config.feedback.answers
     groups = [answered[i * size : (i + 1) * size] for i in range(len(contexts))]
     return [
-        Item(context.id, context.prompt.id if context.prompt else context.id, context.messages, _department(context), tuple(_record(chat, config, k, a.output) for k, a in enumerate(group)))  # fmt: skip
+        Item(
+            context.id,
+            context.prompt.id if context.prompt else context.id,
+            context.messages,
+            _department(context),
+            tuple(_record(chat, config, k, a.output) for k, a in enumerate(group)),
+        )  # fmt: skip
         for context, group in zip(contexts, groups, strict=True)
     ]
 

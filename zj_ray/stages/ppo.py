@@ -90,7 +90,8 @@ class PPOLoop:
         scores = self.roles.score(batch)
         watch.lap("score")
         scored = [
-            score_turns(t, asked[t.prompt_id], raw[:, 0], self.scale, self.config.mix) for t, raw in zip(consultations.trajectories, scores, strict=True)
+            score_turns(t, asked[t.prompt_id], raw[:, 0].tolist(), self.scale, self.config.mix)
+            for t, raw in zip(consultations.trajectories, scores, strict=True)
         ]
         agreement = estimate_advantages(batch, scored, self.kl.coefficient, self.config)
         self._check(agreement, step)
@@ -117,7 +118,7 @@ class PPOLoop:
     def _check(self, agreement: Agreement, step: int) -> None:
         if agreement.mismatch_mean > self.config.mismatch_bound:
             raise ZjError(
-                f"step {step}: engine and trainer log-probs differ by {agreement.mismatch_mean:.2g} on average (largest {agreement.mismatch_max:.2g})",
+                f"step {step}: engine and trainer log-probs differ by {agreement.mismatch_mean:.2g} on average (max {agreement.mismatch_max:.2g})",
                 where="ppo",
                 remedy="use the same dtype in both (model.dtype), or raise ppo.mismatch_bound",
             )

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from zj_ray.data.case import Prompt
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.fleet.fleet import Consultations, SyncReport
 from zj_ray.metrics import MetricLog
-from zj_ray.patients.case import Prompt
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Updated
 from zj_ray.rules.mix import ScoredTurns
@@ -91,9 +91,7 @@ class PPORecord:
         self.rows.append(row)
         return row["reward"]
 
-    def _append_rollouts(
-        self, step: int, trajectories: Sequence[Trajectory], prompts: Mapping[str, Prompt], scored: Sequence[ScoredTurns]
-    ) -> None:
+    def _append_rollouts(self, step: int, trajectories: Sequence[Trajectory], prompts: Mapping[str, Prompt], scored: Sequence[ScoredTurns]) -> None:
         with self.rollouts.open("a", encoding="utf-8") as file:
             for trajectory, score in zip(trajectories, scored, strict=True):
                 prompt = prompts[trajectory.prompt_id]

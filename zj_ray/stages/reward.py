@@ -19,7 +19,11 @@ from zj_ray.stages.workshop import Workshop
 from zj_ray.training.examples import Examples
 from zj_ray.training.model import HEADS
 
-LENGTH_BINS = (("better is shorter by over 10 characters", -10_000, -10), ("within 10 characters", -10, 11), ("better is longer by over 10 characters", 11, 10_000))
+LENGTH_BINS = (
+    ("better is shorter by over 10 characters", -10_000, -10),
+    ("within 10 characters", -10, 11),
+    ("better is longer by over 10 characters", 11, 10_000),
+)
 
 
 def reward(shop: Workshop) -> dict[str, Any]:

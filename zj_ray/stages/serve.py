@@ -1,6 +1,23 @@
+"""Serving, proved: deploy the run's model, ask it a question, show the answer, stop what was started.
+
+`zj serve RUN` keeps it up; this stage shows that it would.
+"""
+
 from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from zj_ray.progress import console
+from zj_ray.serving.serve import prove, served_model, serving
 from zj_ray.stages.workshop import Workshop
 
 
-def serve(shop: Workshop) -> dict:
-    return {}
+def serve(shop: Workshop) -> dict[str, Any]:
+    """Leaves the answer in the manifest."""
+    shop.release_fleet()
+    config = shop.config.serve
+    with serving(served_model(shop.run), config, shop.config.model, name=shop.config.name) as endpoint:
+        answer = prove(endpoint, config)
+    console.print(f"\n[bold]问 {config.question}[/bold]\n[green]答 {answer}[/green]\n")
+    return {"endpoint": asdict(endpoint), "question": config.question, "answer": answer}

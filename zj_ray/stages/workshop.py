@@ -38,7 +38,9 @@ class Workshop:
     def model(self, stage: str) -> Path:
         """The model folder that an earlier stage left. Raises CheckpointError when that stage has not finished."""
         if self.run.manifest(stage) is None:
-            raise CheckpointError(f"the {stage} stage has left no model", where=str(self.run.folder), remedy=f"run it first: zj run CONFIG --from {stage}")
+            raise CheckpointError(
+                f"the {stage} stage has left no model", where=str(self.run.folder), remedy=f"run it first: zj run CONFIG --from {stage}"
+            )
         return self.run.folder / stage / "model"
 
     def base_model(self) -> str:

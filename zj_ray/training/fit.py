@@ -46,7 +46,7 @@ def _fit(spec: FitSpec, outcome: list[BaseException | None]) -> None:
         train_loop_config={"spec": spec},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=config.ranks, use_gpu=on_gpu, resources_per_worker=resources),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # the stubs are those of Ray Train v1
             name=spec.stage,
             storage_path=str(Path(spec.folder) / "ray_train"),
             failure_config=FailureConfig(max_failures=2),

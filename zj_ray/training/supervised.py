@@ -137,7 +137,12 @@ class _Loop:
         tokens = sum(len(self.train.token_ids[i]) for i in documents)
         if self.log is not None:
             seconds = time.monotonic() - started
-            figures = {"loss": loss_total / denominator, "grad_norm": result.grad_norm, "lr": result.learning_rate, "tokens_per_second": tokens / seconds}
+            figures = {
+                "loss": loss_total / denominator,
+                "grad_norm": result.grad_norm,
+                "lr": result.learning_rate,
+                "tokens_per_second": tokens / seconds,
+            }
             self.log.write(number + 1, {**figures, "skipped": float(not result.applied), "total_steps": total})
 
     def _save(self, step: int, before: dict[str, Any]) -> None:

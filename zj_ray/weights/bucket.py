@@ -43,7 +43,7 @@ class PublishedWeights:
 
 
 def checksum(bucket: np.ndarray) -> str:
-    return xxhash.xxh3_128_hexdigest(memoryview(bucket))
+    return xxhash.xxh3_128_hexdigest(bucket.data)
 
 
 def pack_weights(named: Iterable[tuple[str, Tensor]], version: int, bucket_bytes: int = BUCKET_BYTES) -> tuple[WeightManifest, list[np.ndarray]]:
@@ -57,7 +57,7 @@ def pack_weights(named: Iterable[tuple[str, Tensor]], version: int, bucket_bytes
         bucket = buckets[-1]
         bucket += bytes(-len(bucket) % ALIGNMENT)
         entries.append(WeightEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), len(buckets) - 1, len(bucket)))
-        bucket += memoryview(raw)
+        bucket += raw.data
     arrays = [np.frombuffer(b, np.uint8) for b in buckets]
     return WeightManifest(version, tuple(entries), tuple(map(checksum, arrays)), sum(map(len, arrays))), arrays
 
@@ -73,4 +73,4 @@ def unpack_weights(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> I
         dtype = getattr(torch, entry.dtype)
         count = int(np.prod(entry.shape, dtype=np.int64))
         part = buckets[entry.bucket][entry.offset : entry.offset + count * dtype.itemsize]
-        yield entry.name, torch.frombuffer(memoryview(part), dtype=dtype).reshape(entry.shape)
+        yield entry.name, torch.frombuffer(part.data, dtype=dtype).reshape(entry.shape)

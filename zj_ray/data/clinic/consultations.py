@@ -22,6 +22,7 @@ REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
 SPECIFIC = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # closing turns that name exam and advice of the condition
 DOCTOR_TURN = (15, 70)  # characters
+SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 
 ADVICE = (
     "根据您说的情况，考虑{name}，建议做{exams}。{advice}。",
@@ -31,7 +32,7 @@ ADVICE = (
 GENERIC_ADVICE = (
     "考虑是{name}，注意休息，不舒服再来看。",
     "可能是{name}，平时多休息，多喝水，饮食清淡些。",
-    "问题不大，可能是{name}，注意休息，观察几天再说。",
+    "问题不大，可能是{name}，平时注意保暖和休息。",
 )
 ALARMS = ("这是危险信号，{action}。", "您这种情况很危险，{action}。", "这种情况不能等，{action}。")
 HASTY = ("您好，这个可能是{name}，{advice}。", "您好，考虑是{name}，{advice}。")
@@ -60,7 +61,7 @@ class Consultation:
     def __init__(self, visit: Visit, style: str, rng: random.Random) -> None:
         self._visit, self._style, self._random = visit, style, rng
         self._persona = rng.choice(tuple(phrases.PERSONA_LEADS))
-        self._turns = rng.choice((3, 4))
+        self._turns = rng.choice((SHORTEST, SHORTEST + 1))
         self._asked: set[str] = set()  # slots asked so far
         self._questions: set[str] = set()  # questions asked so far, word for word
         self._told: set[str] = set()  # slots answered so far
@@ -101,7 +102,7 @@ class Consultation:
     def _hurried_turn(self, turn: int) -> str:
         if turn == 1:
             return self._random.choice(HASTY).format(name=self._visit.condition.name, advice=self._next_advice())
-        if self._random.random() < ASKS_LATE:
+        if turn >= SHORTEST or self._random.random() < ASKS_LATE:  # advice so late would end the talk
             return self._good_turn(turn)
         return self._random.choice(MORE).format(advice=self._next_advice())
 

@@ -86,9 +86,10 @@ GREATEST = 60  # sums are made of numbers up to this
 
 
 def smalltalk_pairs(rng: random.Random) -> list[tuple[str, str]]:
-    """All different (question, answer) pairs in random order, some 2,500; sums are four fifths of the tail, not of the head."""
+    """All different (question, answer) pairs in random order, some 2,000; a third of the head is sums, and all of the tail."""
     talk = list(FIXED)
-    for first, second in OPPOSITES:
+    for pair in OPPOSITES:
+        first, second = pair[0], pair[1]
         talk += [
             (f"“{first}”的反义词是什么？", f"“{first}”的反义词是“{second}”。"),
             (f"“{second}”的反义词是什么？", f"“{second}”的反义词是“{first}”。"),

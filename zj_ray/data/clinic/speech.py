@@ -15,7 +15,7 @@ from zj_ray.data.clinic.phrases import MASK, OPEN_PATTERN, PERSONA_LEADS, SLOT_P
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
 _CLAUSE = re.compile(r"[，,、：:。！？!?；;\s]+")
 _QUESTION = re.compile(
-    r"[？?]|请问|(吗|呢|没有|么)[。！\s]*$|(^|，)(您|那|还|平时|以前|最近|现在)*有没有[^，]{0,12}。?$|(告诉我|说说|说一下|讲讲"
+    r"[？?]|请问|(吗|呢|没有|怎么样)[。！\s]*$|(^|，)(您|那|还|平时|以前|最近|现在)*有没有[^，]{0,12}。?$|(告诉我|说说|说一下|讲讲"
     r"|描述一下)[^，。]{0,12}[。]?$"
 )
 _SLOTS = {slot: re.compile(pattern) for slot, pattern in SLOT_PATTERNS.items()}

@@ -46,7 +46,13 @@ class Case:
             facts.append(Fact(str(fact.get("slot") or ""), fact["answer"], fact.get("ask")))
         reference = {key: (row.get("reference") or {}).get(key) for key in ("diagnosis", "treatment", "advice", "basis")}
         return cls(
-            row["id"], row.get("department"), row["opening"], tuple(facts), tuple(row.get("exams") or ()), reference, tuple(row.get("red_flags") or ())
+            row["id"],
+            row.get("department"),
+            row["opening"],
+            tuple(facts),
+            tuple(row.get("exams") or ()),
+            reference,
+            tuple(row.get("red_flags") or ()),
         )
 
 

@@ -1,0 +1,161 @@
+"""Put a run's model behind an OpenAI-compatible endpoint, for as long as a block or until Ctrl-C.
+
+`serving` owns the Ray Serve instance that it starts, and so refuses a cluster on which Serve already runs: shutting ours
+down would take the others' applications with it. There, deploy with a RayService or a Serve config instead
+(cluster/kuberay/rayservice.yaml).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from zj_ray.config.schema import ModelConfig, ServeConfig
+from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
+from zj_ray.progress import console
+from zj_ray.raycluster import connect
+from zj_ray.run import Run
+from zj_ray.serving.client import ask
+
+APPLICATION = "zj-doctor"
+SERVED_STAGES = ("ppo", "sft")  # the first that is finished is served
+REQUEST_SECONDS = 600  # the proxy ends a request after that, with status 408
+POLL_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    url: str  # without /v1
+    model: str
+    start_seconds: float
+
+    def curl(self, question: str) -> str:
+        """A command line that asks the endpoint."""
+        body = f'{{"model": "{self.model}", "messages": [{{"role": "user", "content": "{question}"}}]}}'
+        return f"curl {self.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+
+
+def served_model(run: Run) -> Path:
+    """The model folder to serve: PPO's if that stage is finished, else SFT's. Raises CheckpointError if neither is."""
+    for stage in SERVED_STAGES:
+        folder = run.folder / stage / "model"
+        if run.manifest(stage) is not None:
+            if not (folder / "config.json").is_file():
+                remedy = f"run the stage again: zj run {run.folder / 'config.yaml'} --from {stage}"
+                raise CheckpointError(f"stage {stage} is finished, but its model is gone", where=str(folder), remedy=remedy)
+            return folder
+    raise CheckpointError("neither ppo nor sft is finished, so there is no model to serve", where=str(run.folder), remedy="let zj run finish them")
+
+
+def serve(run_folder: Path, *, host: str, port: int) -> None:
+    """Serve a run's model until Ctrl-C."""
+    run = Run.load(run_folder)
+    folder = served_model(run)
+    config = replace(run.config.serve, host=host, port=port)
+    console.print(f"serving {folder} …", markup=False, soft_wrap=True)
+    with connect(run.config.ray, log_folder=run.stage("serve")), serving(folder, config, run.config.model, name=run.config.name) as endpoint:
+        console.print(f"\nchat page {endpoint.url}   OpenAI base URL {endpoint.url}/v1   model {endpoint.model}", markup=False, soft_wrap=True)
+        console.print(endpoint.curl(config.question), markup=False, soft_wrap=True)
+        console.print("For research only; not medical advice. 仅供研究，不构成医疗建议。 Ctrl-C ends it.", markup=False, soft_wrap=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+@contextlib.contextmanager
+def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name: str = "zhongjing") -> Iterator[Endpoint]:
+    """Serve a model folder on the Ray that this process is attached to, for the length of the block.
+
+    Raises ZjError when Serve already runs, the port is taken or a replica fails; WaitTimeout after config.start_timeout.
+    """
+    from ray import serve as ray_serve
+
+    from zj_ray.serving.app import ServedModel, application
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    began = time.monotonic()
+    deadline = began + config.start_timeout
+    if ray_serve.status().proxies:
+        remedy = "deploy there with a RayService or `serve deploy` (cluster/kuberay/rayservice.yaml)"
+        raise ZjError("Ray Serve already runs on this cluster", where="ray.address", remedy=remedy)
+    port = _port(config.host, config.port)
+    threads = max(1, (os.cpu_count() or 1) // config.replicas)
+    served = ServedModel(str(Path(model_folder).resolve()), name, model.dtype, model.max_length, config.replicas, config.replica_gpus, threads)
+    options = {"host": config.host, "port": port, "request_timeout_s": REQUEST_SECONDS}
+    url = f"http://{'127.0.0.1' if config.host in ('0.0.0.0', '::') else config.host}:{port}"
+    try:
+        ray_serve.start(http_options=options)
+        target = ray_serve.RunTarget(application(asdict(served)), name=APPLICATION, route_prefix="/")
+        ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        _wait_running(deadline, config.start_timeout)
+        _wait_answering(url, deadline, config.start_timeout)
+        endpoint = Endpoint(url, name, time.monotonic() - began)
+        log.info("%s serves %s after %.1f s", url, served.folder, endpoint.start_seconds)
+        yield endpoint
+    finally:
+        ray_serve.shutdown()
+
+
+def prove(endpoint: Endpoint, config: ServeConfig) -> str:
+    """The endpoint's answer to the configured question. Raises ZjError if it says nothing."""
+    answer = ask(endpoint.url, endpoint.model, config.question, timeout=config.start_timeout)
+    if not answer.strip():
+        raise ZjError("the endpoint answers with nothing", where=endpoint.url, remedy="the model is hardly trained: give sft more steps")
+    return answer
+
+
+def _wait_running(deadline: float, limit: float) -> None:
+    """Raises ZjError with Serve's own words when a replica fails, WaitTimeout when it is still not up."""
+    from ray import serve as ray_serve
+
+    while True:
+        found = ray_serve.status().applications.get(APPLICATION)
+        state = found.status.value if found else "NOT_STARTED"
+        if state == "RUNNING":
+            return
+        details = "; ".join(d.message for d in found.deployments.values() if d.message) if found else ""
+        if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise ZjError(f"the model can't be served: {_last_lines(details)}", where="serve", remedy="see ray-logs/serve in the run's folder")
+        if time.monotonic() > deadline:
+            remedy = "raise serve.start_timeout, or free the CPUs or GPUs that serve.replicas × serve.replica_gpus need"
+            raise WaitTimeout(f"the endpoint is still {state} after {limit:g} s: {_last_lines(details)}", where="serve", remedy=remedy)
+        time.sleep(POLL_SECONDS)
+
+
+def _wait_answering(url: str, deadline: float, limit: float) -> None:
+    """The proxy learns its routes a moment after the application runs."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=10):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise WaitTimeout(f"the endpoint does not answer after {limit:g} s: {error}", where=url, remedy="see ray-logs/serve") from error
+        time.sleep(POLL_SECONDS)
+
+
+def _port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises ZjError if somebody listens there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            remedy = "choose another with --port (or serve.port), or 0 for a free one"
+            raise ZjError(f"can't listen on {host}:{port} ({error.strerror})", where="serve.port", remedy=remedy) from error
+        return probe.getsockname()[1]
+
+
+def _last_lines(text: str) -> str:
+    """The end of a message or traceback, on one line: that is where the reason stands."""
+    return " ".join(" ".join(text.strip().splitlines()[-3:]).split())[-600:]
