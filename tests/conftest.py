@@ -62,9 +62,9 @@ def browser_path() -> str:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    """One small Ray for all tests that need one: starting it costs more than most of them."""
+    """One small Ray for the tests of a module that need one; the next module may want another."""
     import ray
 
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=256 << 20, logging_level="ERROR", log_to_driver=False)

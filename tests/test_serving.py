@@ -8,7 +8,6 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,9 +49,8 @@ def test_a_finished_stage_whose_model_is_gone_is_named(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_refused_and_port_0_is_a_free_one() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(ZjError, match="can't listen on 127.0.0.1"):
-            _port("127.0.0.1", taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ZjError, match="can't listen on 127.0.0.1"):
+        _port("127.0.0.1", taken.getsockname()[1])
     assert _port("127.0.0.1", 0) > 0
 
 

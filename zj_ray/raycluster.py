@@ -112,6 +112,7 @@ def token_remedy() -> str:
 def _start(config: RayConfig, log_folder: Path) -> None:
     import ray
 
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less in every stage: nobody preempts a laptop
     started: Any = ray.init(
         num_cpus=config.local_cpus or os.cpu_count(),
         object_store_memory=config.object_store_mb << 20,

@@ -13,6 +13,7 @@ import difflib
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -94,6 +95,8 @@ class Run:
 
         Raises ZjError naming the owner if another live process works on this run.
         """
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores what `zj stop` sends
         with RunLock(self.folder / "run.lock"):
             handler = self.log_to_file()
             now = time.time()

@@ -40,7 +40,7 @@ class ServedModel:
 class DoctorServer:
     """One replica: a vLLM engine and vLLM's HTTP routes, plus the chat page at /."""
 
-    async def __init__(self, model: ServedModel) -> None:
+    async def __init__(self, model: ServedModel) -> None:  # type: ignore[misc]  # Serve awaits it
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -99,7 +99,7 @@ def _server_arguments(model: ServedModel) -> Any:
     try:
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
     except ImportError:  # vLLM before 0.30 keeps it here
-        from vllm.entrypoints.openai.cli_args import make_arg_parser
+        from vllm.entrypoints.openai.cli_args import make_arg_parser  # type: ignore[no-redef]
 
     config = json.loads((Path(model.folder) / "config.json").read_text(encoding="utf-8"))
     length = min(model.max_length, config.get("max_position_embeddings", model.max_length))

@@ -141,7 +141,7 @@ class PPOLoop:
     def _checkpoint(self, step: int) -> None:
         draft = self.checkpoints.begin(step)
         self.roles.save(draft)
-        state = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped, "record": self.record.state()}
+        state = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped, "weight_version": self.shop.version, "record": self.record.state()}
         self.checkpoints.commit(step, state)
 
     def _resume(self) -> int:
@@ -153,6 +153,7 @@ class PPOLoop:
             self.roles.load(folder)
             self.kl.coefficient, self.skipped = state["kl_coefficient"], state["skipped"]
             self.record.restore(state["record"])
+            self.shop.version = max(self.shop.version, state["weight_version"])
         self.record.truncate_after(step)
         self.shop.publish(self.roles.weights(self.shop.next_version()))
         return step

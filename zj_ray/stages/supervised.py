@@ -30,6 +30,8 @@ def train(shop: Workshop, stage: str, objective: str, start: Path | str, example
         seed=shop.config.seed,
         tensorboard=str(shop.tensorboard),
     )
+    if config.gpus > 0:
+        shop.release_fleet()  # idle engines cost little on CPUs; on GPUs they hold what training needs
     result = fit(spec)
     shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
     return result

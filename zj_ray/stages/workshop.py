@@ -22,7 +22,7 @@ class Workshop:
     def __init__(self, run: Run) -> None:
         self.run, self.config = run, run.config
         self._fleet: Fleet | None = None
-        self._version = 0
+        self.version = 0  # of the weights published last
 
     @property
     def data_root(self) -> Path:
@@ -64,8 +64,8 @@ class Workshop:
 
     def next_version(self) -> int:
         """Weight versions only ever grow, across stages too: an engine's version names its weights."""
-        self._version += 1
-        return self._version
+        self.version += 1
+        return self.version
 
     def publish(self, weights: PublishedWeights) -> SyncReport:
         assert self._fleet is not None
