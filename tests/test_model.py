@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.errors import CheckpointError
-from zj_ray.training.model import HEADS, load_causal_lm, load_heads, new_heads
+from zj_ray.training.model import HEADS, check_checkpoint, load_causal_lm, load_heads, new_heads
 
 
 def _edit_config(folder: Path, **changes: object) -> None:
@@ -22,7 +22,21 @@ def test_a_checkpoint_of_another_architecture_is_one_clear_line(tmp_path: Path, 
     _edit_config(folder, **change)
     with pytest.raises(CheckpointError) as caught:
         load_causal_lm(folder, MODEL)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        check_checkpoint(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_whole_checkpoint_passes_and_damaged_or_foreign_ones_are_named(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model")
+    check_checkpoint(folder)
+    _edit_config(folder, model_type="vit", architectures=["ViTModel"])
+    with pytest.raises(CheckpointError, match="no causal LM"):
+        check_checkpoint(folder)
+    other = tiny_folder(tmp_path / "other")
+    (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="damaged weights"):
+        check_checkpoint(other)
 
 
 def test_a_missing_or_empty_folder_is_one_clear_line(tmp_path: Path) -> None:

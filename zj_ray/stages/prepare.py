@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from zj_ray.config.schema import Config
 from zj_ray.data.clinic import write_clinic
 from zj_ray.data.datasets import load_dialogues, load_prompts, load_texts
@@ -11,7 +13,7 @@ from zj_ray.data.tokenizer import load_tokenizer, train_tokenizer
 from zj_ray.progress import console
 from zj_ray.run import Run
 from zj_ray.stages.workshop import data_root
-from zj_ray.training.model import make_tiny
+from zj_ray.training.model import check_checkpoint, make_tiny
 
 
 def prepare(run: Run) -> None:
@@ -29,6 +31,8 @@ def prepare(run: Run) -> None:
         return
     if config.model.base is not None:
         tokenizer = load_tokenizer(config.model.base)
+        if Path(config.model.base).is_dir():
+            check_checkpoint(Path(config.model.base))
     else:
         corpus = texts + [m.content for dialogue in dialogues for m in dialogue]
         tokenizer = train_tokenizer(corpus, config.model.tiny.vocab_size, config.model.max_length)
@@ -36,6 +40,6 @@ def prepare(run: Run) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _make_base(folder: Path, config: Config, tokenizer: object) -> None:
-    make_tiny(config.model.tiny, tokenizer, config.model.max_length, config.seed).save_pretrained(folder)  # type: ignore[arg-type]
-    tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
+def _make_base(folder: Path, config: Config, tokenizer: PreTrainedTokenizerBase) -> None:
+    make_tiny(config.model.tiny, tokenizer, config.model.max_length, config.seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

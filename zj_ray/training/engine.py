@@ -90,6 +90,7 @@ class TrainEngine:
 
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.spec = spec
+        self._finite = torch.ones((), dtype=torch.bool)
         optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.95))
         zero: dict[str, Any] = {"stage": spec.zero_stage}
         if spec.offload_optimizer:
@@ -110,6 +111,9 @@ class TrainEngine:
             },
             dist_init_required=False,
         )
+        for parameter in self.module.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(self._watch_gradient)
         self.world = torch.distributed.get_world_size()
         self.rank = torch.distributed.get_rank()
         self.device = self.engine.device
@@ -121,15 +125,14 @@ class TrainEngine:
     def train_batch(self, micro_batches: Sequence[Any], loss_of: Callable[[nn.Module, Any], Tensor], denominator: float) -> StepResult:
         """One optimizer step. loss_of: the *summed* loss of a micro-batch; denominator: count over the whole batch and all ranks."""
         self.engine.train()
-        finite = True
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         for i, micro in enumerate(micro_batches):
             self.engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
             # DeepSpeed averages gradients over ranks: multiply by their number to keep the sum.
             loss = loss_of(self.engine, micro) * (self.world / denominator)
-            finite = finite and bool(torch.isfinite(loss.detach()))
+            self._finite = self._finite & torch.isfinite(loss.detach())
             self.engine.backward(loss, scale_wrt_gas=False)
-        finite = self._everywhere(finite and self._gradients_finite())
-        if not finite:
+        if not self._everywhere(bool(self._finite)):
             self._drop_gradients()
             return StepResult(False, float("nan"), self.learning_rate)
         self.engine.step()
@@ -140,12 +143,9 @@ class TrainEngine:
     def learning_rate(self) -> float:
         return float(self.engine.optimizer.param_groups[0]["lr"])
 
-    def _gradients_finite(self) -> bool:
-        # After the boundary's backward ZeRO has moved the reduced gradients into its own buffers; p.grad remains at stage 0.
-        from deepspeed.utils import safe_get_full_grad
-
-        probe = [safe_get_full_grad(p) for p in self.module.parameters() if p.requires_grad]
-        return all(bool(torch.isfinite(g).all()) for g in probe if g is not None)
+    def _watch_gradient(self, gradient: Tensor) -> None:
+        # A hook on each parameter sees the gradient before ZeRO takes it away; one sum is the cheapest test of all its elements.
+        self._finite = self._finite & torch.isfinite(gradient.sum())
 
     def _drop_gradients(self) -> None:
         self.engine.zero_grad()

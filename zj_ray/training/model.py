@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -129,7 +130,36 @@ def load_heads(folder: str | Path, model: ModelConfig, only: int | None = None) 
     return loaded
 
 
-def architecture(path: str | Path) -> str:
-    """One line to compare two checkpoints by: class, width, depth and vocabulary."""
-    config = AutoConfig.from_pretrained(str(path))
-    return f"{config.model_type} hidden={config.hidden_size} layers={config.num_hidden_layers} vocabulary={config.vocab_size}"
+def check_checkpoint(folder: Path) -> None:
+    """Compare a local HF folder's weights with what its config.json describes, without loading either.
+
+    Raises CheckpointError naming the first weight that is missing or of another shape, or an architecture that is no causal LM.
+    """
+    try:
+        with torch.device("meta"):
+            expected = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"this is no causal LM: {reason}", where=str(folder), remedy="give the folder of a decoder model such as Llama or Qwen"
+        ) from error
+    shapes = _stored_shapes(folder)
+    for name, parameter in expected.named_parameters():
+        if shapes.get(name) != tuple(parameter.shape):
+            found = f"of shape {list(shapes[name])}" if name in shapes else "missing"
+            raise CheckpointError(
+                f"{name} is {found} where config.json means {list(parameter.shape)}",
+                where=str(folder),
+                remedy="the weights are of another architecture than config.json: take both from the same model",
+            )
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise CheckpointError(f"damaged weights: {error}", where=str(path), remedy="copy or download the file again") from error
+    return shapes

@@ -1,0 +1,74 @@
+"""DeepSpeed ranks as real processes: the same numbers as plain torch, whatever the ZeRO stage and the split over ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+
+SAMPLES, STEPS = 11, 4  # eleven samples do not divide by two ranks
+
+
+def _problem() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    return model, torch.randn(SAMPLES, 8), torch.randn(SAMPLES, 1)
+
+
+def _squared(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return ((model(x) - y) ** 2).sum()
+
+
+def _plain_torch() -> list[Tensor]:
+    model, x, y = _problem()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, betas=(0.9, 0.95))
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (_squared(model, x, y) / SAMPLES).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return [p.detach() for p in model.parameters()]
+
+
+def _rank(rank: int, world: int, port: int, stage: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    join_process_group(rank, world, "127.0.0.1", port, timeout=120)
+    model, x, y = _problem()
+    engine = TrainEngine(model, EngineSpec(1e-2, 1.0, stage))
+    mine = list(range(SAMPLES))[rank::world]
+    for _ in range(STEPS):
+        result = engine.train_batch([mine[:1], mine[1:]], lambda module, part: _squared(module, x[part], y[part]), SAMPLES)
+        assert result.applied
+
+    # The loss is finite, its gradient is not: √0 has an infinite slope. One rank alone meets it, and all must drop the step.
+    def poisoned(module: nn.Module, part: list[int]) -> Tensor:
+        output = module(x[part])
+        zero = (output - output.detach()).sum().abs() if rank == 0 else output.sum() * 0.0 + 1.0
+        return zero.sqrt()
+
+    assert not engine.train_batch([mine], poisoned, SAMPLES).applied
+    weights = [tensor.clone() for _, tensor in engine.named_weights()]
+    if rank == 0:
+        torch.save(weights, folder + "/weights.pt")
+
+
+@pytest.mark.parametrize(("stage", "world"), [(0, 1), (2, 2), (3, 2)])
+def test_training_equals_plain_torch_and_a_non_finite_gradient_is_dropped_everywhere(tmp_path: Path, stage: int, world: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(rank, world, port, stage, str(tmp_path))) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=240)
+    assert [process.exitcode for process in ranks] == [0] * world
+    for ours, theirs in zip(torch.load(tmp_path / "weights.pt"), _plain_torch(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
