@@ -134,7 +134,9 @@ def test_the_local_cluster_loses_a_node_and_ends_without_leftovers(tmp_path: Pat
         return done.stdout
 
     def nodes() -> int:
-        code = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+        code = (
+            "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+        )
         command = [sys.executable, "-c", code, f"127.0.0.1:{port}"]
         return int(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout)
 

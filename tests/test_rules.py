@@ -47,7 +47,14 @@ def test_the_rules_are_named_as_the_weights_are() -> None:
 
 @pytest.mark.parametrize(
     ("seen", "value"),
-    [({"new_facts": (0,)}, 0.5), ({"new_facts": (0, 1)}, 1.0), ({"repeated": True}, -0.5), ({}, -0.1), ({"questions": 0}, 0.0)],
+    [
+        ({"new_facts": (0,)}, 0.5),
+        ({"new_facts": (0, 1)}, 1.0),
+        ({"new_facts": (0,), "questions": 3}, 0.2),
+        ({"repeated": True}, -0.5),
+        ({}, -0.15),
+        ({"questions": 0}, 0.0),
+    ],
 )
 def test_new_facts_count_by_what_the_question_gained(seen: dict, value: float) -> None:
     assert rules("您好，请问这是什么时候开始的？", **seen)["new_facts"] == value
@@ -77,6 +84,12 @@ def test_the_last_turn_advises_and_earlier_turns_ask() -> None:
     assert rules("您好，什么时候开始的？")["advice"] == 0.0
     assert rules("建议做血常规检查。什么时候开始的？", last=True)["advice"] == 0.0
     assert rules("请马上拨打120，到最近的医院急诊。", last=True, flagged=True, case=FLAGGED)["advice"] == 1.0
+
+
+def test_a_wrong_disease_costs_more_than_admitting_that_one_cannot_tell() -> None:
+    wrong = GOOD_ADVICE.replace("荨麻疹", "慢性胃炎")
+    assert advice(wrong, last=True, case=CASE, referred=False) == -0.5
+    assert advice("目前还不能确定原因，建议到皮肤科做血常规，有加重随时就诊。", last=True, case=CASE, referred=False) > 0.5
 
 
 def test_advice_that_fits_any_patient_earns_half_and_a_single_word_nothing() -> None:

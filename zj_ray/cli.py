@@ -169,7 +169,7 @@ def logs(
     """Print a run's log. Example: [bold]zj logs demo -f[/]"""
     from zj_ray.jobs import logs as show_logs
 
-    _show(show_logs(run, runs=runs, follow=follow))
+    show_logs(run, runs=runs, follow=follow)
 
 
 @app.command()

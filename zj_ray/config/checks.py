@@ -72,6 +72,7 @@ _BOUNDS: dict[str, Bound] = {
     "importance_cap": AT_LEAST_ONE,
     "port": PORT,
     "answers": Bound(2),
+    "safety_repeats": AT_LEAST_ONE,
     "bootstrap": Bound(100),
     "max_length": Bound(64),
     "kv_cache_mb": Bound(16),

@@ -38,13 +38,14 @@ class ClinicConfig:
 @dataclass(frozen=True)
 class DataConfig:
     source: Literal["clinic", "files"] = setting("clinic", "clinic: the built-in synthetic clinic; files: your own JSONL under data.root")
+    safety_repeats: int = setting(1, "times that SFT sees each safety prompt and benign control in an epoch: they are few beside the rest")
     root: str | None = setting(None, "folder with train/*.jsonl and valid/*.jsonl (docs/data.md); only with data.source: files")
     clinic: ClinicConfig = field(default_factory=ClinicConfig)
 
 
 @dataclass(frozen=True)
 class TinyConfig:
-    vocab_size: int = setting(3000, "size of the byte-level BPE vocabulary that is trained for the run")
+    vocab_size: int = setting(4000, "size of the byte-level BPE vocabulary that is trained for the run")
     hidden_size: int = setting(192, "width; must be heads × 64 so that the CPU attention kernel accepts the head size")
     layers: int = setting(4, "decoder layers")
     heads: int = setting(3, "attention heads")
@@ -136,14 +137,14 @@ class RewardMixConfig:
     """reward of a turn = gate · (rm · normalised score + Σ weight · clipped rule); a turn that fails safety gets `unsafe`."""
 
     reward_model: float = setting(0.5, "weight of the reward model's normalised score")
-    new_facts: float = setting(1.0, "weight of facts newly gained by asking")
+    new_facts: float = setting(1.0, "weight of facts newly gained by asking, less the questions that gained nothing")
     red_flag: float = setting(1.0, "weight of referring red flags, and only those, to emergency care")
     advice: float = setting(1.0, "weight of closing with advice")
     repetition: float = setting(0.5, "weight of not repeating oneself or a question already answered")
     length: float = setting(0.25, "weight of staying within the length band")
     format: float = setting(0.5, "weight of finished, well-formed sentences")
-    safety: float = setting(1.0, "weight of the right kind of answer to a safety prompt or a benign control")
-    unsafe: float = setting(-2.0, "reward of a turn that the safety gate stops")
+    safety: float = setting(2.0, "weight of the right kind of answer to a safety prompt or a benign control")
+    unsafe: float = setting(-3.0, "reward of a turn that the safety gate stops")
 
 
 @dataclass(frozen=True)

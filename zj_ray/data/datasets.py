@@ -50,10 +50,11 @@ def load_texts(root: str | Path, split: str) -> list[str]:
     return [_text(row, "text", where) for where, row in _rows(root, split, ("pretrain",))]
 
 
-def load_dialogues(root: str | Path, split: str) -> list[tuple[Message, ...]]:
+def load_dialogues(root: str | Path, split: str, *, safety_repeats: int = 1) -> list[tuple[Message, ...]]:
     """Conversations for SFT, the assistant last: multi-turn, single-turn, tasks, general talk.
 
-    In train also the reference answers of safety prompts and benign controls, but for those marked wrong or doubtful.
+    In train also the reference answers of safety prompts and benign controls, each `safety_repeats` times, but for those
+    marked wrong or doubtful.
     """
     names = DIALOGUE_SETS + (("safety", "safety_controls") if split == "train" else ())
     dialogues = []
@@ -63,7 +64,8 @@ def load_dialogues(root: str | Path, split: str) -> list[tuple[Message, ...]]:
         elif "prompt" not in row:
             raise DataError("the row has neither 'messages' nor 'prompt'", where=where, remedy='add "messages": [{"role": "user", …}, …]')
         elif row.get("reference_quality") not in UNTRUSTED:
-            dialogues.append((Message("user", _text(row, "prompt", where)), Message("assistant", _text(row, "reference", where))))
+            answered = (Message("user", _text(row, "prompt", where)), Message("assistant", _text(row, "reference", where)))
+            dialogues += [answered] * safety_repeats
     return dialogues
 
 

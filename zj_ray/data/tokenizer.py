@@ -41,7 +41,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         vocab_size=vocab_size,
         special_tokens=[PAD, END, USER, ASSISTANT, SYSTEM],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=12,  # bytes: four Chinese characters, so that templates don't become single tokens
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from zj_ray.data.case import Case
+from zj_ray.data.clinic.conditions import disease_names
 from zj_ray.data.clinic.speech import advises, grams, plain, questions, refers_to_emergency
 from zj_ray.data.trajectory import Turn
 
@@ -36,12 +37,14 @@ def prose_rules(turn: Turn, *, earlier: Sequence[str]) -> dict[str, float]:
 
 
 def new_facts(turn: Turn) -> float:
-    """One fact gained by asking 0.5, two 1; asking what was told -0.5; a question without gain -0.1; no question 0."""
-    if turn.new_facts:
-        return min(1.0, len(turn.new_facts) / 2)
+    """A fact gained by asking 0.5, two 1; each question that gained nothing -0.15; asking only what was told -0.5; no question 0.
+
+    Wasted questions cost, or a policy would ask everything at once and let the patient sort it out.
+    """
     if turn.repeated:
         return -0.5
-    return -0.1 if turn.questions else 0.0
+    wasted = max(turn.questions - len(turn.new_facts), 0)
+    return max(min(1.0, len(turn.new_facts) / 2) - 0.15 * wasted, -1.0)
 
 
 def red_flag(turn: Turn) -> float:
@@ -56,7 +59,8 @@ def advice(text: str, *, last: bool, case: Case, referred: bool) -> float:
     """The last turn should advise and not ask; before that, advising instead of asking costs a little.
 
     Last turn: -1 without advice, 0 if it also asks, else 0.5 to 1 by how specific to the case the advice is; sending a
-    voiced red flag to emergency care (`referred`) is specific.
+    voiced red flag to emergency care (`referred`) is specific. Naming a wrong disease makes any advice -0.5: to say that
+    one can't tell yet is better.
     """
     advised, asked = advises(text), bool(questions(text))
     if not last:
@@ -65,7 +69,15 @@ def advice(text: str, *, last: bool, case: Case, referred: bool) -> float:
         return -1.0
     if asked:
         return 0.0
-    return 1.0 if referred else 0.5 + 0.5 * specificity(text, case)
+    if referred:
+        return 1.0
+    return -0.5 if misdiagnoses(text, case) else 0.5 + 0.5 * specificity(text, case)
+
+
+def misdiagnoses(text: str, case: Case) -> bool:
+    """Whether the turn names a disease of the clinic that is not the case's. False where the diagnosis is not known."""
+    diagnosis = case.reference.get("diagnosis")
+    return bool(diagnosis) and any(name in text and name not in diagnosis and diagnosis not in name for name in disease_names())
 
 
 def specificity(text: str, case: Case) -> float:

@@ -15,7 +15,7 @@ from zj_ray.data.clinic.red_flags import voiced_labels, voices
 from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
 from zj_ray.data.messages import Message
 from zj_ray.patients.scripted import matching_facts
-from zj_ray.rules.consultation import length, repetition, specificity, well_formed
+from zj_ray.rules.consultation import length, misdiagnoses, repetition, specificity, well_formed
 from zj_ray.rules.safety import judge, unsafe
 
 WEIGHTS = (4, 2, 1)  # safety > professionalism > fluency, as the paper's doctors ranked
@@ -118,6 +118,8 @@ def _counsel(answer: str, patient: list[str], prompt: Prompt | None, *, flagged:
     if flagged and refers_to_emergency(answer):
         return 0.8 + 0.2 * _relation(answer, patient)
     case = prompt.case if prompt is not None else None
+    if case is not None and misdiagnoses(answer, case):
+        return 0.2
     specific = specificity(answer, case) if case is not None and any(case.reference.values()) else _relation(answer, patient)
     return 0.3 + 0.5 * specific + 0.2 * _relation(answer, patient)
 

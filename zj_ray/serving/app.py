@@ -1,8 +1,8 @@
 """The Ray Serve application: vLLM's own OpenAI server as the ASGI app of a Serve deployment.
 
 Requests, answers, streaming and errors are vLLM's, Serve gives replicas, restarts and the HTTP proxy. Measured on two CPU
-cores with a tiny model, from `ray.init` to the first answer: 62 s and 2.7 GB in all, where `ray.serve.llm` took 130 s
-and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0 a CPU engine starts one more
+cores with a tiny model, from `ray.init` to the first answer: about 60 s and 2.2 GB in all, where `ray.serve.llm` took
+130 s and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0 a CPU engine starts one more
 process, which imports everything a third time; the engine core has a process of its own either way.
 """
 

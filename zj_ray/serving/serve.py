@@ -8,6 +8,7 @@ down would take the others' applications with it. There, deploy with a RayServic
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import socket
@@ -103,7 +104,7 @@ def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name
         log.info("%s serves %s after %.1f s", url, served.folder, endpoint.start_seconds)
         yield endpoint
     finally:
-        ray_serve.shutdown()
+        _shutdown()
 
 
 def prove(endpoint: Endpoint, config: ServeConfig) -> str:
@@ -112,6 +113,17 @@ def prove(endpoint: Endpoint, config: ServeConfig) -> str:
     if not answer.strip():
         raise ZjError("the endpoint answers with nothing", where=endpoint.url, remedy="the model is hardly trained: give sft more steps")
     return answer
+
+
+def _shutdown() -> None:
+    """End Serve. Its controller ends itself in the middle of that call, which Ray reports on stdout as a fault: that goes to the log."""
+    from ray import serve as ray_serve
+
+    words = io.StringIO()
+    with contextlib.redirect_stdout(words):
+        ray_serve.shutdown()
+        time.sleep(POLL_SECONDS)  # the report comes from a thread of Ray's
+    log.debug("Ray Serve is shut down: %s", words.getvalue())
 
 
 def _wait_running(deadline: float, limit: float) -> None:

@@ -21,4 +21,5 @@ def sft(shop: Workshop) -> dict[str, Any]:
 
 def _conversations(shop: Workshop, split: str) -> Examples:
     chat = shop.chat()
-    return from_encoded([chat.conversation(dialogue, shop.config.model.max_length) for dialogue in load_dialogues(shop.data_root, split)])
+    dialogues = load_dialogues(shop.data_root, split, safety_repeats=shop.config.data.safety_repeats)
+    return from_encoded([chat.conversation(dialogue, shop.config.model.max_length) for dialogue in dialogues])

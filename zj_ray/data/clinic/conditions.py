@@ -115,3 +115,9 @@ def _strings(raw: Any, key: str, where: str) -> tuple[str, ...]:
     if not isinstance(raw, list) or not raw or not all(isinstance(text, str) and text.strip() for text in raw):
         raise DataError(f"{key!r} must be a list of non-empty texts", where=where)
     return tuple(text.strip() for text in raw)
+
+
+@cache
+def disease_names() -> tuple[str, ...]:
+    """The names of all conditions."""
+    return tuple(condition.name for condition in load_conditions())

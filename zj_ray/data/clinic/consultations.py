@@ -21,6 +21,7 @@ CHECKS_SIGNS = 0.8  # good doctors who ask for other signs, where red flags show
 REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
 SPECIFIC = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # closing turns that name exam and advice of the condition
+UNCERTAIN = {"good": 0.35, "lazy": 0.15, "hurried": 0.05}  # closing turns that admit that talk alone does not tell what it is
 DOCTOR_TURN = (15, 70)  # characters
 SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 
@@ -33,6 +34,10 @@ GENERIC_ADVICE = (
     "考虑是{name}，注意休息，不舒服再来看。",
     "可能是{name}，平时多休息，多喝水，饮食清淡些。",
     "问题不大，可能是{name}，平时注意保暖和休息。",
+)
+UNCERTAIN_ADVICE = (
+    "目前还不能确定原因，建议到{department}做{exams}，有加重随时就诊。",
+    "单凭这些还不好下诊断，建议先去{department}就诊，做{exams}再决定。",
 )
 ALARMS = ("这是危险信号，{action}。", "您这种情况很危险，{action}。", "这种情况不能等，{action}。")
 HASTY = ("您好，这个可能是{name}，{advice}。", "您好，考虑是{name}，{advice}。")
@@ -111,6 +116,8 @@ class Consultation:
         if flag is not None and self._flagged and self._random.random() < ALERT[self._style]:
             action = flag.action.rstrip("。") if refers_to_emergency(flag.action) else "请马上去医院急诊"
             return self._random.choice(ALARMS).format(action=action)
+        if self._random.random() < UNCERTAIN[self._style]:
+            return self._random.choice(UNCERTAIN_ADVICE).format(department=condition.department, exams=self._random.choice(condition.exams))
         if self._random.random() >= SPECIFIC[self._style]:
             return self._random.choice(GENERIC_ADVICE).format(name=condition.name)
         template = self._random.choice(ADVICE)
