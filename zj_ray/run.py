@@ -54,9 +54,10 @@ class Run:
                 raise ConfigError(
                     f"{key} is {now!r}, but this run was started with {before!r}",
                     where=str(frozen),
-                    remedy=f"start a new run with --name, or go on with --set {key}={_as_setting(before)}",
+                    remedy=f"start a new run with --set name=…, or go on with --set {key}={_as_setting(before)}",
                 )
-        write_atomic(frozen, dump_config(config))
+        else:
+            write_atomic(frozen, dump_config(config))
         return cls(folder, config)
 
     @classmethod
@@ -98,6 +99,7 @@ class Run:
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores what `zj stop` sends
         with RunLock(self.folder / "run.lock"):
+            write_atomic(self.folder / "config.yaml", dump_config(self.config))  # movable keys may be new; only the owner writes them
             handler = self.log_to_file()
             now = time.time()
             self.status(

@@ -59,7 +59,7 @@ def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     padded = torch.zeros(len(arrays), width)
     mask = torch.zeros(len(arrays), width, dtype=torch.bool)
     for row, array in enumerate(arrays):
-        padded[row, : len(array)] = torch.from_numpy(np.asarray(array, dtype=np.float32))
+        padded[row, : len(array)] = torch.from_numpy(np.array(array, dtype=np.float32))  # a copy: Ray hands out read-only arrays
         mask[row, : len(array)] = True
     return padded, mask
 

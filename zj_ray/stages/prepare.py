@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from zj_ray.config.schema import Config
 from zj_ray.data.clinic import write_clinic
@@ -18,6 +19,7 @@ from zj_ray.training.model import check_checkpoint, make_tiny
 
 def prepare(run: Run) -> None:
     """Leave `data/`, `tokenizer/` and, without a base model, `base/` in the run folder. Every data row is validated here."""
+    disable_progress_bar()  # transformers draws one for each file it writes
     config, root = run.config, data_root(run.folder, run.config)
     if config.data.source == "clinic" and not (root / "train").is_dir():
         counts = write_clinic(root, config.data.clinic)

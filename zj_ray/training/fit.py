@@ -78,6 +78,8 @@ def _watch(thread: threading.Thread, metrics: Path, bar: Bar, spec: FitSpec) -> 
         rows = read_metrics(metrics)
         if rows and rows[-1]["step"] > last_step:
             bar.total = int(rows[-1]["total_steps"])
+            if last_step == 0:
+                bar.started = time.monotonic()  # the workers' start-up must not enter the estimate of what is left
             bar.advance(rows[-1]["step"] - last_step, loss=rows[-1]["loss"] or float("nan"), tokens_per_second=int(rows[-1]["tokens_per_second"]))
             last_step = rows[-1]["step"]
 
