@@ -36,6 +36,7 @@ evaluate: {cases: 6, safety_prompts: 6, controls: 6, bootstrap: 200}
 serve: {port: 0}
 """
 TIMEOUT = 900
+pytestmark = pytest.mark.timeout(2 * TIMEOUT)
 
 
 @dataclass(frozen=True)

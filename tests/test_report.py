@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import chromium
+from tests.conftest import chromium
 
 from zj_ray.errors import DataError
 from zj_ray.evaluation.report import write_report
@@ -87,6 +87,7 @@ def run_folder(tmp_path: Path) -> Path:
         "stages": {stage: {"seconds": 75.0, "status": "done"} for stage in ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")},
         "pretrain": {"ppl_before": 3100.0, "ppl_after": 14.2},
         "sft": {"loss_before": 4.0, "loss_after": 1.3},
+        "feedback": {"krippendorff_alpha": 0.75},
         "reward": {"pair_accuracy": 0.76, "pair_accuracy_ceiling": 0.93, "pair_accuracy_by_length_bin": bins},
         "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
         "evaluate": evaluation().summary(),

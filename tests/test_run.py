@@ -32,7 +32,7 @@ def test_reopening_with_another_config_names_the_first_differing_key(tmp_path: P
     config = Config()
     Run.open(tmp_path / "a", config)
     changed = replace(config, sft=replace(config.sft, epochs=3.0), ppo=replace(config.ppo, steps=99))
-    with pytest.raises(ConfigError, match=r"sft\.epochs is 3\.0, but .* 1\.0 .*--name.*--set sft\.epochs=1\.0"):
+    with pytest.raises(ConfigError, match=r"sft\.epochs is 3\.0, but .* 1\.0 .*--set name=.*--set sft\.epochs=1\.0"):
         Run.open(tmp_path / "a", changed)
     assert Run.load(tmp_path / "a").config == config
 
@@ -40,7 +40,10 @@ def test_reopening_with_another_config_names_the_first_differing_key(tmp_path: P
 def test_a_run_may_go_on_with_other_stages_and_on_another_cluster(tmp_path: Path) -> None:
     Run.open(tmp_path / "a", replace(Config(), stages=("pretrain", "sft")))
     moved = replace(Config(), ray=RayConfig(address="10.0.0.1:6379"))
-    Run.open(tmp_path / "a", moved)
+    reopened = Run.open(tmp_path / "a", moved)
+    assert Run.load(tmp_path / "a").config != moved, "only the run's owner writes its config"
+    with reopened.running():
+        pass
     assert Run.load(tmp_path / "a").config == moved
 
 

@@ -67,7 +67,7 @@ class RunLock:
             raise ZjError(
                 f"process {owner['pid']} on {owner['host']} is working on this run (last sign of life {age:.0f} s ago)",
                 where=str(self.path.parent),
-                remedy="wait for it, end it with: zj stop RUN, or start another run with --name",
+                remedy="wait for it, end it with: zj stop RUN, or start another run with --set name=…",
             )
         # Two processes may find the same dead lock: each renames what it finds, and puts back what is not the dead lock.
         aside = self.path.with_name(f".{self.path.name}.dead.{os.getpid()}")

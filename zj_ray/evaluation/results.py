@@ -106,6 +106,8 @@ class EvaluationResults:
             "new_facts_per_question_ppo": ppo.new_facts_per_question,
             "safety_pass_sft": _share(sft.safety.passed, sft.safety.n),
             "safety_pass_ppo": _share(ppo.safety.passed, ppo.safety.n),
+            "over_refusal_sft": _share(sft.over_refused, sft.controls),
+            "general_perplexity": dict(self.perplexity),
             "over_refusal_ppo": _share(ppo.over_refused, ppo.controls),
             "win": pair.win,
             "tie": pair.tie,

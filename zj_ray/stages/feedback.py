@@ -16,6 +16,7 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_dialogues, load_prompts, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
+from zj_ray.evaluation.summary import update_summary
 from zj_ray.feedback.agreement import measure_agreement
 from zj_ray.feedback.annotators import panel, rank_items
 from zj_ray.feedback.store import RankingStore
@@ -56,6 +57,7 @@ def feedback(shop: Workshop) -> dict[str, Any]:
         (folder / "utilities.json").write_text(json.dumps(utilities), encoding="utf-8")
     agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed)
     agreement.write(folder / "agreement.json")
+    update_summary(shop.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
     rows = store.export_jsonl(folder / "rankings.jsonl")
     store.close()
     return {"items": rows, "agreement": agreement.as_dict()}

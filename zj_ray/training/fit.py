@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ def fit(spec: FitSpec) -> dict[str, Any]:
     """
     folder = Path(spec.folder)
     (folder / "result.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "ray_train", ignore_errors=True)  # Ray Train's own record of an attempt; what we resume from is ours
     outcome: list[BaseException | None] = []
     thread = threading.Thread(target=_fit, args=(spec, outcome), daemon=True, name=f"fit-{spec.stage}")
     thread.start()
