@@ -20,7 +20,7 @@ from zj_ray.feedback.tables import Item, Ranking
 from zj_ray.rules.rubric import Rubric
 
 ASPECTS = ("safety", "professionalism", "fluency")
-JUST_NOTICEABLE = 0.15  # smallest difference that an annotator sees, in units of the spread
+JUST_NOTICEABLE = 0.5  # smallest difference that an annotator sees, in units of the spread
 
 
 @dataclass(frozen=True)

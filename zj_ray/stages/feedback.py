@@ -82,7 +82,7 @@ def choose_contexts(shop: Workshop) -> list[Context]:
 
 
 def _answer(shop: Workshop, contexts: Sequence[Context]) -> list[Item]:
-    """K answers for each context, sampled by the fleet from the SFT model."""
+    """K answers for each context, sampled by the fleet from the SFT model; fewer where it says the same twice."""
     config, chat = shop.config, shop.chat()
     fleet = shop.fleet(shop.model("sft"))
     requests = [
@@ -99,18 +99,15 @@ def _answer(shop: Workshop, contexts: Sequence[Context]) -> list[Item]:
     ]
     with progress("sampling answers", len(requests)) as bar:
         answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
-    size = config.feedback.answers
-    groups = [answered[i * size : (i + 1) * size] for i in range(len(contexts))]
-    return [
-        Item(
-            context.id,
-            context.prompt.id if context.prompt else context.id,
-            context.messages,
-            _department(context),
-            tuple(_record(chat, config, k, a.output) for k, a in enumerate(group)),
-        )  # fmt: skip
-        for context, group in zip(contexts, groups, strict=True)
-    ]
+    items = []
+    for number, context in enumerate(contexts):
+        group = answered[number * config.feedback.answers : (number + 1) * config.feedback.answers]
+        answers = [_record(chat, config, k, a.output) for k, a in enumerate(group)]
+        distinct = tuple({answer.text: answer for answer in answers}.values())  # nobody can rank an answer against itself
+        if len(distinct) > 1:
+            prompt_id = context.prompt.id if context.prompt else context.id
+            items.append(Item(context.id, prompt_id, context.messages, _department(context), distinct))
+    return items
 
 
 def _department(context: Context) -> str | None:
