@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.conftest import chromium
 
+from tests.conftest import chromium
 from zj_ray.errors import DataError
 from zj_ray.evaluation.report import write_report
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult

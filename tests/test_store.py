@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import real_data_folder
 
+from tests.conftest import real_data_folder
 from zj_ray.data.datasets import RankedItem, Response, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError

@@ -76,8 +76,8 @@ def advice(text: str, *, last: bool, case: Case, referred: bool) -> float:
 
 def misdiagnoses(text: str, case: Case) -> bool:
     """Whether the turn names a disease of the clinic that is not the case's. False where the diagnosis is not known."""
-    diagnosis = case.reference.get("diagnosis")
-    return bool(diagnosis) and any(name in text and name not in diagnosis and diagnosis not in name for name in disease_names())
+    diagnosis = case.reference.get("diagnosis") or ""
+    return diagnosis != "" and any(name in text and name not in diagnosis and diagnosis not in name for name in disease_names())
 
 
 def specificity(text: str, case: Case) -> float:
