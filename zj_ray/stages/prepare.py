@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,6 +22,8 @@ from zj_ray.training.model import check_checkpoint, make_tiny
 def prepare(run: Run) -> None:
     """Leave `data/`, `tokenizer/` and, without a base model, `base/` in the run folder. Every data row is validated here."""
     disable_progress_bar()  # transformers draws one for each file it writes
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which else warns that it found no GPU
     config, root = run.config, data_root(run.folder, run.config)
     if config.data.source == "clinic" and not (root / "train").is_dir():
         counts = write_clinic(root, config.data.clinic)
