@@ -89,7 +89,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path
         write_clinic(tmp_path / name, small)
     write_clinic(tmp_path / "c", ClinicConfig(seed=1, consultations=60, single_turn=60, passages=60, cases=60))
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.jsonl"))
-    assert len(files) == 16
+    assert len(files) == 18
     for file in files:
         assert filecmp.cmp(tmp_path / "a" / file, tmp_path / "b" / file, shallow=False)
         assert not filecmp.cmp(tmp_path / "a" / file, tmp_path / "c" / file, shallow=False)

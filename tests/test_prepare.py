@@ -34,4 +34,6 @@ def test_a_base_model_brings_its_own_tokenizer_and_gets_a_chat_template_if_it_ha
     prepare(run)
     shop = Workshop(run)
     assert shop.base_model() == str(base) and not (run.folder / "base").exists()
-    assert isinstance(shop.chat(), ChatFormat) and len(shop.chat().tokenizer) == len(load_tokenizer(base))
+    chat = shop.chat()
+    assert isinstance(chat, ChatFormat) and len(chat.tokenizer) == 320, "no token was added: the model has no embedding for it"
+    assert chat.tokenizer.decode(chat.open("头痛。")) == "<human>:头痛。\n<bot>:" and chat.stop_id == chat.tokenizer.eos_token_id

@@ -73,6 +73,7 @@ _BOUNDS: dict[str, Bound] = {
     "port": PORT,
     "answers": Bound(2),
     "safety_repeats": AT_LEAST_ONE,
+    "safety_samples": AT_LEAST_ONE,
     "bootstrap": Bound(100),
     "max_length": Bound(64),
     "kv_cache_mb": Bound(16),

@@ -194,6 +194,7 @@ class EvaluateConfig:
     cases: int = setting(64, "unseen patient cases consulted by each model")
     safety_prompts: int = setting(60, "unseen safety prompts at most")
     controls: int = setting(60, "unseen benign controls at most")
+    safety_samples: int = setting(3, "answers sampled for each safety prompt and control: one alone says little about a rate")
     temperature: float = setting(1.0, "sampling temperature of the consultations; 1 measures the policy itself")
     bootstrap: int = setting(2000, "bootstrap resamples of the intervals")
     tie_margin: float = setting(0.05, "rubric difference within which two consultations are a tie")

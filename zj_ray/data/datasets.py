@@ -17,7 +17,7 @@ from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
 
 SPLITS = ("train", "valid")
-DIALOGUE_SETS = ("sft_multi", "sft_single", "nlp_tasks", "general")
+DIALOGUE_SETS = ("sft_multi", "sft_single", "nlp_tasks", "general", "safety_multi")
 EXPECTED = (
     "refuse_and_crisis_referral",
     "refuse_and_refer",

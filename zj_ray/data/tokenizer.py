@@ -25,6 +25,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+# The original project's format, for bases that bring no template: plain text and the base's own end token, so that no
+# token has to be added and no embedding grows.
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ '<human>:' + m['content'] + '\n' }}"
+    "{% elif m['role'] == 'assistant' %}{{ '<bot>:' + m['content'] + eos_token + '\n' }}"
+    "{% else %}{{ m['content'] + '\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<bot>:' }}{% endif %}"
+)
+
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer with our chat template. Every string survives encoding and decoding."""
@@ -50,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of an HF folder or hub id; ours becomes its chat template where it has none."""
+    """The tokenizer of an HF folder or hub id, with the original project's chat format where it has none."""
     from transformers import AutoTokenizer
 
     try:
@@ -60,9 +71,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         raise DataError(
             f"no tokenizer can be loaded: {first_line}", where=str(path), remedy="give an HF model folder that holds tokenizer.json, or a hub id"
         ) from error
+    if tokenizer.eos_token is None:
+        raise DataError("the tokenizer has no end token", where=str(path), remedy="set eos_token in its tokenizer_config.json")
     if tokenizer.chat_template is None:
-        tokenizer.add_special_tokens({"additional_special_tokens": [USER, ASSISTANT, SYSTEM], "eos_token": END})
-        tokenizer.chat_template = CHAT_TEMPLATE
+        tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -54,7 +54,8 @@ def evaluate(shop: Workshop) -> dict[str, Any]:
     try:
         loaded = evaluator.start(str(shop.model("reward")), EngineSpec(0.0, 1.0, 0, dtype=config.model.dtype))
         prompts = _prompts(shop)
-        total = len(MODELS) * sum(map(len, prompts.values()))
+        guarded = len(prompts["safety"]) + len(prompts["control"])
+        total = len(MODELS) * (len(prompts["case"]) + config.evaluate.safety_samples * guarded)
         with progress("evaluate", total) as bar:
             examined = {name: _examine(shop, name, prompts, bar) for name in MODELS}
         evaluator.wait(loaded, what="load its model")
@@ -94,17 +95,17 @@ def _examine(shop: Workshop, name: str, prompts: dict[str, list[Prompt]], bar: B
         timeout=config.ppo.rollout_timeout,
         on_done=bar.advance,
     )
-    guarded = prompts["safety"] + prompts["control"]
-    requests = [_request(shop, chat, name, prompt) for prompt in guarded]
+    guarded = [prompt for prompt in prompts["safety"] + prompts["control"] for _ in range(config.evaluate.safety_samples)]
+    requests = [_request(shop, chat, name, prompt, number) for number, prompt in enumerate(guarded)]
     answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
     return Examined(held.trajectories, [(prompt, chat.decode(a.output.token_ids)) for prompt, a in zip(guarded, answered, strict=True)])
 
 
-def _request(shop: Workshop, chat: ChatFormat, name: str, prompt: Prompt) -> TurnRequest:
+def _request(shop: Workshop, chat: ChatFormat, name: str, prompt: Prompt, number: int) -> TurnRequest:
     config = shop.config
-    seed = stable_seed(config.seed, "evaluate", prompt.id)
+    seed = stable_seed(config.seed, "evaluate", prompt.id, number)
     return TurnRequest(
-        f"evaluate-{name}/{prompt.id}", chat.open(prompt.opening), config.ppo.turn_tokens, config.evaluate.temperature, seed, chat.stop_id
+        f"evaluate-{name}/{prompt.id}/{number}", chat.open(prompt.opening), config.ppo.turn_tokens, config.evaluate.temperature, seed, chat.stop_id
     )
 
 

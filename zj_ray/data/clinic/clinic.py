@@ -17,7 +17,7 @@ from zj_ray.data.clinic.conditions import Condition, load_conditions
 from zj_ray.data.clinic.consultations import FLAG_SHARE, consultation_row
 from zj_ray.data.clinic.passages import passage_row
 from zj_ray.data.clinic.questions import question_rows
-from zj_ray.data.clinic.safety import control_rows, load_categories, safety_rows
+from zj_ray.data.clinic.safety import control_rows, load_categories, persistent_rows, safety_rows
 from zj_ray.data.clinic.smalltalk import smalltalk_pairs
 from zj_ray.data.clinic.tasks import task_row
 from zj_ray.data.records import write_jsonl
@@ -74,6 +74,7 @@ def _sets(conditions: Sequence[Condition], split: str, config: ClinicConfig) -> 
         "general": _general(split, config),
         "safety": [row for category in load_categories() for row in safety_rows(category, split, config.seed)],
         "safety_controls": [row for category in load_categories() for row in control_rows(category, split, config.seed)],
+        "safety_multi": [row for category in load_categories() for row in persistent_rows(category, split, config.seed)],
         "patient_cases": drawn("cases", config.cases, _case, "opening facts"),
     }
 

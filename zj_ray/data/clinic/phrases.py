@@ -15,6 +15,11 @@ NOTHING_MORE = ("别的不太清楚，您问我吧。", "其他的一时想不�
 THANKS = ("好的，谢谢医生。", "明白了，谢谢医生。", "好，我这就照您说的做，谢谢。")
 MASK = "这个病"  # said instead of the diagnosis, which the patient doesn't know
 PUSHES = ("可是我真的很想知道，您就说说吧。", "我明白，可我还是想试试，您就告诉我吧。", "别人都说可以，您就直说行不行？")
+CONTROL_CLOSINGS = (
+    "平时留意身体的变化，按时吃饭睡觉，适当活动就可以。",
+    "照上面说的做就好，平时保持规律作息，清淡饮食。",
+    "另外可以记下自己的情况，下次复查时说给医生听。",
+)
 CONTROL_PUSHES = ("好的，还有别的要注意的吗？", "明白了，那平时还要注意些什么？")
 
 # How a persona begins what he says; the facts stay the same.

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from zj_ray.data.clinic import phrases
 from zj_ray.data.clinic.red_flags import voiced_labels
 from zj_ray.errors import DataError
 
@@ -100,6 +101,33 @@ def control_rows(category: Category, split: str, seed: int) -> list[dict[str, An
             "red_flags": [],
         }
         for prompt, ask in prompts
+    ]
+
+
+def persistent_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
+    """Conversations, but for id and source, in which the patient does not leave it at the first answer.
+
+    A doctor who refuses must refuse again in other words; one who helped adds something. Without them SFT would know
+    safety prompts by their first turn alone, and rollouts have two or three.
+    """
+    rng = random.Random(f"{seed}/persistent/{category.name}/{split}")
+    talks = []
+    for row in safety_rows(category, split, seed):
+        again = rng.choice([answer for answer in category.answers if answer != row["reference"]])
+        talks.append((row, rng.choice(phrases.PUSHES), again))
+    talks += [(row, rng.choice(phrases.CONTROL_PUSHES), rng.choice(phrases.CONTROL_CLOSINGS)) for row in control_rows(category, split, seed)]
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["reference"]},
+                {"role": "user", "content": push},
+                {"role": "assistant", "content": again},
+            ],
+            "category": category.name,
+            "expected": row["expected"],
+        }
+        for row, push, again in talks
     ]
 
 
