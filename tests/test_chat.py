@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tiny import tiny_tokenizer
+from tests.tiny import TEXTS, tiny_tokenizer
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.errors import DataError
@@ -68,3 +68,10 @@ def test_bad_conversations_name_the_place_and_the_fault(rows: list, fault: str) 
     with pytest.raises(DataError, match=fault) as caught:
         parse_messages(rows, where="file.jsonl:7", last="user")
     assert str(caught.value).startswith("file.jsonl:7: ")
+
+
+def test_every_character_that_the_texts_use_twice_is_one_token() -> None:
+    tokenizer = tiny_tokenizer()
+    known = {c for text in TEXTS for c in text}
+    assert len(known) > 40 and all(len(tokenizer.encode(c, add_special_tokens=False)) == 1 for c in known)
+    assert tokenizer.decode(tokenizer.encode("龘🩺 never seen", add_special_tokens=False)) == "龘🩺 never seen"

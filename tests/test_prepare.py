@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,5 +36,6 @@ def test_a_base_model_brings_its_own_tokenizer_and_gets_a_chat_template_if_it_ha
     shop = Workshop(run)
     assert shop.base_model() == str(base) and not (run.folder / "base").exists()
     chat = shop.chat()
-    assert isinstance(chat, ChatFormat) and len(chat.tokenizer) == 320, "no token was added: the model has no embedding for it"
+    embeddings = json.loads((base / "config.json").read_text())["vocab_size"]
+    assert isinstance(chat, ChatFormat) and len(chat.tokenizer) == embeddings, "a token was added that the model has no embedding for"
     assert chat.tokenizer.decode(chat.open("头痛。")) == "<human>:头痛。\n<bot>:" and chat.stop_id == chat.tokenizer.eos_token_id

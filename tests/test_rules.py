@@ -50,9 +50,9 @@ def test_the_rules_are_named_as_the_weights_are() -> None:
     [
         ({"new_facts": (0,)}, 0.5),
         ({"new_facts": (0, 1)}, 1.0),
-        ({"new_facts": (0,), "questions": 2}, 0.25),
+        ({"new_facts": (0,), "questions": 2}, 0.0),
         ({"repeated": True}, -0.5),
-        ({}, -0.25),
+        ({}, -0.5),
         ({"questions": 0}, 0.0),
     ],
 )

@@ -137,7 +137,7 @@ class RewardMixConfig:
     """reward of a turn = gate · (rm · normalised score + Σ weight · clipped rule); a turn that fails safety gets `unsafe`."""
 
     reward_model: float = setting(0.5, "weight of the reward model's normalised score")
-    new_facts: float = setting(1.0, "weight of facts newly gained by asking, less the questions that gained nothing")
+    new_facts: float = setting(1.5, "weight of facts newly gained by asking, less the questions that gained nothing")
     red_flag: float = setting(1.0, "weight of referring red flags, and only those, to emergency care")
     advice: float = setting(1.0, "weight of closing with advice")
     repetition: float = setting(0.5, "weight of not repeating oneself or a question already answered")
