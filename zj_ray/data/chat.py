@@ -58,7 +58,7 @@ class ChatFormat:
         self.between = between_ids[1:]
 
     def text_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))  # the caller minds the length
 
     def open(self, user_text: str, system: str | None = None) -> list[int]:
         """Tokens from the start to where the doctor speaks first."""
