@@ -92,6 +92,7 @@ RULE_FAULTS = {
     "two GPUs for a rank": ("ppo: {policy: {gpus: 2}}", "a rank drives one GPU", "ppo.policy.ranks"),
     "two GPUs for a worker": ("reward: {gpus: 2}", "a rank drives one GPU", "reward.ranks"),
     "offload without ZeRO": ("sft: {gpus: 1, zero_stage: 0, offload_optimizer: true}", "needs ZeRO", "sft.zero_stage"),
+    "Muon on cut matrices": ("sft: {optimizer: muon}", "cuts them into pieces", "zero_stage to 0"),
 }
 
 

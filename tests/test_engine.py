@@ -11,13 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+from zj_ray.training.muon import Muon
 
 SAMPLES, STEPS = 11, 4  # eleven samples do not divide by two ranks
 
 
+class _Layers(nn.Module):
+    """Three layers in a list, as a transformer's: their matrices are Muon's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
 def _problem() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    model = nn.Sequential(nn.Linear(8, 16), _Layers(), nn.Linear(16, 1))
     return model, torch.randn(SAMPLES, 8), torch.randn(SAMPLES, 1)
 
 
@@ -25,9 +39,12 @@ def _squared(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return ((model(x) - y) ** 2).sum()
 
 
-def _plain_torch() -> list[Tensor]:
+def _plain_torch(kind: str) -> list[Tensor]:
     model, x, y = _problem()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, betas=(0.9, 0.95))
+    if kind == "muon":
+        optimizer: torch.optim.Optimizer = Muon(model, 1e-2, 0.0, (0.9, 0.95))
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, betas=(0.9, 0.95))
     for _ in range(STEPS):
         optimizer.zero_grad()
         (_squared(model, x, y) / SAMPLES).backward()
@@ -36,15 +53,15 @@ def _plain_torch() -> list[Tensor]:
     return [p.detach() for p in model.parameters()]
 
 
-def _rank(rank: int, world: int, port: int, stage: int, folder: str) -> None:
+def _rank(rank: int, world: int, port: int, stage: int, kind: str, folder: str) -> None:
     torch.set_num_threads(1)
     join_process_group(rank, world, "127.0.0.1", port, timeout=120)
     model, x, y = _problem()
-    engine = TrainEngine(model, EngineSpec(1e-2, 1.0, stage))
+    engine = TrainEngine(model, EngineSpec(1e-2, 1.0, stage, optimizer=kind))
     mine = list(range(SAMPLES))[rank::world]
     for _ in range(STEPS):
         result = engine.train_batch([mine[:1], mine[1:]], lambda module, part: _squared(module, x[part], y[part]), SAMPLES)
-        assert result.applied
+        assert result.applied and result.grad_norm > 0
 
     # The loss is finite, its gradient is not: √0 has an infinite slope. One rank alone meets it, and all must drop the step.
     def poisoned(module: nn.Module, part: list[int]) -> Tensor:
@@ -58,17 +75,17 @@ def _rank(rank: int, world: int, port: int, stage: int, folder: str) -> None:
         torch.save(weights, folder + "/weights.pt")
 
 
-@pytest.mark.parametrize(("stage", "world"), [(0, 1), (2, 2), (3, 2)])
-def test_training_equals_plain_torch_and_a_non_finite_gradient_is_dropped_everywhere(tmp_path: Path, stage: int, world: int) -> None:
+@pytest.mark.parametrize(("stage", "world", "kind"), [(0, 1, "adamw"), (2, 2, "adamw"), (3, 2, "adamw"), (0, 2, "muon")])
+def test_training_equals_plain_torch_and_a_non_finite_gradient_is_dropped_everywhere(tmp_path: Path, stage: int, world: int, kind: str) -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, world, port, stage, str(tmp_path))) for rank in range(world)]
+    ranks = [context.Process(target=_rank, args=(rank, world, port, stage, kind, str(tmp_path))) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(timeout=240)
     assert [process.exitcode for process in ranks] == [0] * world
-    for ours, theirs in zip(torch.load(tmp_path / "weights.pt"), _plain_torch(), strict=True):
+    for ours, theirs in zip(torch.load(tmp_path / "weights.pt"), _plain_torch(kind), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

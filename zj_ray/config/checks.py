@@ -211,6 +211,9 @@ def _train_faults(train: TrainConfig, name: str) -> Iterator[Fault]:
     if train.offload_optimizer and train.zero_stage == 0:
         keys = (f"{name}.offload_optimizer", f"{name}.zero_stage")
         yield Fault(keys, f"'{name}.offload_optimizer' needs ZeRO, but {name}.zero_stage is 0", f"set {name}.zero_stage to 1, 2 or 3")
+    if train.optimizer == "muon" and train.zero_stage > 0:
+        what = f"'{name}.optimizer' muon works on whole matrices, but {name}.zero_stage {train.zero_stage} cuts them into pieces"
+        yield Fault((f"{name}.optimizer", f"{name}.zero_stage"), what, f"set {name}.zero_stage to 0, or {name}.optimizer to adamw")
 
 
 def _feedback_faults(feedback: FeedbackConfig, data_source: str) -> Iterator[Fault]:

@@ -26,9 +26,8 @@ class RoleGroup:
     def start(self, path: str, spec: EngineSpec) -> list[Any]:
         """Join the process group and load the model at `path`; the returned references are done when every rank is ready."""
         address, port = self.wait([self.actors[0].address.remote()], what="start its process")[0]
-        for rank, actor in enumerate(self.actors):
-            actor.join.remote(rank, self.size, address, port)
-        return self.call("build", path, spec)
+        joined = [actor.join.remote(rank, self.size, address, port) for rank, actor in enumerate(self.actors)]
+        return [*joined, *self.call("build", path, spec)]
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         return [getattr(actor, method).remote(*arguments) for actor in self.actors]

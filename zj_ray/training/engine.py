@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.errors import CheckpointError
+from zj_ray.training.muon import Muon
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """total_steps: length of the cosine schedule; None keeps the learning rate constant after warm-up."""
+    """total_steps: length of the cosine schedule; None keeps the learning rate constant after warm-up. optimizer: adamw or muon."""
 
     learning_rate: float
     clip_norm: float
@@ -36,6 +37,7 @@ class EngineSpec:
     total_steps: int | None = None
     offload_optimizer: bool = False
     dtype: str = "float32"
+    optimizer: str = "adamw"
 
 
 def join_process_group(rank: int, world: int, address: str, port: int, timeout: float) -> None:
@@ -76,6 +78,12 @@ def _schedule(spec: EngineSpec) -> Callable[[int], float]:
     return factor
 
 
+def _optimizer(model: nn.Module, spec: EngineSpec) -> torch.optim.Optimizer:
+    if spec.optimizer == "muon":
+        return Muon(model, spec.learning_rate, spec.weight_decay, betas=(0.9, 0.95))
+    return torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.95))
+
+
 @dataclass(frozen=True)
 class StepResult:
     """applied: false when loss or gradient was not finite and the step was dropped on every rank."""
@@ -86,12 +94,12 @@ class StepResult:
 
 
 class TrainEngine:
-    """A model under DeepSpeed ZeRO with AdamW. All methods are collective: every rank must call them in the same order."""
+    """A model under DeepSpeed ZeRO. All methods are collective: every rank must call them in the same order."""
 
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.spec = spec
         self._finite = torch.ones((), dtype=torch.bool)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.95))
+        optimizer = _optimizer(model, spec)
         zero: dict[str, Any] = {"stage": spec.zero_stage}
         if spec.offload_optimizer:
             zero["offload_optimizer"] = {"device": "cpu"}
@@ -135,9 +143,13 @@ class TrainEngine:
         if not self._everywhere(bool(self._finite)):
             self._drop_gradients()
             return StepResult(False, float("nan"), self.learning_rate)
+        norm = self._whole_norm() if self.spec.zero_stage == 0 else None
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()  # None at stage 0, where DeepSpeed clips without telling
-        return StepResult(True, float("nan") if norm is None else float(norm), self.learning_rate)
+        return StepResult(True, float(self.engine.get_global_grad_norm() if norm is None else norm), self.learning_rate)
+
+    def _whole_norm(self) -> Tensor:
+        """At stage 0 every rank has the whole reduced gradient, and DeepSpeed clips it without telling its norm."""
+        return nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
 
     @property
     def learning_rate(self) -> float:

@@ -92,6 +92,7 @@ def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
         total_steps=steps,
         offload_optimizer=config.offload_optimizer,
         dtype=spec.model.dtype,
+        optimizer=config.optimizer,
     )
 
 
