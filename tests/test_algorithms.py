@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from zj_ray.algorithms.gae import gae, turn_end_rewards
 from zj_ray.algorithms.importance import importance_weights
 from zj_ray.algorithms.kl import KLController, kl
 from zj_ray.algorithms.policy_loss import clip_fraction, policy_loss
+from zj_ray.algorithms.preference import majority
 from zj_ray.algorithms.ranking_loss import pair_outcomes, ranking_loss
 from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
@@ -109,19 +111,35 @@ def test_adaptive_controller_moves_towards_the_target_and_fixed_one_stays() -> N
     assert adaptive.coefficient == pytest.approx(0.11 * 0.8)
 
 
+def preferred(*ranks: float) -> torch.Tensor:
+    """One annotator's preferences."""
+    return torch.from_numpy(majority(np.array(ranks)[:, None]))
+
+
 def test_ranking_loss_weighs_pairs_by_prompt_and_leaves_ties_out() -> None:
     scores = torch.tensor([2.0, 1.0, 0.0], requires_grad=True)
-    loss = ranking_loss(scores, torch.tensor([1.0, 2.0, 2.0]))  # pairs: 0 over 1, 0 over 2
+    loss = ranking_loss(scores, preferred(1.0, 2.0, 2.0))  # pairs: 0 over 1, 0 over 2
     assert loss.item() == pytest.approx((math.log1p(math.exp(-1.0)) + math.log1p(math.exp(-2.0))) / 2)
-    tied = ranking_loss(scores, torch.ones(3))
+    tied = ranking_loss(scores, preferred(1.0, 1.0, 1.0))
     tied.backward()
     assert tied.item() == 0.0 and torch.all(scores.grad == 0)  # type: ignore[arg-type]
-    assert pair_outcomes(scores, torch.tensor([1.0, 3.0, 2.0])) == (2, 3)
-    assert pair_outcomes(torch.zeros(2), torch.tensor([1.0, 2.0])) == (0, 1)
+    assert pair_outcomes(scores, preferred(1.0, 3.0, 2.0)) == (2, 3)
+    assert pair_outcomes(torch.zeros(2), preferred(1.0, 2.0)) == (0, 1)
 
 
 def test_nan_ranks_form_no_pair() -> None:
-    assert ranking_loss(torch.tensor([1.0, 2.0]), torch.full((2,), float("nan"))).item() == 0.0
+    nan = float("nan")
+    assert ranking_loss(torch.tensor([1.0, 2.0]), preferred(nan, nan)).item() == 0.0
+
+
+def test_a_preference_is_what_most_annotators_see() -> None:
+    ranks = np.array([[1, 1, 2], [2, 2, 1], [3, 2, 2]], dtype=float)  # three answers, three annotators
+    assert majority(ranks).tolist() == [[False, True, True], [False, False, True], [False, False, False]]
+    assert majority(ranks[:, 1:]).tolist() == [[False, False, False], [False, False, False], [False, False, False]]
+    absent = np.array([[1.0, np.nan], [2.0, np.nan]])
+    assert majority(absent).tolist() == [[False, True], [False, False]]  # who did not rank has no vote
+    assert not majority(np.array([[1, 2], [2, 1]])).any()  # one against one
+    assert not majority(np.array([[1, 1], [2, 1]])).any()  # one of two is not most
 
 
 def test_importance_weights_are_truncated_and_constant() -> None:

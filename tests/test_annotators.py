@@ -11,8 +11,8 @@ from zj_ray.config.schema import FeedbackConfig
 from zj_ray.data.messages import Message
 from zj_ray.feedback.agreement import measure_agreement
 from zj_ray.feedback.annotators import Scale, SimulatedAnnotator, noise_ceiling, panel, rank_items, ranks_with_ties
-from zj_ray.feedback.store import RankingStore, consensus
-from zj_ray.feedback.tables import Answer
+from zj_ray.feedback.store import RankingStore
+from zj_ray.feedback.tables import Answer, Ranking
 from zj_ray.rules.rubric import Rubric
 
 CONTEXT = [Message("user", "医生，我头痛三天了。")]
@@ -98,10 +98,13 @@ def test_more_noise_lowers_the_ceiling(tmp_path: Path) -> None:
         store = filled_store(tmp_path / f"{noise}.sqlite", rubrics)
         rank_items(store, store.items(), rubrics, panel(FeedbackConfig(noise=noise), seed=0))
         ids = sorted(rubrics)
-        ceilings.append(noise_ceiling([[r.utility for r in rubrics[i]] for i in ids], [consensus(store.rankings(i)) for i in ids]))
+        ceilings.append(noise_ceiling([[r.utility for r in rubrics[i]] for i in ids], [store.rankings(i) for i in ids]))
     assert ceilings[0] == 1.0 and ceilings[0] > ceilings[1] > ceilings[2] > 0.5
 
 
 def test_ceiling_counts_an_equal_utility_as_a_guess() -> None:
-    assert noise_ceiling([[1.0, 0.5, 0.5]], [[1.0, 2.0, 3.0]]) == pytest.approx((1 + 1 + 0.5) / 3)
-    assert noise_ceiling([[1.0, 0.5]], [[1.5, 1.5]]) is None
+    def seen(*overall: int) -> list[list[Ranking]]:
+        return [[Ranking("a", "x", "simulated", overall)]]
+
+    assert noise_ceiling([[1.0, 0.5, 0.5]], seen(1, 2, 3)) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert noise_ceiling([[1.0, 0.5]], seen(1, 1)) is None

@@ -80,7 +80,7 @@ def test_safety_categories_are_complete() -> None:
     categories = load_categories()
     assert len(categories) == 10 and {c.expected for c in categories} == set(EXPECTED) - {"answer_helpfully"}
     for c in categories:
-        assert len(set(c.asks)) == 14 and len(set(c.answers)) == 6 and len(set(c.controls)) == 8, c.name
+        assert len(set(c.asks)) == 26 and len(set(c.answers)) == 6 and len(set(c.controls)) == 18, c.name
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_sizes_are_those_of_the_configuration(clinic: Path) -> None:
     sizes = {name: len(rows(clinic, "train", name)) for name in ("sft_multi", "sft_single", "pretrain", "patient_cases", "nlp_tasks", "general")}
     assert list(sizes.values()) == [config.consultations, config.single_turn, config.passages, config.cases, 225, 225]
     assert len(rows(clinic, "valid", "sft_multi")) == config.consultations // 6
-    assert len(rows(clinic, "train", "safety")) == 300 and len(rows(clinic, "valid", "safety")) >= 60
+    assert len(rows(clinic, "train", "safety")) == 440 and len(rows(clinic, "valid", "safety")) >= 60
     assert len(rows(clinic, "valid", "safety_controls")) >= 60
 
 
@@ -124,7 +124,17 @@ def test_conditions_and_safety_questions_are_never_in_both_splits(clinic: Path) 
         prompts = {part: [row["prompt"] for row in rows(clinic, part, name)] for part in ("train", "valid")}
         asks = [ask for c in load_categories() for ask in (c.asks if name == "safety" else [question for question, _ in c.controls])]
         where = {ask: {part for part, texts in prompts.items() if any(text.endswith(ask) for text in texts)} for ask in asks}
-        assert all(len(parts) == 1 for parts in where.values()) and Counter(next(iter(p)) for p in where.values())["train"] in (100, 60)
+        assert all(len(parts) == 1 for parts in where.values()) and Counter(next(iter(p)) for p in where.values())["train"] in (220, 140)
+
+
+def test_part_of_the_safety_questions_is_for_rollouts_alone(clinic: Path) -> None:
+    for name, answered, unanswered in (("safety", 240, 200), ("safety_controls", 240, 240)):
+        train = rows(clinic, "train", name)
+        assert sum(row["reference"] is not None for row in train) == answered and sum(row["reference"] is None for row in train) == unanswered
+        assert all(row["reference"] for row in rows(clinic, "valid", name))
+        hidden = {row["prompt"] for row in train if row["reference"] is None}
+        assert hidden <= {prompt.opening for prompt in load_prompts(clinic, "train")}
+        assert not hidden & {dialogue[0].content for dialogue in load_dialogues(clinic, "train")}
 
 
 def test_every_set_loads(clinic: Path) -> None:
@@ -153,7 +163,7 @@ def test_doctors_differ_in_the_shares_that_leave_room_to_improve(clinic: Path) -
     lazy = sum(asks_openly(row["messages"][1]["content"]) for row in talks) / len(talks)
     assert abs(hurried - STYLES["hurried"]) < 0.05 and abs(lazy - STYLES["lazy"]) < 0.05
     flagged = [row for row in talks if row["red_flags"]]
-    assert 0.15 < len(flagged) / len(talks) < 0.25
+    assert 0.25 < len(flagged) / len(talks) < 0.35
     assert 0.3 < sum(refers_to_emergency(row["messages"][-1]["content"]) for row in flagged) / len(flagged) < 0.95
 
 

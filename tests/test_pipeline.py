@@ -27,7 +27,7 @@ model:
   max_length: 384
   tiny: {vocab_size: 600, hidden_size: 64, layers: 2, heads: 1, intermediate_size: 128}
 pretrain: {max_steps: 3, batch_tokens: 1024, micro_batch_tokens: 512}
-sft: {max_steps: 4, batch_tokens: 1024, micro_batch_tokens: 512}
+sft: {max_steps: 4, batch_tokens: 1024, micro_batch_tokens: 512, optimizer: muon, zero_stage: 0}
 feedback: {prompts: 20}
 reward: {epochs: 1, batch_tokens: 2048}
 fleet: {kv_cache_mb: 64, max_in_flight: 16}

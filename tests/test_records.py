@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zj_ray.data.datasets import Response, load_dialogues, load_general, load_prompts, load_rankings, load_texts
+from zj_ray.data.datasets import Response, load_dialogues, load_general, load_moments, load_prompts, load_rankings, load_texts
 from zj_ray.data.messages import Message
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.errors import DataError
@@ -63,6 +63,7 @@ def test_dialogues_come_from_every_set_that_is_there_and_from_trusted_safety_ans
         {"id": f"s{quality}", "prompt": "自己加量行吗？", "reference": f"不行，{quality}", "reference_quality": quality}
         for quality in ("unchecked", "doubtful", "wrong")
     ]
+    safety.append({"id": "open", "prompt": "自己停药行吗？", "reference": None, "reference_quality": "unchecked"})
     controls = [{"id": "c", "prompt": "叶酸有什么用？", "reference": "有助于神经管发育。"}]
     root = folder(
         tmp_path, sft_multi=[{"id": "m", "messages": TALK}], general=[{"id": "g", "messages": TALK}], safety=safety, safety_controls=controls
@@ -71,6 +72,19 @@ def test_dialogues_come_from_every_set_that_is_there_and_from_trusted_safety_ans
     assert len(dialogues) == 4
     assert dialogues[2] == (Message("user", "自己加量行吗？"), Message("assistant", "不行，unchecked"))
     assert len(load_general(root, "train")) == 1
+
+
+def test_moments_are_where_the_doctor_speaks_again_and_know_what_is_expected_of_him(tmp_path: Path) -> None:
+    long = [*TALK, {"role": "user", "content": "还是想试试。"}, {"role": "assistant", "content": "还是不行。"}]
+    root = folder(
+        tmp_path,
+        sft_multi=[{"id": "m", "messages": long}],
+        sft_single=[{"id": "s", "messages": TALK}],
+        safety_multi=[{"id": "x", "messages": long, "expected": "refuse_and_refer"}],
+    )
+    moments = load_moments(root, "train")
+    assert [expected for _, expected in moments] == [None, "refuse_and_refer"]
+    assert all([m.content for m in context] == [m["content"] for m in long[:3]] for context, _ in moments)
 
 
 def test_validation_dialogues_leave_safety_answers_out(tmp_path: Path) -> None:

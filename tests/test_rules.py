@@ -50,7 +50,8 @@ def test_the_rules_are_named_as_the_weights_are() -> None:
     [
         ({"new_facts": (0,)}, 0.5),
         ({"new_facts": (0, 1)}, 1.0),
-        ({"new_facts": (0,), "questions": 2}, 0.0),
+        ({"new_facts": (0,), "questions": 2}, -0.5),
+        ({"questions": 2}, -1.0),
         ({"repeated": True}, -0.5),
         ({}, -0.5),
         ({"questions": 0}, 0.0),
@@ -259,6 +260,12 @@ def test_a_first_answer_is_better_the_more_it_asks() -> None:
         ],
         CASE_PROMPT,
     )
+
+
+def test_a_second_question_that_gains_nothing_makes_a_turn_worse() -> None:
+    one = "您好，我先了解一下。这种情况是什么时候开始的？"
+    assert [fact.slot for fact in CASE.facts].count("妊娠") == 0
+    ordered(say(CASE.opening), [one, one + "有没有怀孕？", "您好，我先了解一下。有没有怀孕？"], CASE_PROMPT)
 
 
 def test_a_repeated_question_is_worse_than_a_new_one() -> None:

@@ -95,7 +95,7 @@ def test_two_processes_that_create_and_fill_one_file_lose_nothing(tmp_path: Path
 def test_consensus_is_the_mean_rank_and_pairs_leave_ties_out() -> None:
     ranks = [Ranking("a", name, "human", overall) for name, overall in (("x", (1, 2, 3, 4)), ("y", (1, 3, 2, 4)))]
     assert consensus(ranks) == [1.0, 2.5, 2.5, 4.0]
-    assert pairs([1.0, 2.5, 2.5, 4.0]) == [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]
+    assert pairs(ranks) == [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]
     assert places([1.0, 2.5, 2.5, 4.0]) == [1, 2, 2, 4]
     with pytest.raises(DataError, match="nobody has ranked"):
         consensus([])

@@ -137,7 +137,7 @@ class PolicyRoleConfig(RoleConfig):
 class RewardMixConfig:
     """reward of a turn = gate · (rm · normalised score + Σ weight · clipped rule); a turn that fails safety gets `unsafe`."""
 
-    reward_model: float = setting(0.5, "weight of the reward model's normalised score")
+    reward_model: float = setting(0.25, "weight of the reward model's normalised score")
     new_facts: float = setting(1.5, "weight of facts newly gained by asking, less the questions that gained nothing")
     red_flag: float = setting(1.0, "weight of referring red flags, and only those, to emergency care")
     advice: float = setting(1.0, "weight of closing with advice")
@@ -145,7 +145,7 @@ class RewardMixConfig:
     length: float = setting(0.25, "weight of staying within the length band")
     format: float = setting(0.5, "weight of finished, well-formed sentences")
     safety: float = setting(2.0, "weight of the right kind of answer to a safety prompt or a benign control")
-    unsafe: float = setting(-3.0, "reward of a turn that the safety gate stops")
+    unsafe: float = setting(-3.0, "reward of a turn that the safety gate stops: dangerous, or the wrong kind of answer to a safety prompt or control")
 
 
 @dataclass(frozen=True)

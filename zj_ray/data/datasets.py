@@ -54,7 +54,7 @@ def load_dialogues(root: str | Path, split: str, *, safety_repeats: int = 1) -> 
     """Conversations for SFT, the assistant last: multi-turn, single-turn, tasks, general talk.
 
     In train also the reference answers of safety prompts and benign controls, each `safety_repeats` times, but for those
-    marked wrong or doubtful.
+    marked wrong or doubtful. A prompt whose reference is null is for rollouts alone.
     """
     names = DIALOGUE_SETS + (("safety", "safety_controls") if split == "train" else ())
     dialogues = []
@@ -63,10 +63,23 @@ def load_dialogues(root: str | Path, split: str, *, safety_repeats: int = 1) -> 
             dialogues.append(parse_messages(row["messages"], where=where, last="assistant"))
         elif "prompt" not in row:
             raise DataError("the row has neither 'messages' nor 'prompt'", where=where, remedy='add "messages": [{"role": "user", …}, …]')
-        elif row.get("reference_quality") not in UNTRUSTED:
+        elif row.get("reference_quality") not in UNTRUSTED and row.get("reference", "") is not None:
             answered = (Message("user", _text(row, "prompt", where)), Message("assistant", _text(row, "reference", where)))
             dialogues += [answered] * safety_repeats
     return dialogues
+
+
+def load_moments(root: str | Path, split: str) -> list[tuple[tuple[Message, ...], str | None]]:
+    """Moments inside conversations of several turns in which the doctor is to speak, each with the kind of answer expected of him.
+
+    That is None in consultations; where a patient insists on what he was refused (safety_multi.jsonl) the row says it.
+    """
+    moments = []
+    for where, row in _rows(root, split, DIALOGUE_SETS):
+        dialogue = parse_messages(row.get("messages"), where=where, last="assistant")
+        expected = _expected(row, where) if "expected" in row else None
+        moments += [(dialogue[:cut], expected) for cut in range(3, len(dialogue), 2) if dialogue[0].role == "user"]
+    return moments
 
 
 def load_general(root: str | Path, split: str) -> list[tuple[Message, ...]]:
@@ -81,9 +94,7 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
         if "prompt" not in row:
             prompts.append(_case_prompt(row, where))
             continue
-        expected = _text(row, "expected", where)
-        if expected not in EXPECTED:
-            raise DataError(f"'expected' has the unknown value {expected!r}", where=where, remedy=f"use one of {', '.join(EXPECTED)}")
+        expected = _expected(row, where)
         kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
         prompts.append(Prompt(row["id"], kind, _text(row, "prompt", where), expected=expected, category=row.get("category")))
     return prompts
@@ -100,6 +111,13 @@ def load_rankings(root: str | Path, split: str) -> list[RankedItem]:
         responses = tuple(_response(response, i, where) for i, response in enumerate(raw))
         items.append(RankedItem(row["id"], messages, row.get("department"), responses, str(row.get("source") or "")))
     return items
+
+
+def _expected(row: dict[str, Any], where: str) -> str:
+    expected = _text(row, "expected", where)
+    if expected not in EXPECTED:
+        raise DataError(f"'expected' has the unknown value {expected!r}", where=where, remedy=f"use one of {', '.join(EXPECTED)}")
+    return expected
 
 
 def _case_prompt(row: dict[str, Any], where: str) -> Prompt:

@@ -103,13 +103,14 @@ def rank_items(
     return len(fresh)
 
 
-def noise_ceiling(utilities: Sequence[Sequence[float]], mean_ranks: Sequence[Sequence[float]]) -> float | None:
-    """The pair accuracy that knowing the true utility reaches against the annotators' consensus: no reward model can be expected to beat it.
+def noise_ceiling(utilities: Sequence[Sequence[float]], rankings: Sequence[Sequence[Ranking]]) -> float | None:
+    """The pair accuracy that knowing the true utility reaches against the annotators' majority: no reward model can be expected to beat it.
 
-    utilities, mean_ranks: [items][answers] of the same held-out items. An equal utility counts half, as a guess would. None without a pair.
+    utilities: [items][answers]; rankings: [items][annotators] of the same held-out items. An equal utility counts half, as
+    a guess would. None without a pair.
     """
     hits = []
-    for true, seen in zip(utilities, mean_ranks, strict=True):
+    for true, seen in zip(utilities, rankings, strict=True):
         hits += [0.5 if true[i] == true[j] else float(true[i] > true[j]) for i, j in pairs(seen)]
     return float(np.mean(hits)) if hits else None
 

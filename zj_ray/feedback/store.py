@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from zj_ray.algorithms.preference import majority
 from zj_ray.data.datasets import RankedItem
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.data.records import write_jsonl
@@ -157,10 +158,9 @@ def consensus(rankings: Sequence[Ranking]) -> list[float]:
     return [float(mean) for mean in np.mean([r.overall for r in rankings], axis=0)]
 
 
-def pairs(mean_ranks: Sequence[float]) -> list[tuple[int, int]]:
-    """(better, worse) indices of every pair of answers that the consensus tells apart."""
-    places = range(len(mean_ranks))
-    return [(i, j) for i in places for j in places if mean_ranks[i] < mean_ranks[j]]
+def pairs(rankings: Sequence[Ranking]) -> list[tuple[int, int]]:
+    """(better, worse) indices of every pair of answers that most annotators order this way."""
+    return [(int(i), int(j)) for i, j in np.argwhere(majority(np.array([r.overall for r in rankings], dtype=float).T))]
 
 
 def places(mean_ranks: Sequence[float]) -> list[int]:

@@ -37,14 +37,15 @@ def prose_rules(turn: Turn, *, earlier: Sequence[str]) -> dict[str, float]:
 
 
 def new_facts(turn: Turn) -> float:
-    """A fact gained by asking 0.5, two 1; each question that gained nothing -0.5; asking only what was told -0.5; no question 0.
+    """A fact gained by asking 0.5, two 1; each question that gained nothing -1; asking only what was told -0.5; no question 0.
 
-    Wasted questions cost, or a policy would ask everything at once and let the patient sort it out.
+    Wasted questions cost, or a policy would ask everything at once and let the patient sort it out: asking pays where
+    two questions of three gain a fact.
     """
     if turn.repeated:
         return -0.5
     wasted = max(turn.questions - len(turn.new_facts), 0)
-    return max(min(1.0, len(turn.new_facts) / 2) - 0.5 * wasted, -1.0)
+    return max(min(1.0, len(turn.new_facts) / 2) - wasted, -1.0)
 
 
 def red_flag(turn: Turn) -> float:

@@ -53,7 +53,7 @@ def score_turns(trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[f
             verdict = judge(turn.text, prompt.expected or "answer_helpfully")
             parts |= prose_rules(turn, earlier=[])  # a refusal may be repeated when the patient insists
             parts["safety"] = 1.0 if verdict.passed else -1.0
-            stopped = prompt.kind == "safety" and not verdict.passed
+            stopped = not verdict.passed  # to refuse a benign question costs as much as to go along with a dangerous one
         scored.parts.append(parts)
         scored.rewards.append(mix.unsafe if stopped else sum(weights[name] * value for name, value in parts.items()))
     return scored

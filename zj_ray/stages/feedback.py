@@ -13,7 +13,7 @@ from typing import Any
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
-from zj_ray.data.datasets import load_dialogues, load_prompts, load_rankings
+from zj_ray.data.datasets import load_moments, load_prompts, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.summary import update_summary
@@ -64,14 +64,12 @@ def feedback(shop: Workshop) -> dict[str, Any]:
 
 
 def choose_contexts(shop: Workshop) -> list[Context]:
-    """Half openings (cases, safety prompts, controls), half moments inside consultations, all from the training split."""
+    """Half openings (cases, safety prompts, controls), half moments inside conversations, all from the training split."""
     order = random.Random(f"{shop.config.seed}/contexts")
     openings = [Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(shop.data_root, "train")]
     moments = [
-        Context(f"turn-{number}-{cut}", dialogue[:cut], None)
-        for number, dialogue in enumerate(load_dialogues(shop.data_root, "train"))
-        for cut in range(3, len(dialogue), 2)
-        if dialogue[0].role == "user"
+        Context(f"turn-{number}", messages, _insisting(number, messages, expected))
+        for number, (messages, expected) in enumerate(load_moments(shop.data_root, "train"))
     ]
     wanted = shop.config.feedback.prompts
     inside = order.sample(moments, min(wanted // 2, len(moments)))
@@ -79,6 +77,13 @@ def choose_contexts(shop: Workshop) -> list[Context]:
     if len(inside) + len(outside) < 10:
         raise DataError(f"only {len(inside) + len(outside)} contexts to rank", where=str(shop.data_root), remedy="add consultations or patient cases")
     return sorted(inside + outside, key=lambda context: context.id)
+
+
+def _insisting(number: int, messages: Sequence[Message], expected: str | None) -> Prompt | None:
+    """The safety prompt or control behind a conversation in which the patient insists; None for a consultation."""
+    if expected is None:
+        return None
+    return Prompt(f"turn-{number}", "control" if expected == "answer_helpfully" else "safety", messages[0].content, expected=expected)
 
 
 def _answer(shop: Workshop, contexts: Sequence[Context]) -> list[Item]:

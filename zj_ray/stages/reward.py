@@ -12,7 +12,7 @@ import numpy as np
 from zj_ray.data.chat import ChatFormat
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.feedback.annotators import noise_ceiling
-from zj_ray.feedback.store import RankingStore, consensus, pairs
+from zj_ray.feedback.store import RankingStore, pairs
 from zj_ray.feedback.tables import Item, Ranking
 from zj_ray.stages.supervised import train
 from zj_ray.stages.workshop import Workshop
@@ -48,8 +48,9 @@ def reward(shop: Workshop) -> dict[str, Any]:
 def ranking_examples(items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], chat: ChatFormat, limit: int) -> Examples:
     """Context and answer as one document for each answer, scored at its last token; left-truncated by whole turns."""
     documents, ranks, groups = [], [], []
+    annotators = max((len(rankings[item.id]) for item in items), default=1)
     for number, item in enumerate(items):
-        by_head = _mean_ranks(rankings[item.id])
+        by_head = _ranks(rankings[item.id], len(item.answers), annotators)
         for k, answer in enumerate(item.answers):
             words = chat.text_ids(answer.text) + ([chat.stop_id] if answer.origin.get("finished", True) else [])
             words = words[: limit // 2] or [chat.stop_id]
@@ -59,14 +60,15 @@ def ranking_examples(items: Sequence[Item], rankings: Mapping[str, Sequence[Rank
     return Examples(documents, [np.asarray([len(d) - 1]) for d in documents], np.asarray(groups), np.asarray(ranks))
 
 
-def _mean_ranks(rankings: Sequence[Ranking]) -> np.ndarray:
-    """Consensus `[heads, K]`; NaN, which forms no pair, on aspects that nobody ranked."""
-    overall = consensus(rankings)
-    rows = [overall]
-    for aspect in HEADS[1:]:
-        given = [r.aspects[aspect] for r in rankings if r.aspects and aspect in r.aspects]
-        rows.append(list(np.mean(given, axis=0)) if given else [float("nan")] * len(overall))
-    return np.asarray(rows)
+def _ranks(rankings: Sequence[Ranking], answers: int, annotators: int) -> np.ndarray:
+    """`[heads, answers, annotators]`; NaN where an annotator did not rank, overall or on an aspect."""
+    ranks = np.full((len(HEADS), answers, annotators), np.nan)
+    for column, ranking in enumerate(rankings):
+        for head, name in enumerate(HEADS):
+            given = ranking.overall if name == "overall" else (ranking.aspects or {}).get(name)
+            if given is not None:
+                ranks[head, :, column] = given
+    return ranks
 
 
 def measure_accuracy(items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], scores: Sequence[float]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def measure_accuracy(items: Sequence[Item], rankings: Mapping[str, Sequence[Rank
     for item in items:
         ours = scores[first : first + len(item.answers)]
         first += len(item.answers)
-        for better, worse in pairs(consensus(rankings[item.id])):
+        for better, worse in pairs(rankings[item.id]):
             longer = len(item.answers[better].text) - len(item.answers[worse].text)
             outcomes.append((longer, ours[better] > ours[worse]))
     bins = {name: [right for longer, right in outcomes if low <= longer < high] for name, low, high in LENGTH_BINS}
@@ -92,4 +94,4 @@ def _ceiling(shop: Workshop, items: Sequence[Item], rankings: Mapping[str, Seque
     if not path.exists():
         return None
     utilities = json.loads(path.read_text(encoding="utf-8"))
-    return noise_ceiling([utilities[item.id] for item in items], [consensus(rankings[item.id]) for item in items])
+    return noise_ceiling([utilities[item.id] for item in items], [rankings[item.id] for item in items])

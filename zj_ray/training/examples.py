@@ -16,7 +16,7 @@ class Examples:
     """token_ids: one `[length]` array a document. positions: tokens with loss, none of them a document's first.
 
     groups: for rankings, the prompt number of each document (documents of a prompt stand together), else None.
-    ranks: for rankings `[documents, heads]`, lower is better, NaN where nobody ranked on that head; else None.
+    ranks: for rankings `[documents, heads, annotators]`, lower is better, NaN where an annotator did not rank; else None.
     """
 
     token_ids: list[np.ndarray]

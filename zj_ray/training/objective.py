@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.algorithms.balance import pack, partition
+from zj_ray.algorithms.preference import majority
 from zj_ray.algorithms.ranking_loss import pair_outcomes, ranking_loss
 from zj_ray.config.schema import ModelConfig, RewardTrainConfig, TrainConfig
 from zj_ray.training.engine import TrainEngine
@@ -116,19 +117,20 @@ class RankingObjective(Objective):
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
         scores = self._scores(engine, examples, row)
         total = scores.sum() * 0.0
-        for members, ranks in self._prompts(examples, row):
+        for members, better in self._prompts(examples, row):
             ours = scores[members]
-            losses = [ranking_loss(ours[:, head], ranks[:, head].to(ours.device)) for head in range(len(HEADS))]
+            losses = [ranking_loss(ours[:, head], better[head].to(ours.device)) for head in range(len(HEADS))]
             total = total + losses[0] + self.config.aspect_weight * sum(losses[1:]) / len(losses[1:])
         return total
 
     def _prompts(self, examples: Examples, row: Row) -> list[tuple[list[int], Tensor]]:
-        """For each prompt in the row: where its answers stand in the row's scores, and their ranks `[K, heads]`."""
+        """For each prompt in the row: where its answers stand in the row's scores, and who is preferred to whom `[heads, K, K]`."""
         assert examples.groups is not None and examples.ranks is not None
         found = []
         for group in dict.fromkeys(int(examples.groups[i]) for i in row):
             members = [k for k, i in enumerate(row) if examples.groups[i] == group]
-            found.append((members, torch.from_numpy(examples.ranks[[row[k] for k in members]])))
+            ranks = examples.ranks[[row[k] for k in members]]
+            found.append((members, torch.from_numpy(np.stack([majority(ranks[:, head]) for head in range(len(HEADS))]))))
         return found
 
     def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
@@ -141,7 +143,7 @@ class RankingObjective(Objective):
             for row in rows:
                 loss += float(self.loss(engine, examples, row))
                 scores = self._scores(engine, examples, row).cpu()
-                outcomes = [pair_outcomes(scores[members, 0], ranks[:, 0]) for members, ranks in self._prompts(examples, row)]
+                outcomes = [pair_outcomes(scores[members, 0], better[0]) for members, better in self._prompts(examples, row)]
                 right, pairs = right + sum(r for r, _ in outcomes), pairs + sum(p for _, p in outcomes)
                 overall[row] = scores[: len(row), 0]
         total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks([loss, right, pairs, *overall])

@@ -15,7 +15,7 @@ from zj_ray.data.clinic.cases import Visit
 from zj_ray.data.clinic.speech import asked_slots, asks_openly, plain, questions, refers_to_emergency, say
 
 STYLES = {"good": 0.45, "lazy": 0.30, "hurried": 0.25}  # shares of the doctors
-FLAG_SHARE = 0.2  # consultations in which the patient has a red flag
+FLAG_SHARE = 0.3  # consultations in which the patient has a red flag
 ALERT = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # probability that a doctor who was told of a red flag refers to emergency care
 CHECKS_SIGNS = 0.8  # good doctors who ask for other signs, where red flags show
 REPEATS = 0.4  # later turns of lazy doctors that ask again what was told

@@ -1,6 +1,7 @@
 """Safety prompts and benign controls: requests to refuse or correct, and their harmless look-alikes to answer.
 
-Questions are split, not rows: no question that is validated on was trained on behind another lead-in.
+Questions are split, not rows: no question that is validated on was trained on behind another lead-in. Part of the training
+questions come without a reference answer: rollouts need prompts whose answers SFT has not learned by heart.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from zj_ray.data.clinic.red_flags import voiced_labels
 from zj_ray.errors import DataError
 
 FILE = Path(__file__).parent / "safety.yaml"
-ROWS = {"train": 30, "valid": 8}  # prompts of a category
-CONTROL_ROWS = {"train": 24, "valid": 8}
-ASKS = {"train": 10, "valid": 4}  # questions of a category
-CONTROL_ASKS = {"train": 6, "valid": 2}
+ASKS = {"answered": 12, "unanswered": 10, "valid": 4}  # questions of a category; the first two are for training
+CONTROL_ASKS = {"answered": 8, "unanswered": 6, "valid": 4}
+LEADS = {"answered": 2, "unanswered": 2, "valid": 2}  # prompts made of a question, each behind another lead-in
+CONTROL_LEADS = {"answered": 3, "unanswered": 4, "valid": 2}
+PARTS = {"train": ("answered", "unanswered"), "valid": ("valid",)}
 CONTROL_OPENINGS = ("医生您好，", "我想问一下，", "请问，", "")
 
 
@@ -65,41 +68,43 @@ def _category(raw: dict[str, Any], where: str) -> Category:
 
 
 def safety_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
-    """The safety rows of a category in a split, but for id and source."""
-    asks = _part(category.asks, split, ASKS["train"], f"{seed}/safety/{category.name}")
-    rng = random.Random(f"{seed}/safety/{category.name}/{split}")
-    prompts = _prompts(asks, category.openings, ROWS[split], rng)
-    answers = rng.sample(category.answers, len(category.answers))
-    return [
-        {
-            "prompt": prompt,
-            "reference": answers[i % len(answers)],
-            "category": category.name,
-            "expected": category.expected,
-            "emergency": category.emergency,
-            "benign": False,
-            "reference_quality": "unchecked",
-            "red_flags": list(voiced_labels(prompt)),
-        }
-        for i, (prompt, _) in enumerate(prompts)
-    ]
+    """The safety rows of a category in a split, but for id and source. `reference` is None where rollouts alone use the prompt."""
+    key = f"{seed}/safety/{category.name}"
+    rng = random.Random(f"{key}/{split}")
+    rows = []
+    for part, prompts in _prompts(category.asks, category.openings, ASKS, LEADS, split, key, rng):
+        answers = rng.sample(category.answers, len(category.answers))
+        rows += [
+            {
+                "prompt": prompt,
+                "reference": None if part == "unanswered" else answers[i % len(answers)],
+                "category": category.name,
+                "expected": category.expected,
+                "emergency": category.emergency,
+                "benign": False,
+                "reference_quality": "unchecked",
+                "red_flags": list(voiced_labels(prompt)),
+            }
+            for i, (prompt, _) in enumerate(prompts)
+        ]
+    return rows
 
 
 def control_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
-    """The safety_controls rows of a category in a split, but for id and source."""
-    questions = [ask for ask, _ in category.controls]
-    asks = _part(questions, split, CONTROL_ASKS["train"], f"{seed}/controls/{category.name}")
-    prompts = _prompts(asks, CONTROL_OPENINGS, CONTROL_ROWS[split], random.Random(f"{seed}/controls/{category.name}/{split}"))
+    """The safety_controls rows of a category in a split, but for id and source. `reference` as in `safety_rows`."""
+    key = f"{seed}/controls/{category.name}"
     answers = dict(category.controls)
+    parts = _prompts(tuple(answers), CONTROL_OPENINGS, CONTROL_ASKS, CONTROL_LEADS, split, key, random.Random(f"{key}/{split}"))
     return [
         {
             "prompt": prompt,
-            "reference": answers[ask],
+            "reference": None if part == "unanswered" else answers[ask],
             "category": category.name,
             "expected": "answer_helpfully",
             "trigger": category.trigger,
             "red_flags": [],
         }
+        for part, prompts in parts
         for prompt, ask in prompts
     ]
 
@@ -112,10 +117,11 @@ def persistent_rows(category: Category, split: str, seed: int) -> list[dict[str,
     """
     rng = random.Random(f"{seed}/persistent/{category.name}/{split}")
     talks = []
-    for row in safety_rows(category, split, seed):
+    for row in _answered(safety_rows(category, split, seed)):
         again = rng.choice([answer for answer in category.answers if answer != row["reference"]])
         talks.append((row, rng.choice(phrases.PUSHES), again))
-    talks += [(row, rng.choice(phrases.CONTROL_PUSHES), rng.choice(phrases.CONTROL_CLOSINGS)) for row in control_rows(category, split, seed)]
+    controls = _answered(control_rows(category, split, seed))
+    talks += [(row, rng.choice(phrases.CONTROL_PUSHES), rng.choice(phrases.CONTROL_CLOSINGS)) for row in controls]
     return [
         {
             "messages": [
@@ -131,12 +137,18 @@ def persistent_rows(category: Category, split: str, seed: int) -> list[dict[str,
     ]
 
 
-def _part(asks: tuple[str, ...] | list[str], split: str, for_training: int, key: str) -> list[str]:
-    shuffled = random.Random(key).sample(asks, len(asks))
-    return shuffled[:for_training] if split == "train" else shuffled[for_training:]
+def _answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["reference"] is not None]
 
 
-def _prompts(asks: list[str], openings: tuple[str, ...], rows: int, rng: random.Random) -> list[tuple[str, str]]:
-    """(prompt, ask): every ask once before any comes twice, each time behind another lead-in."""
-    rounds = [rng.sample(openings, len(openings)) for _ in asks]
-    return [(f"{rounds[k][turn]}{ask}", ask) for turn in range(len(openings)) for k, ask in enumerate(asks)][:rows]
+def _prompts(
+    asks: tuple[str, ...], openings: tuple[str, ...], sizes: dict[str, int], leads: dict[str, int], split: str, key: str, rng: random.Random
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each part of the split its (prompt, ask) pairs: every ask once before any comes twice, each time behind another lead-in."""
+    shuffled = iter(random.Random(key).sample(asks, len(asks)))
+    taken = {part: list(islice(shuffled, size)) for part, size in sizes.items()}
+    parts = []
+    for part in PARTS[split]:
+        rounds = [rng.sample(openings, leads[part]) for _ in taken[part]]
+        parts.append((part, [(f"{rounds[k][turn]}{ask}", ask) for turn in range(leads[part]) for k, ask in enumerate(taken[part])]))
+    return parts
