@@ -13,10 +13,7 @@ class PromptStream:
     """Cases and safety prompts, each pool walked in an order shuffled anew on every pass."""
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, safety_share: float) -> None:
-        """safety_share: share of safety prompts (a third of it) and benign controls (two thirds) in every step.
-
-        Refusing is the easier habit: with as many of both a policy learns it for the controls as well.
-        """
+        """safety_share: share of safety prompts and benign controls (half and half) in every step."""
         self.pools = {kind: [p for p in prompts if p.kind == kind] for kind in ("case", "safety", "control")}
         if not self.pools["case"]:
             raise DataError("there are no patient cases to consult", where="patient_cases.jsonl", remedy="add cases to data.root (docs/data.md)")
@@ -25,7 +22,7 @@ class PromptStream:
     def take(self, step: int, count: int) -> list[Prompt]:
         """The prompts of one step: the same number of each kind in every step."""
         guarded = round(count * self.safety_share) if self.pools["safety"] or self.pools["control"] else 0
-        safety = guarded if not self.pools["control"] else guarded // 3 if self.pools["safety"] else 0
+        safety = guarded if not self.pools["control"] else guarded // 2 if self.pools["safety"] else 0
         shares = {"safety": safety, "control": guarded - safety, "case": count - guarded}
         return [prompt for kind, share in shares.items() for prompt in self._walk(kind, step * share, share)]
 
