@@ -18,10 +18,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from zj_ray import jobs
+from zj_ray import jobs, jobserver
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, ZjError
+from zj_ray.jobserver import JobServer
 from zj_ray.jobstatus import age, render, state
 from zj_ray.run import Run, read_status
 
@@ -95,6 +96,29 @@ def test_submitting_where_nobody_listens_names_the_address(tmp_path: Path) -> No
         jobs.submit(config, address=f"http://127.0.0.1:{_free_port()}", runs=tmp_path)
     with pytest.raises(ConfigError, match="no URL of a dashboard"):
         jobs.submit(config, address="127.0.0.1:8265", runs=tmp_path)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_cluster_that_has_just_started_gets_time_for_its_agent(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Client:
+        def submit_job(self, **job: object) -> None:
+            asked.append(job)
+            if not started or len(asked) < 3:
+                raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again later..")
+
+    server = JobServer.__new__(JobServer)
+    server.address, server._client = "http://head:8265", Client()  # type: ignore[assignment]
+    monkeypatch.setattr(jobserver, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(jobserver, "AGENT_SECONDS", 60.0 if started else 0.05)
+    if started:
+        server.submit("job", "true", working_dir=".", variables={}, metadata={})
+        assert len(asked) == 3
+    else:
+        with pytest.raises(ZjError, match="refuses the job") as caught:
+            server.submit("job", "true", working_dir=".", variables={}, metadata={})
+        assert "--dashboard-agent-listen-port" in caught.value.remedy and len(asked) > 1
 
 
 def test_a_remote_cluster_gets_no_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

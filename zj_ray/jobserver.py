@@ -21,6 +21,9 @@ from zj_ray.raycluster import auth_token, token_remedy
 
 REQUEST_SECONDS = 60.0
 POLL_SECONDS = 0.5
+AGENT_SECONDS = 30.0  # a head node that has just started has no agent yet that could take a job
+NO_AGENT = "No available agent"
+AGENT_REMEDY = "see its dashboard; a second Ray on one machine needs a port of its own: ray start --dashboard-agent-listen-port"
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")  # Ray's final states of a job
 
 
@@ -53,16 +56,23 @@ class JobServer:
             raise ZjError(f"this is no Ray job server: {_first_line(error)}", where=address, remedy="give the dashboard's URL") from error
 
     def submit(self, job_id: str, entrypoint: str, *, working_dir: str, variables: dict[str, str], metadata: dict[str, str]) -> None:
-        """Start a job. Raises ZjError if the cluster refuses it."""
-        try:
-            self._client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=job_id,
-                runtime_env={"working_dir": working_dir, "env_vars": variables},
-                metadata=metadata,
-            )
-        except RuntimeError as error:
-            raise ZjError(f"the cluster refuses the job: {_first_line(error)}", where=self.address, remedy="see its dashboard") from error
+        """Start a job. Raises ZjError if the cluster refuses it, or has no agent that takes it within AGENT_SECONDS."""
+        deadline = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self._client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=job_id,
+                    runtime_env={"working_dir": working_dir, "env_vars": variables},
+                    metadata=metadata,
+                )
+                return
+            except RuntimeError as error:
+                starting = NO_AGENT in str(error)
+                if not starting or time.monotonic() > deadline:
+                    remedy = AGENT_REMEDY if starting else "see its dashboard"
+                    raise ZjError(f"the cluster refuses the job: {_first_line(error)}", where=self.address, remedy=remedy) from error
+            time.sleep(POLL_SECONDS)
 
     def state(self, job_id: str) -> str:
         """PENDING, RUNNING or one of ENDED. Raises ZjError for a job that the cluster does not know."""

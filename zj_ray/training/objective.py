@@ -115,7 +115,9 @@ class RankingObjective(Objective):
         return engine.engine(packed.input_ids, packed.position_ids, index.to(engine.device))
 
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
-        scores = self._scores(engine, examples, row)
+        return self._loss(self._scores(engine, examples, row), examples, row)
+
+    def _loss(self, scores: Tensor, examples: Examples, row: Row) -> Tensor:
         total = scores.sum() * 0.0
         for members, better in self._prompts(examples, row):
             ours = scores[members]
@@ -141,8 +143,8 @@ class RankingObjective(Objective):
         overall = np.zeros(len(examples))
         with torch.no_grad():
             for row in rows:
-                loss += float(self.loss(engine, examples, row))
                 scores = self._scores(engine, examples, row).cpu()
+                loss += float(self._loss(scores, examples, row))
                 outcomes = [pair_outcomes(scores[members, 0], better[0]) for members, better in self._prompts(examples, row)]
                 right, pairs = right + sum(r for r, _ in outcomes), pairs + sum(p for _, p in outcomes)
                 overall[row] = scores[: len(row), 0]
