@@ -53,7 +53,7 @@ def test_the_rules_are_named_as_the_weights_are() -> None:
         ({"new_facts": (0,), "questions": 2}, -0.5),
         ({"questions": 2}, -1.0),
         ({"repeated": True}, -0.5),
-        ({}, -0.5),
+        ({}, -1.0),
         ({"questions": 0}, 0.0),
     ],
 )

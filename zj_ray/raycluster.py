@@ -114,6 +114,7 @@ def _start(config: RayConfig, log_folder: Path) -> None:
 
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less in every stage: nobody preempts a laptop
     started: Any = ray.init(
+        address="local",  # without it Ray joins whatever `ray start` left on this machine
         num_cpus=config.local_cpus or os.cpu_count(),
         object_store_memory=config.object_store_mb << 20,
         include_dashboard=False,
