@@ -81,6 +81,8 @@ def _rank(rank: int, world: int, port: int, stage: int, kind: str, folder: str) 
     weights = [tensor.clone() for _, tensor in engine.named_weights()]
     if rank == 0:
         torch.save(weights, folder + "/weights.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # gloo's threads end here; an interpreter that goes with them running may abort
 
 
 @pytest.mark.parametrize(("stage", "world", "kind"), [(0, 1, "adamw"), (2, 2, "adamw"), (3, 2, "adamw"), (0, 2, "muon")])

@@ -7,7 +7,7 @@ from tests.tiny import MODEL, tiny_tokenizer
 from zj_ray.data.chat import Encoded
 from zj_ray.training.examples import Examples, concatenate_and_chunk, from_encoded
 from zj_ray.training.model import ScalarHeads, TokenLogprobs, make_tiny
-from zj_ray.training.packing import pack_rows
+from zj_ray.training.packing import make_shared_row, pack_rows, shared_length
 from zj_ray.training.rows import plan_rows
 
 
@@ -66,3 +66,26 @@ def test_examples_survive_the_disk_and_those_without_a_doctor_are_left_out(tmp_p
     examples.save(tmp_path / "x.npz")
     loaded = Examples.load(tmp_path / "x.npz")
     assert len(loaded) == 1 and loaded.token_ids[0].tolist() == [1, 2, 3] and loaded.positions[0].tolist() == [1, 2] and loaded.groups is None
+
+
+def test_answers_that_share_their_prompt_score_and_learn_as_if_each_stood_alone() -> None:
+    """Two prompts, one of whose answers were truncated differently, so that only a part of it is shared."""
+    random = np.random.default_rng(1)
+    prompts = [random.integers(5, 300, n) for n in (40, 12)]
+    answers = [[random.integers(5, 300, n) for n in lengths] for lengths in ((6, 1, 9, 4), (3, 8))]
+    documents = [np.concatenate([prompt, answer]) for prompt, group in zip(prompts, answers, strict=True) for answer in group]
+    documents.append(np.concatenate([prompts[1][:5], random.integers(5, 300, 4)]))
+    groups = [[0, 1, 2, 3], [4, 5, 6]]
+    assert [shared_length([documents[m] for m in group]) for group in groups] == [40 + 20, 5 + (7 + 3) + (7 + 8) + 4]
+    model = ScalarHeads(make_tiny(MODEL.tiny, tiny_tokenizer(), MODEL.max_length, 0).get_decoder(), 2)
+    weights = torch.randn(len(documents), 2, generator=torch.Generator().manual_seed(0))
+
+    row = make_shared_row(documents, groups)
+    assert row.input_ids.shape[1] == 60 + 34
+    index = row.index([np.array([len(documents[m]) - 1]) for m in row.members])
+    together = model(row.input_ids, row.position_ids, index, row.attention)
+    shared = torch.autograd.grad((together * weights).sum(), list(model.parameters()))
+    alone = [model(torch.from_numpy(d)[None], torch.arange(len(d))[None], torch.tensor([len(d) - 1])) for d in documents]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+    for ours, theirs in zip(shared, torch.autograd.grad((torch.cat(alone) * weights).sum(), list(model.parameters())), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

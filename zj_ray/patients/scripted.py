@@ -134,6 +134,11 @@ def matching_facts(case: Case, text: str) -> list[int]:
     return wanted + sorted(close, key=lambda i: (-scores[i], i))
 
 
+def may_know_more(case: Case) -> bool:
+    """Whether the case is what was said in somebody's talk, not a record by topic: then a topic it lacks may still be a good one to ask."""
+    return any(_slot(fact) is None for fact in case.facts)
+
+
 def _slot(fact: Fact) -> str | None:
     """The clinic slot of a fact, or None for a slot of somebody else's making."""
     slot = phrases.SLOT_ALIASES.get(fact.slot, fact.slot)

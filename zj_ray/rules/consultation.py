@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from zj_ray.data.case import Case
 from zj_ray.data.clinic.conditions import disease_names
-from zj_ray.data.clinic.speech import advises, grams, plain, questions, refers_to_emergency
+from zj_ray.data.clinic.speech import advises, asked_slots, grams, plain, questions, refers_to_emergency
 from zj_ray.data.trajectory import Turn
+from zj_ray.patients.scripted import may_know_more
 
 LENGTH_BAND = (12, 90)  # characters of a good doctor turn
 COPIED_FREELY = 0.3  # share of a turn that may repeat earlier turns: courtesies and "还有没有" are no repetition
@@ -25,7 +26,7 @@ _ENDED = re.compile(r"[。！？!?…~）)”」.]\s*$")
 def turn_rules(turn: Turn, *, position: int, last: bool, earlier: Sequence[str], case: Case) -> dict[str, float]:
     """All rules on one doctor turn of a case. position: 0 for the first turn; earlier: texts of the doctor's turns before."""
     return {
-        "new_facts": new_facts(turn),
+        "new_facts": new_facts(turn, earlier=earlier, case=case),
         "red_flag": red_flag(turn) if last else 0.0,
         "advice": advice(turn.text, last=last, case=case, referred=turn.flagged and refers_to_emergency(turn.text)),
     } | prose_rules(turn, earlier=earlier)
@@ -36,16 +37,24 @@ def prose_rules(turn: Turn, *, earlier: Sequence[str]) -> dict[str, float]:
     return {"repetition": repetition(turn.text, earlier), "length": length(turn.text), "format": well_formed(turn.text, finished=turn.finished)}
 
 
-def new_facts(turn: Turn) -> float:
+def new_facts(turn: Turn, *, earlier: Sequence[str], case: Case) -> float:
     """A fact gained by asking 0.5, two 1; each question that gained nothing -1; asking only what was told -0.5; no question 0.
 
     Wasted questions cost, or a policy would ask everything at once and let the patient sort it out: asking pays where
-    two questions of three gain a fact.
+    two questions of three gain a fact. Where the case may know more than it says, one question of a turn is fair if it
+    opens a medical topic: it is worth 0.25 although it gained nothing, or a policy would learn not to ask at all.
     """
     if turn.repeated:
         return -0.5
-    wasted = max(turn.questions - len(turn.new_facts), 0)
-    return max(min(1.0, len(turn.new_facts) / 2) - wasted, -1.0)
+    fair = int(not turn.new_facts and may_know_more(case) and bool(fresh_topics(turn.text, earlier)))
+    wasted = max(turn.questions - len(turn.new_facts) - fair, 0)
+    return max(min(1.0, len(turn.new_facts) / 2) + 0.25 * fair - wasted, -1.0)
+
+
+def fresh_topics(text: str, earlier: Sequence[str]) -> list[str]:
+    """The topics that `text` asks for and no earlier turn of the doctor did."""
+    known = {slot for said in earlier for slot in asked_slots(said)}
+    return [slot for slot in asked_slots(text) if slot not in known]
 
 
 def red_flag(turn: Turn) -> float:

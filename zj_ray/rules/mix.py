@@ -14,7 +14,7 @@ from zj_ray.rules.safety import judge, unsafe
 
 @dataclass(frozen=True)
 class ScoreScale:
-    """Makes raw reward-model scores comparable: measured once, on the answers it was trained on."""
+    """Makes raw reward-model scores comparable: measured once, on held-out answers of the SFT model."""
 
     mean: float
     deviation: float

@@ -14,8 +14,8 @@ from zj_ray.data.clinic.phrases import CUE
 from zj_ray.data.clinic.red_flags import voiced_labels, voices
 from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
 from zj_ray.data.messages import Message
-from zj_ray.patients.scripted import matching_facts
-from zj_ray.rules.consultation import length, misdiagnoses, repetition, specificity, well_formed
+from zj_ray.patients.scripted import matching_facts, may_know_more
+from zj_ray.rules.consultation import fresh_topics, length, misdiagnoses, repetition, specificity, well_formed
 from zj_ray.rules.safety import judge, unsafe
 
 WEIGHTS = (4, 2, 1)  # safety > professionalism > fluency, as the paper's doctors ranked
@@ -93,19 +93,17 @@ def _safety(answer: str, *, flagged: bool, due: bool) -> float:
 def _inquiry(answer: str, earlier: list[str], prompt: Prompt | None) -> float:
     """A new topic 0.6, two 0.75; an open question 0.3; a topic asked before 0.1; nothing asked 0.
 
-    Where the case is known, a question that gains a fact is worth 0.1 more and one that gains nothing 0.2 less: the
-    number of questions alone is no virtue.
+    Where the case is known, a question that gains a fact is worth 0.1 more and one that gains nothing 0.2 less, unless
+    the case may know more than it says: the number of questions alone is no virtue.
     """
     if not questions(answer):
         return 0.0
-    known = {slot for text in earlier for slot in asked_slots(text)}
-    asked = asked_slots(answer)
-    fresh = [slot for slot in asked if slot not in known]
+    asked, fresh = asked_slots(answer), fresh_topics(answer, earlier)
     if fresh:
         base = (0.6 if len(fresh) == 1 else 0.75) - 0.15 * (len(asked) - len(fresh))
         if prompt is not None and prompt.case is not None:
             hits = min(len(set(matching_facts(prompt.case, answer))), len(fresh))
-            base += 0.1 * hits - 0.2 * (len(fresh) - hits)
+            base += 0.1 * hits - 0.2 * (len(fresh) - hits) * (not may_know_more(prompt.case))
         return max(base, 0.1)
     if asked:
         return 0.1

@@ -27,7 +27,7 @@ LENGTH_BINS = (
 
 
 def reward(shop: Workshop) -> dict[str, Any]:
-    """Leaves `reward/model`, and in the manifest the scale of its scores (`score_mean`, `score_deviation`)."""
+    """Leaves `reward/model`, and in the manifest `score_mean` and `score_deviation` of held-out answers: PPO's scale."""
     config = shop.config
     store = RankingStore(shop.run.folder / "feedback" / "rankings.sqlite")
     rankings = store.all_rankings()
@@ -42,7 +42,8 @@ def reward(shop: Workshop) -> dict[str, Any]:
     measured = measure_accuracy(split["valid"], rankings, result["after"]["scores"])
     measured["pair_accuracy_ceiling"] = _ceiling(shop, split["valid"], rankings)
     update_summary(shop.run.folder, {"reward": measured})
-    return {**result["extra"], **measured, "held_out_pairs": result["after"]["pairs"], "steps": result["steps"]}
+    scale = {"score_mean": float(np.mean(result["after"]["scores"])), "score_deviation": float(np.std(result["after"]["scores"]))}
+    return {**scale, **measured, "held_out_pairs": result["after"]["pairs"], "steps": result["steps"]}
 
 
 def ranking_examples(items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], chat: ChatFormat, limit: int) -> Examples:

@@ -99,9 +99,9 @@ class ScalarHeads(nn.Module):
         nn.init.normal_(self.heads.weight, std=0.02)
         nn.init.zeros_(self.heads.bias)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor) -> Tensor:
-        """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`."""
-        hidden = self.trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+    def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor, attention: Tensor | None = None) -> Tensor:
+        """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`; attention: as in `PackedRow`."""
+        hidden = self.trunk(input_ids=input_ids, position_ids=position_ids, attention_mask=attention, use_cache=False).last_hidden_state
         return self.heads(hidden[0, index].float())
 
     def save(self, folder: Path) -> None:

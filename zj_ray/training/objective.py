@@ -18,7 +18,7 @@ from zj_ray.config.schema import ModelConfig, RewardTrainConfig, TrainConfig
 from zj_ray.training.engine import TrainEngine
 from zj_ray.training.examples import Examples
 from zj_ray.training.model import HEADS, ScalarHeads, TokenLogprobs, load_causal_lm, new_heads
-from zj_ray.training.packing import make_row
+from zj_ray.training.packing import make_row, make_shared_row, shared_length
 from zj_ray.training.rows import Row, plan_rows
 
 
@@ -34,6 +34,10 @@ class Objective:
     def units(self, examples: Examples) -> list[list[int]]:
         raise NotImplementedError
 
+    def size(self, examples: Examples, unit: Sequence[int]) -> int:
+        """Tokens that a unit takes in a row."""
+        return sum(len(examples.token_ids[i]) for i in unit)
+
     def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
         """This rank's rows of a batch (the same number on every rank) and the denominator of the whole batch's loss."""
         raise NotImplementedError
@@ -47,10 +51,6 @@ class Objective:
 
     def save(self, folder: Path) -> Callable[[nn.Module], None]:
         raise NotImplementedError
-
-    def describe(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
-        """What later stages must know of the trained model."""
-        return {}
 
 
 class TokenObjective(Objective):
@@ -94,25 +94,23 @@ class RankingObjective(Objective):
         return new_heads(path, len(HEADS), model, seed)
 
     def units(self, examples: Examples) -> list[list[int]]:
-        assert examples.groups is not None
-        return [np.flatnonzero(examples.groups == g).tolist() for g in np.unique(examples.groups)]
+        return _groups(examples, range(len(examples)))
+
+    def size(self, examples: Examples, unit: Sequence[int]) -> int:
+        return shared_length([examples.token_ids[i] for i in unit])
 
     def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
-        assert examples.groups is not None
-        groups: dict[int, list[int]] = {}
-        for i in documents:
-            groups.setdefault(int(examples.groups[i]), []).append(i)
-        prompts = list(groups.values())
-        sizes = [sum(len(examples.token_ids[i]) for i in prompt) for prompt in prompts]
+        prompts = _groups(examples, documents)
+        sizes = [self.size(examples, prompt) for prompt in prompts]
         shares = partition(sizes, engine.world)
         plans = [[[share[i] for i in row] for row in pack([sizes[i] for i in share], self.config.micro_batch_tokens)] for share in shares]
         mine = [[i for p in row for i in prompts[p]] for row in plans[engine.rank]]
         return mine + [[]] * (max(map(len, plans)) - len(mine)), float(len(prompts))
 
     def _scores(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
-        packed = make_row(examples.token_ids, row or [0]).to(engine.device)
+        packed = make_shared_row(examples.token_ids, _groups(examples, row or [0])).to(engine.device)
         index = packed.index([examples.positions[i] for i in row] if row else [np.zeros(0)])
-        return engine.engine(packed.input_ids, packed.position_ids, index.to(engine.device))
+        return engine.engine(packed.input_ids, packed.position_ids, index.to(engine.device), packed.attention)
 
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
         return self._loss(self._scores(engine, examples, row), examples, row)
@@ -127,12 +125,12 @@ class RankingObjective(Objective):
 
     def _prompts(self, examples: Examples, row: Row) -> list[tuple[list[int], Tensor]]:
         """For each prompt in the row: where its answers stand in the row's scores, and who is preferred to whom `[heads, K, K]`."""
-        assert examples.groups is not None and examples.ranks is not None
+        assert examples.ranks is not None
+        place = {document: k for k, document in enumerate(row)}
         found = []
-        for group in dict.fromkeys(int(examples.groups[i]) for i in row):
-            members = [k for k, i in enumerate(row) if examples.groups[i] == group]
-            ranks = examples.ranks[[row[k] for k in members]]
-            found.append((members, torch.from_numpy(np.stack([majority(ranks[:, head]) for head in range(len(HEADS))]))))
+        for prompt in _groups(examples, row):
+            ranks = examples.ranks[prompt]
+            found.append(([place[i] for i in prompt], torch.from_numpy(np.stack([majority(ranks[:, head]) for head in range(len(HEADS))]))))
         return found
 
     def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
@@ -158,16 +156,14 @@ class RankingObjective(Objective):
 
         return write
 
-    def describe(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
-        """Mean and standard deviation of the overall score on the training answers: the scale that PPO normalises with."""
-        engine.engine.eval()
-        rows, _ = self.micro_batches(examples, range(len(examples)), engine)
-        with torch.no_grad():
-            scores = [self._scores(engine, examples, row)[:, 0] for row in rows if row]
-        flat = torch.cat(scores).double() if scores else torch.zeros(0, dtype=torch.float64)
-        count, total, squares = engine.sum_over_ranks([len(flat), float(flat.sum()), float((flat**2).sum())])
-        mean = total / count
-        return {"score_mean": mean, "score_deviation": math.sqrt(max(squares / count - mean**2, 0.0))}
+
+def _groups(examples: Examples, documents: Sequence[int]) -> list[list[int]]:
+    """The documents by the prompt that they answer, in the order given."""
+    assert examples.groups is not None
+    groups: dict[int, list[int]] = {}
+    for i in documents:
+        groups.setdefault(int(examples.groups[i]), []).append(i)
+    return list(groups.values())
 
 
 def make_objective(name: str, config: TrainConfig) -> Objective:

@@ -59,25 +59,25 @@ def worker(payload: dict[str, Any]) -> None:
 
 def plan_steps(train: Examples, objective: Objective, spec: FitSpec) -> list[list[int]]:
     """The documents of every optimizer step, decided by the seed alone: a resumed run reads the same batches."""
+    units = objective.units(train)
+    sizes = [objective.size(train, unit) for unit in units]
     steps: list[list[int]] = []
     whole, part = divmod(spec.config.epochs, 1)
     for epoch in range(math.ceil(spec.config.epochs)):
-        batches = list(_batches(train, objective.units(train), spec.config.batch_tokens, random.Random(f"{spec.seed}/{epoch}")))
+        batches = list(_batches(units, sizes, spec.config.batch_tokens, random.Random(f"{spec.seed}/{epoch}")))
         steps += batches if epoch < whole else batches[: max(1, round(part * len(batches)))]
     return steps[: spec.config.max_steps]
 
 
-def _batches(train: Examples, units: list[list[int]], batch_tokens: int, order: random.Random) -> Iterator[list[int]]:
-    shuffled = order.sample(units, len(units))
+def _batches(units: list[list[int]], sizes: list[int], batch_tokens: int, order: random.Random) -> Iterator[list[int]]:
     batch: list[int] = []
     tokens = 0
-    for unit in shuffled:
-        size = sum(len(train.token_ids[i]) for i in unit)
-        if batch and tokens + size > batch_tokens:
+    for number in order.sample(range(len(units)), len(units)):
+        if batch and tokens + sizes[number] > batch_tokens:
             yield batch
             batch, tokens = [], 0
-        batch = batch + unit
-        tokens += size
+        batch = batch + units[number]
+        tokens += sizes[number]
     yield batch
 
 
@@ -120,7 +120,7 @@ class _Loop:
                 self._save(number + 1, before)
         after = self.objective.evaluate(self.engine, self.valid)
         self.engine.save_hf(self.folder / "model", self.objective.save(self.folder / "model"))
-        return {"before": before, "after": after, "steps": len(steps), "extra": self.objective.describe(self.engine, self.train)}
+        return {"before": before, "after": after, "steps": len(steps)}
 
     def _step(self, number: int, documents: list[int], total: int) -> None:
         started = time.monotonic()
