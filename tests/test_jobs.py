@@ -264,6 +264,28 @@ def test_a_running_cluster_is_joined_with_the_right_token_only(cluster: OwnClust
         assert "does not accept us as a Ray client" in result.stderr and "RAY_AUTH_TOKEN" in result.stderr
 
 
+def test_a_cluster_that_happens_to_run_on_this_machine_is_not_joined_unasked(cluster: OwnCluster) -> None:
+    """`ray start` leaves its address in a file, and a plain `ray.init()` goes there."""
+    code = (
+        "import sys, ray; from pathlib import Path; from zj_ray.raycluster import connect; from zj_ray.config.schema import RayConfig\n"
+        "from ray._private.services import get_ray_address_from_environment\n"
+        "print('found', get_ray_address_from_environment(None, None))\n"
+        "with connect(RayConfig(local_cpus=1), log_folder=Path(sys.argv[1])) as c: print('on', c.address, c.started_here)"
+    )
+    folder = Path("/tmp") / f"zju{os.getpid()}"
+    (folder / "ray").mkdir(parents=True)
+    (folder / "ray" / "ray_current_cluster").write_text(cluster.gcs)
+    environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
+    try:
+        command = [sys.executable, "-c", code, str(folder)]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert f"found {cluster.gcs}\n" in done.stdout  # the witness: this is where Ray would have gone
+    own, started_here = re.findall(r"on (\S+) (\w+)", done.stdout)[0]
+    assert own != cluster.gcs and started_here == "True"
+
+
 def _config(folder: Path, name: str) -> str:
     path = folder / f"{name}.yaml"
     path.write_text(dump_config(replace(Config(), name=name)), encoding="utf-8")
