@@ -61,13 +61,13 @@ def test_new_facts_count_by_what_the_question_gained(seen: dict, value: float) -
     assert rules("您好，请问这是什么时候开始的？", **seen)["new_facts"] == value
 
 
-def test_a_question_that_a_real_dialogue_does_not_answer_is_fair_once_a_turn_and_once_a_topic() -> None:
+def test_a_question_that_a_real_dialogue_does_not_answer_costs_nothing_once_a_turn() -> None:
     """A record by topic lacks what is not so; a real dialogue lacks what nobody asked there."""
     dialogue = replace(CASE, facts=(Fact("问答", "吃了海鲜", "您之前吃过什么特别的东西吗？"),))
     asks = "请问这是什么时候开始的？"
     assert rules(asks, case=dialogue)["new_facts"] == 0.25
-    assert rules(asks, case=dialogue, earlier=(asks,))["new_facts"] == -1.0
-    assert rules("您是哪里人呢？", case=dialogue)["new_facts"] == -1.0  # no topic of medicine
+    assert rules(asks, case=dialogue, earlier=(asks,))["new_facts"] == 0.0  # asked before, though the patient had no answer
+    assert rules("您是哪里人呢？", case=dialogue)["new_facts"] == 0.0  # no topic of medicine that we know
     assert rules(asks + "对什么药过敏吗？", case=dialogue)["new_facts"] == -0.75
     assert rules("您之前吃过什么特别的东西吗？", case=dialogue, new_facts=(0,))["new_facts"] == 0.5
     patient = [Message("user", dialogue.opening)]

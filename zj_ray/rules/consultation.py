@@ -41,14 +41,15 @@ def new_facts(turn: Turn, *, earlier: Sequence[str], case: Case) -> float:
     """A fact gained by asking 0.5, two 1; each question that gained nothing -1; asking only what was told -0.5; no question 0.
 
     Wasted questions cost, or a policy would ask everything at once and let the patient sort it out: asking pays where
-    two questions of three gain a fact. Where the case may know more than it says, one question of a turn is fair if it
-    opens a medical topic: it is worth 0.25 although it gained nothing, or a policy would learn not to ask at all.
+    two questions of three gain a fact. Where the case may know more than it says, silence proves nothing: one question of
+    a turn costs nothing, and is worth 0.25 if it opens a medical topic, or a policy would learn not to ask at all.
     """
     if turn.repeated:
         return -0.5
-    fair = int(not turn.new_facts and may_know_more(case) and bool(fresh_topics(turn.text, earlier)))
-    wasted = max(turn.questions - len(turn.new_facts) - fair, 0)
-    return max(min(1.0, len(turn.new_facts) / 2) + 0.25 * fair - wasted, -1.0)
+    gained = len(turn.new_facts)
+    if gained or not may_know_more(case):
+        return max(min(1.0, gained / 2) - max(turn.questions - gained, 0), -1.0)
+    return max(0.25 * bool(fresh_topics(turn.text, earlier)) - max(turn.questions - 1, 0), -1.0)
 
 
 def fresh_topics(text: str, earlier: Sequence[str]) -> list[str]:
