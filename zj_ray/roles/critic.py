@@ -25,8 +25,15 @@ class CriticRank(Rank):
         self.value_clip = value_clip
 
     def load_model(self, path: str) -> nn.Module:
-        """The reward model's trunk and overall head: it already knows good answers from bad ones."""
-        return load_heads(path, self.model_config, only=1)
+        """The reward model's trunk, which knows good answers from bad ones, under a head of zeros.
+
+        The trained head would start from values of another scale and meaning (a raw score, where rules and gate make most of
+        the reward): in a short run the policy then climbs those values, while the reward that it is paid falls.
+        """
+        critic = load_heads(path, self.model_config, only=1)
+        nn.init.zeros_(critic.heads.weight)
+        nn.init.zeros_(critic.heads.bias)
+        return critic
 
     def values(self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]) -> dict[int, np.ndarray]:
         """Values `[generated]`, by trajectory number: what the critic expects before it has seen the token."""

@@ -18,11 +18,15 @@ from zj_ray.rules.mix import ScoredTurns
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the policy is from the reference, and the engines' log-probs from the trainer's, over all generated tokens."""
+    """How far the policy is from the reference, and the engines' log-probs from the trainer's, over all generated tokens.
+
+    value_explained: share of the returns' variance that the critic foresaw; 1 is perfect, 0 no better than a constant.
+    """
 
     kl: float
     mismatch_mean: float
     mismatch_max: float
+    value_explained: float
 
 
 def estimate_advantages(batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig) -> Agreement:
@@ -40,5 +44,8 @@ def estimate_advantages(batch: RolloutBatch, scored: list[ScoredTurns], kl_coeff
     batch.importance = unpad(importance_weights(old, behaviour, mask, config.importance_cap), generated)
     mismatch = torch.where(mask, (old - behaviour).abs(), 0.0)
     return Agreement(
-        kl=float(masked_mean(kl(old, reference, "k3"), mask)), mismatch_mean=float(masked_mean(mismatch, mask)), mismatch_max=float(mismatch.max())
+        kl=float(masked_mean(kl(old, reference, "k3"), mask)),
+        mismatch_mean=float(masked_mean(mismatch, mask)),
+        mismatch_max=float(mismatch.max()),
+        value_explained=float(1 - (returns - values)[mask].var() / (returns[mask].var() + 1e-8)),
     )

@@ -76,6 +76,7 @@ class PPORecord:
             "lost": float(len(consultations.lost)),
             "retried_turns": float(sum(turn.attempts > 1 for turn in turns)),
             "value_loss": updated.critic.loss,
+            "value_explained": agreement.value_explained,
             "sync_bytes": float(sync.bytes),
             "checksum_failures": float(sync.checksum_failures),
             "engines": float(len(sync.confirmed)),

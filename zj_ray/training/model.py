@@ -118,7 +118,7 @@ def new_heads(lm_folder: str | Path, heads: int, model: ModelConfig, seed: int) 
 
 
 def load_heads(folder: str | Path, model: ModelConfig, only: int | None = None) -> ScalarHeads:
-    """What `ScalarHeads.save` wrote. only: keep the first so many heads (a critic starts from the overall one)."""
+    """What `ScalarHeads.save` wrote. only: keep the first so many heads (a critic has one)."""
     weights = Path(folder) / "heads.safetensors"
     if not weights.is_file():
         raise CheckpointError("this is no reward model: heads.safetensors is missing", where=str(folder), remedy="run the reward stage first")
