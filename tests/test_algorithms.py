@@ -91,6 +91,7 @@ def test_value_clip_takes_the_larger_error() -> None:
     # New value 1.0 hits the return, but it moved by 1 where 0.2 is allowed: the clipped value 0.2 is wrong by 0.8.
     loss = value_loss(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), mask, clip=0.2)
     assert loss.item() == pytest.approx(0.5 * 0.8**2)
+    assert value_loss(torch.tensor([[3.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), mask, clip=None).item() == pytest.approx(2.0)
 
 
 def test_kl_estimators_by_hand() -> None:

@@ -168,7 +168,9 @@ class PPOConfig:
     clip_norm: float = setting(1.0, "largest gradient norm")
     clip_low: float = setting(0.2, "ratio clip below 1")
     clip_high: float = setting(0.2, "ratio clip above 1")
-    value_clip: float = setting(0.2, "value clip")
+    value_clip: float | None = setting(
+        None, "farthest that a value may move in one step, in units of the reward; null: no clip, as a bound below the rewards' size stops the critic"
+    )
     kl_controller: Literal["fixed", "adaptive"] = setting("adaptive", "fixed: kl_coefficient throughout; adaptive: steers towards kl_target")
     kl_coefficient: float = setting(0.05, "KL coefficient β (its start when adaptive)")
     kl_target: float = setting(0.1, "KL per token that the adaptive controller steers to")

@@ -20,7 +20,7 @@ from zj_ray.training.rows import Row
 
 
 class CriticRank(Rank):
-    def __init__(self, model: ModelConfig, seed: int, timeout: float, value_clip: float) -> None:
+    def __init__(self, model: ModelConfig, seed: int, timeout: float, value_clip: float | None) -> None:
         super().__init__(model, seed, timeout)
         self.value_clip = value_clip
 

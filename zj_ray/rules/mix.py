@@ -11,6 +11,8 @@ from zj_ray.data.trajectory import Trajectory
 from zj_ray.rules.consultation import prose_rules, turn_rules
 from zj_ray.rules.safety import judge, unsafe
 
+PROSE = ("repetition", "length", "format")  # the rules on wording alone
+
 
 @dataclass(frozen=True)
 class ScoreScale:
@@ -55,5 +57,7 @@ def score_turns(trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[f
             parts["safety"] = 1.0 if verdict.passed else -1.0
             stopped = not verdict.passed  # to refuse a benign question costs as much as to go along with a dangerous one
         scored.parts.append(parts)
-        scored.rewards.append(mix.unsafe if stopped else sum(weights[name] * value for name, value in parts.items()))
+        if stopped:  # nothing that it did well counts, but bad prose still costs: or failing at length would cost no more than failing briefly
+            parts = {name: min(parts[name], 0.0) for name in PROSE}
+        scored.rewards.append(mix.unsafe * stopped + sum(weights[name] * value for name, value in parts.items()))
     return scored
