@@ -59,6 +59,40 @@ def test_kl_to_the_reference_is_paid_at_every_generated_token() -> None:
     np.testing.assert_allclose(free.returns[0] - paid.returns[0], 0.05 * np.arange(6, 0, -1), atol=1e-6)
 
 
+def _siblings(totals: list[float]) -> tuple[RolloutBatch, list[ScoredTurns]]:
+    """Samples of one prompt, each with two turns: half of what it earned after the first, half after the second."""
+    batch = RolloutBatch.of([_two_turns(1 + i) for i in range(len(totals))])
+    batch.old_logprobs = [np.full(6, -1.0, np.float32) for _ in totals]
+    batch.reference_logprobs = [np.full(6, -1.5, np.float32) for _ in totals]
+    return batch, [ScoredTurns(rewards=[total / 2, total / 2]) for total in totals]
+
+
+def test_without_a_critic_every_token_of_a_consultation_gets_what_it_earned_against_its_siblings() -> None:
+    batch, scored = _siblings([1.0, 2.0, 6.0])
+    config = replace(PPOConfig(), advantage="rloo", samples=3)
+    estimate_advantages(batch, scored, kl_coefficient=0.1, config=config)
+    assert batch.returns == []
+    for ours, earned in zip(batch.advantages, (-3.0, -1.5, 4.5), strict=True):  # the KL is the same for all three
+        np.testing.assert_allclose(ours, np.full(6, earned), atol=1e-5)
+    estimate_advantages(batch, scored, 0.1, replace(config, advantage="grpo"))
+    np.testing.assert_allclose([a[0] for a in batch.advantages], np.array([-2, -1, 3]) / (14 / 3) ** 0.5, atol=1e-5)
+
+
+def test_reinforce_pp_pays_a_token_for_what_came_after_it() -> None:
+    batch, scored = _siblings([1.0, 3.0])
+    estimate_advantages(batch, scored, 0.0, replace(PPOConfig(), advantage="reinforce_pp"))
+    raw = np.array([[1.0] * 3 + [0.5] * 3, [3.0] * 3 + [1.5] * 3])
+    np.testing.assert_allclose(np.stack(batch.advantages), (raw - raw.mean()) / raw.std(), atol=1e-5)
+
+
+def test_a_kl_that_is_paid_in_the_loss_is_not_paid_in_the_reward() -> None:
+    paid, free = _batch(_two_turns(3), -1.5), _batch(_two_turns(3), -1.5)
+    estimate_advantages(paid, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, PPOConfig())
+    found = estimate_advantages(free, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, replace(PPOConfig(), kl_in="loss", kl_estimator="k3"))
+    assert free.returns[0][0] == pytest.approx(0.5 + 0.5 * 0.95**5, abs=1e-6) and paid.returns[0][0] < free.returns[0][0]
+    assert found.kl == pytest.approx(np.exp(-0.5) - 1 + 0.5, abs=1e-6)
+
+
 def test_turn_ends_point_at_the_last_generated_token_of_each_turn() -> None:
     batch = RolloutBatch.of([_two_turns(4)])
     assert batch.turn_ends[0].tolist() == [2, 5] and batch.positions[0].tolist() == [2, 3, 4, 9, 10, 11]

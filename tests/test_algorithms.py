@@ -10,7 +10,8 @@ from zj_ray.algorithms.balance import pack, partition
 from zj_ray.algorithms.gae import gae, turn_end_rewards
 from zj_ray.algorithms.importance import importance_weights
 from zj_ray.algorithms.kl import KLController, kl
-from zj_ray.algorithms.policy_loss import clip_fraction, policy_loss
+from zj_ray.algorithms.masked import masked_mean
+from zj_ray.algorithms.policy_loss import clip_fraction, policy_loss, token_policy_loss
 from zj_ray.algorithms.preference import majority
 from zj_ray.algorithms.ranking_loss import pair_outcomes, ranking_loss
 from zj_ray.algorithms.value_loss import value_loss
@@ -44,12 +45,27 @@ def test_garbage_in_masked_slots_changes_nothing() -> None:
     dirty = torch.tensor([[0.3, float("nan"), -0.2]])
     rewards = torch.tensor([[0.0, 0.0, 1.0]])
     assert torch.equal(gae(rewards, clean, mask, 1.0, 0.95)[0], gae(dirty - dirty + rewards, dirty, mask, 1.0, 0.95)[0])
+    assert gae(rewards, dirty, mask, 1.0, 0.95)[1][0, 1] == 0.0  # returns too
     assert torch.equal(whiten(clean, mask), whiten(dirty, mask))
     for x in (clean, dirty):
         x.requires_grad_(True)
         loss = policy_loss(x, clean.detach() * 0.9, rewards + 1.0, mask, 0.2, 0.2) + value_loss(x, clean.detach(), rewards, mask, 0.2)
         loss.backward()
     assert torch.isfinite(dirty.grad).all() and torch.equal(clean.grad, dirty.grad)  # type: ignore[arg-type]
+
+
+def test_garbage_in_masked_advantages_reaches_no_gradient() -> None:
+    logprobs = torch.zeros(1, 2, requires_grad=True)
+    losses = token_policy_loss(logprobs, torch.zeros(1, 2), torch.tensor([[1.0, float("inf")]]), torch.tensor([[True, False]]), 0.2, 0.2)
+    assert losses.tolist() == [[-1.0, 0.0]]
+    losses.sum().backward()
+    assert logprobs.grad is not None and logprobs.grad.tolist() == [[-1.0, 0.0]]
+
+
+def test_a_masked_mean_is_over_the_tokens_that_count() -> None:
+    x, mask = torch.tensor([[1.0, float("nan")], [3.0, 7.0]]), torch.tensor([[True, False], [True, True]])
+    assert masked_mean(x, mask).item() == pytest.approx(11 / 3)
+    assert masked_mean(x, torch.zeros(2, 2)).item() == 0.0
 
 
 def test_whitening_is_over_masked_tokens_of_the_whole_batch() -> None:
@@ -147,6 +163,16 @@ def test_importance_weights_are_truncated_and_constant() -> None:
     trainer = torch.tensor([[0.0, -1.0]], requires_grad=True)
     weights = importance_weights(trainer, torch.tensor([[-5.0, -1.0]]), torch.ones(1, 2, dtype=torch.bool), cap=2.0)
     assert weights.tolist() == [[2.0, 1.0]] and not weights.requires_grad
+
+
+def test_sequence_weights_are_the_ratio_of_the_whole_row() -> None:
+    trainer, engine = torch.tensor([[0.1, 9.0, 0.2]]), torch.zeros(1, 3)
+    mask = torch.tensor([[True, False, True]])
+    weights = importance_weights(trainer, engine, mask, cap=2.0, level="sequence")
+    assert weights.tolist() == [pytest.approx([math.exp(0.3), 1.0, math.exp(0.3)])]
+    assert importance_weights(trainer * 10, engine, mask, 2.0, "sequence").tolist() == [[2.0, 1.0, 2.0]]
+    lower = importance_weights(-trainer, engine, mask, 2.0)
+    assert lower.tolist() == [pytest.approx([math.exp(-0.1), 1.0, math.exp(-0.2)])]
 
 
 def test_partition_balances_and_pack_respects_capacity() -> None:

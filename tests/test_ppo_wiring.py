@@ -21,6 +21,8 @@ from zj_ray.fleet.fleet import Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Models, Roles
+from zj_ray.rules.mix import ScoredTurns
+from zj_ray.stages.advantages import estimate_advantages
 from zj_ray.training.model import new_heads
 from zj_ray.weights.bucket import PublishedWeights, corrupted
 from zj_ray.weights.folder import publish_folder
@@ -124,8 +126,8 @@ def test_greedy_tokens_after_a_sync_equal_those_of_an_engine_started_from_the_ch
     fleet.publish(roles.weights(3))
     before = _greedy(fleet, chat, "before")
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "learn"))
-    updated = roles.update(batch, [[[0, 1, 2], [3, 4]]], learn_policy=True)
-    assert updated.policy is not None and updated.policy.skipped == 0 and updated.critic.skipped == 0
+    updated = roles.update(batch, [[[0, 1, 2], [3, 4]]], 0.1, learn_policy=True)
+    assert updated.policy is not None and updated.policy.skipped == 0 and updated.critic is not None and updated.critic.skipped == 0
     report = fleet.publish(roles.weights(4))
     assert len(report.confirmed) == 2 and report.checksum_failures == 0
     after = _greedy(fleet, chat, "after")
@@ -175,7 +177,38 @@ def test_a_saved_policy_is_restored_bit_for_bit(roles: Roles, fleet: Fleet, chat
     roles.save(tmp_path)
     saved = bits()
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "drift"))
-    roles.update(batch, [[[0, 1, 2, 3, 4]]], learn_policy=True)
+    roles.update(batch, [[[0, 1, 2, 3, 4]]], 0.1, learn_policy=True)
     assert bits() != saved
     roles.load(tmp_path)
     assert bits() == saved
+
+
+def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in_the_loss(
+    fleet: Fleet, folders: dict[str, Path], chat: ChatFormat
+) -> None:
+    config = replace(
+        PPOConfig(), advantage="rloo", samples=3, kl_in="loss", kl_estimator="k3", entropy_coefficient=0.01, dual_clip=3.0, learning_rate=1e-2
+    )
+    roles = Roles(config, MODEL, seed=0)
+    try:
+        roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
+        assert [group.name for group in roles.groups] == ["policy", "reference", "reward"]
+        fleet.publish(roles.weights(8))
+        siblings = [(PROMPTS[0][0], k) for k in range(3)]
+        trajectories = fleet.rollout(siblings, key="rloo", seed=3, chat=chat, settings=SETTINGS, timeout=120).trajectories
+        assert len({t.messages[0].content for t in trajectories}) == 1 and len({tuple(t.token_ids) for t in trajectories}) == 3
+        batch = RolloutBatch.of(trajectories)
+        roles.score(batch)
+        assert batch.values == []
+        estimate_advantages(batch, [ScoredTurns(rewards=[0.0, 0.0, float(k)]) for k in range(3)], 0.1, config)
+        assert [a[0] for a in batch.advantages] == pytest.approx([-1.5, 0.0, 1.5], abs=1e-4)
+        before = roles.weights(9).manifest.checksums
+        updated = roles.update(batch, [[[0, 1, 2]]], 0.1, learn_policy=True)
+        assert updated.critic is None and updated.policy is not None and updated.policy.skipped == 0
+        # On the first on-policy step every ratio is one and the KL to itself zero: what is left is −Σ A·tokens − c·entropy.
+        surrogate = sum(float(a.sum()) for a in batch.advantages) / sum(batch.generated)
+        assert updated.policy.loss == pytest.approx(-surrogate - 0.01 * updated.policy.entropy, abs=1e-4)
+        assert roles.weights(10).manifest.checksums != before
+        fleet.publish(roles.weights(11))
+    finally:
+        roles.close()

@@ -166,7 +166,7 @@ def gpus_wanted(config: Config) -> float:
     """The most GPUs that the run holds at once: a supervised stage alone, or the engines beside the four PPO roles."""
     ppo, fleet = config.ppo, config.fleet
     supervised = (stage.ranks * stage.gpus for stage in (config.pretrain, config.sft, config.reward))
-    roles = sum(role.ranks * role.gpus for role in (ppo.policy, ppo.critic, ppo.reward, ppo.reference))
+    roles = sum(role.ranks * role.gpus for role in ppo.roles().values())
     return max(*supervised, fleet.engines * fleet.engine_gpus + roles)
 
 

@@ -125,7 +125,7 @@ def plan(config: Config) -> RenderableType:
     for column in ("stage", "needs", "processes"):
         table.add_column(column)
     fleet = f"{config.fleet.engines} vLLM engines"
-    roles = ", ".join(f"{name} ×{role.ranks}" for name, role in _roles(config))
+    roles = ", ".join(f"{name} ×{role.ranks}" for name, role in config.ppo.roles().items())
     processes = {
         "pretrain": f"{config.pretrain.ranks} DeepSpeed ranks (ZeRO-{config.pretrain.zero_stage})",
         "sft": f"{config.sft.ranks} DeepSpeed ranks (ZeRO-{config.sft.zero_stage})",
@@ -138,7 +138,3 @@ def plan(config: Config) -> RenderableType:
     for stage in config.stages:
         table.add_row(stage, NEEDS[stage], processes[stage])
     return table
-
-
-def _roles(config: Config) -> list[tuple[str, Any]]:
-    return [(name, getattr(config.ppo, name)) for name in ("policy", "critic", "reward", "reference")]

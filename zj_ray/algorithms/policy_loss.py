@@ -17,7 +17,6 @@ def token_policy_loss(
     tokens with negative advantage (Ye et al. 2020, eq. 5), or None.
     """
     mask = mask.bool()
-    advantages = torch.where(mask, advantages, 0.0)
     ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high))
     if dual_clip is not None:

@@ -46,7 +46,6 @@ class Fault:
 
 
 TRAINED = ("pretrain", "sft", "reward")  # the supervised stages
-ROLES = ("policy", "critic", "reward", "reference")
 POSITIVE = Bound(0.0, open_low=True)
 NOT_NEGATIVE = Bound(0.0)
 AT_LEAST_ONE = Bound(1)
@@ -57,7 +56,9 @@ PORT = Bound(0, 65535)
 # By the key's last part: the same word means the same thing in every section. A full key overrides its last part.
 _BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("seed", "gpus", "engine_gpus", "replica_gpus", "weight_decay", "noise", "tie_margin"), NOT_NEGATIVE),
-    **dict.fromkeys(("critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient"), NOT_NEGATIVE),
+    **dict.fromkeys(("critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient", "entropy_coefficient"), NOT_NEGATIVE),
+    "samples": AT_LEAST_ONE,
+    "dual_clip": Bound(1.0, open_low=True),
     **dict.fromkeys(("start_timeout", "stall_timeout", "turn_timeout", "sync_timeout", "rollout_timeout", "role_timeout"), POSITIVE),
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE),
     **dict.fromkeys(("cpus", "engine_cpus", "kl_target", "kl_bound", "mismatch_bound", "temperatures"), POSITIVE),
@@ -141,6 +142,11 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
         yield "fleet.gpu_memory_utilization", "fleet.engine_gpus is 0: the engines run on CPUs"
     if ppo.kl_controller == "fixed":
         yield from ((f"ppo.{key}", "ppo.kl_controller is fixed") for key in ("kl_target", "kl_horizon"))
+    if ppo.advantage != "gae":
+        reason = f"ppo.advantage is {ppo.advantage}, which has no critic"
+        yield from ((f"ppo.{key}", reason) for key in ("lam", "critic", "critic_learning_rate", "critic_warmup", "value_clip"))
+    if ppo.advantage in ("grpo", "rloo"):
+        yield "ppo.gamma", f"ppo.advantage is {ppo.advantage}, which pays for what a consultation earned in all"
     if ppo.safety_share == 0:
         yield "ppo.mix.safety", "ppo.safety_share is 0, so no safety prompt is rolled out"
     gpus = {name: getattr(config, name).gpus for name in TRAINED} | {"ppo": max(ppo.policy.gpus, ppo.critic.gpus)}
@@ -239,7 +245,16 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
     if ppo.max_turns * ppo.turn_tokens >= max_length:
         what = f"{ppo.max_turns} turns (ppo.max_turns) of {ppo.turn_tokens} tokens (ppo.turn_tokens) leave no room for the patient in {max_length}"
         yield Fault(("ppo.turn_tokens", "ppo.max_turns", "model.max_length"), what, "lower ppo.turn_tokens or raise model.max_length")
-    if ppo.critic_warmup >= ppo.steps:
+    if ppo.consultations % ppo.samples:
+        what = f"'ppo.consultations' is {ppo.consultations}, which does not divide by ppo.samples {ppo.samples}"
+        yield Fault(("ppo.consultations", "ppo.samples"), what, f"set ppo.consultations to a multiple of {ppo.samples}")
+    if ppo.advantage in ("grpo", "rloo") and ppo.samples < 2:
+        what = f"'ppo.advantage' {ppo.advantage} compares the consultations of a prompt, but ppo.samples is {ppo.samples}"
+        yield Fault(("ppo.samples", "ppo.advantage"), what, "set ppo.samples to 4 or more, or ppo.advantage to gae or reinforce_pp")
+    if ppo.kl_in == "loss" and ppo.kl_estimator == "k1":
+        what = "'ppo.kl_in' is loss with ppo.kl_estimator k1, whose gradient is zero on average: nothing would hold the policy"
+        yield Fault(("ppo.kl_estimator", "ppo.kl_in"), what, "set ppo.kl_estimator to k2 or k3, or ppo.kl_in to reward")
+    if ppo.advantage == "gae" and ppo.critic_warmup >= ppo.steps:
         what = f"'ppo.critic_warmup' is {ppo.critic_warmup} of {ppo.steps} steps (ppo.steps): the policy would never learn"
         yield Fault(("ppo.critic_warmup", "ppo.steps"), what, "set it lower than ppo.steps")
     if ppo.kl_controller == "adaptive" and ppo.kl_bound <= ppo.kl_target:
@@ -248,8 +263,8 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
     if ppo.offload_optimizer and ppo.zero_stage == 0:
         what = "'ppo.offload_optimizer' needs ZeRO, but ppo.zero_stage is 0"
         yield Fault(("ppo.offload_optimizer", "ppo.zero_stage"), what, "set ppo.zero_stage to 2 or 3")
-    for role in ROLES:
-        yield from _rank_gpu_faults(f"ppo.{role}", getattr(ppo, role).gpus)
+    for name, role in ppo.roles().items():
+        yield from _rank_gpu_faults(f"ppo.{name}", role.gpus)
 
 
 def _rank_gpu_faults(name: str, gpus: float) -> Iterator[Fault]:

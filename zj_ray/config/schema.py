@@ -157,7 +157,11 @@ class PPOConfig:
     turn_tokens: int = setting(64, "tokens of one doctor turn at most")
     temperature: float = setting(1.0, "sampling temperature; log-probs are compared at the same temperature")
     top_p: float = setting(1.0, "must be 1: engine and trainer log-probs can't be compared otherwise")
-    gamma: float = setting(1.0, "discount")
+    advantage: Literal["gae", "grpo", "rloo", "reinforce_pp"] = setting(
+        "gae", "gae learns a critic; grpo and rloo compare a prompt's own consultations (ppo.samples); reinforce_pp compares with the whole batch"
+    )
+    samples: int = setting(1, "consultations of each prompt in a step, all with the same patient; grpo and rloo need 2 or more")
+    gamma: float = setting(1.0, "discount for each generated token")
     lam: float = setting(0.95, "GAE λ")
     epochs: int = setting(2, "passes over one step's consultations")
     mini_batches: int = setting(2, "optimizer steps of one pass")
@@ -168,16 +172,21 @@ class PPOConfig:
     clip_norm: float = setting(1.0, "largest gradient norm")
     clip_low: float = setting(0.2, "ratio clip below 1")
     clip_high: float = setting(0.2, "ratio clip above 1")
+    dual_clip: float | None = setting(None, "bound on the loss of tokens with negative advantage, in advantages; null: none (Ye et al. 2020 use 3)")
     value_clip: float | None = setting(
         None, "farthest that a value may move in one step, in units of the reward; null: no clip, as a bound below the rewards' size stops the critic"
     )
+    entropy_coefficient: float = setting(0.0, "weight of the entropy bonus in the policy's loss")
+    kl_in: Literal["reward", "loss"] = setting("reward", "where the KL to the reference is paid: in every token's reward, or in the policy's loss")
+    kl_estimator: Literal["k1", "k2", "k3"] = setting("k1", "estimator of that KL; in the loss k2 or k3, as the gradient of k1 is zero on average")
     kl_controller: Literal["fixed", "adaptive"] = setting("adaptive", "fixed: kl_coefficient throughout; adaptive: steers towards kl_target")
     kl_coefficient: float = setting(0.05, "KL coefficient β (its start when adaptive)")
     kl_target: float = setting(0.1, "KL per token that the adaptive controller steers to")
     kl_horizon: int = setting(200, "consultations over which the adaptive controller reacts")
     kl_bound: float = setting(0.5, "the run stops with the numbers when a step's mean KL per token exceeds this")
     mismatch_bound: float = setting(0.01, "the run stops when engine and trainer log-probs differ by more than this on average")
-    importance_cap: float = setting(2.0, "truncation of the importance weight between engine and trainer")
+    importance: Literal["token", "sequence"] = setting("token", "weight that corrects engine to trainer: of each token, or of a whole consultation")
+    importance_cap: float = setting(2.0, "truncation of that weight")
     zero_stage: Literal[0, 1, 2, 3] = setting(2, "DeepSpeed ZeRO stage of policy and critic")
     offload_optimizer: bool = setting(False, "keep optimizer state in CPU memory (GPUs only)")
     skipped_steps: int = setting(3, "non-finite updates that are dropped before the run stops")
@@ -190,6 +199,11 @@ class PPOConfig:
     reward: RoleConfig = field(default_factory=RoleConfig)
     reference: RoleConfig = field(default_factory=RoleConfig)
     mix: RewardMixConfig = field(default_factory=RewardMixConfig)
+
+    def roles(self) -> dict[str, RoleConfig]:
+        """The roles that this run has, by name; only GAE has a critic."""
+        found = {"policy": self.policy, "critic": self.critic, "reward": self.reward, "reference": self.reference}
+        return {name: role for name, role in found.items() if name != "critic" or self.advantage == "gae"}
 
 
 @dataclass(frozen=True)

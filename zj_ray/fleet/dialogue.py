@@ -46,10 +46,13 @@ def stable_seed(*parts: object) -> int:
 
 
 async def consult(prompt: Prompt, sample: int, key: str, seed: int, chat: ChatFormat, settings: DialogueSettings, ask: Ask) -> Trajectory:
-    """Hold one consultation to its end: the patient is done, the turns are used up, or no room is left for another turn."""
-    patient = ScriptedPatient()
-    persona = PERSONAS[stable_seed(seed, "persona") % len(PERSONAS)]
-    opening = patient.reset(prompt, persona=persona, seed=seed, max_turns=settings.max_turns)
+    """Hold one consultation to its end: the patient is done, the turns are used up, or no room is left for another turn.
+
+    seed: of the step. All samples of a prompt meet the same patient, so that what they earn can be compared.
+    """
+    patient, patient_seed, seed = ScriptedPatient(), stable_seed(seed, prompt.id), stable_seed(seed, prompt.id, sample)
+    persona = PERSONAS[stable_seed(patient_seed, "persona") % len(PERSONAS)]
+    opening = patient.reset(prompt, persona=persona, seed=patient_seed, max_turns=settings.max_turns)
     record = Trajectory(prompt.id, sample, seed, messages=[Message("user", opening)])
     record.append_context(chat.open(opening))
     flagged, engine = patient.flagged, None

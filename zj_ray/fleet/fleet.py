@@ -20,7 +20,7 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError
-from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult, stable_seed
+from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult
 from zj_ray.fleet.engine import SyncReceipt, TurnRequest, start_engine
 from zj_ray.fleet.router import Router
 from zj_ray.fleet.states import EngineLife, EngineState
@@ -177,7 +177,7 @@ class Fleet:
         started = time.monotonic()
 
         def one(prompt: Prompt, sample: int) -> Awaitable[Trajectory]:
-            return consult(prompt, sample, key, stable_seed(seed, prompt.id, sample), chat, settings, self.ask)
+            return consult(prompt, sample, key, seed, chat, settings, self.ask)
 
         results = self._gather([one(prompt, sample) for prompt, sample in prompts], key, timeout, on_done)
         kept = [result for result in results if isinstance(result, Trajectory)]

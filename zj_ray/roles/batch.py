@@ -18,8 +18,10 @@ from zj_ray.data.trajectory import Trajectory
 
 @dataclass
 class RolloutBatch:
-    """token_ids: `[length]`; turn_ends: index of each turn's last generated token, `[turns]`; all others: `[generated]`."""
+    """token_ids: `[length]`; turn_ends: index of each turn's last generated token, `[turns]`; prompts: equal for the samples of
+    one prompt; all others: `[generated]`. values and returns stay empty where no critic learns."""
 
+    prompts: list[int]
     token_ids: list[np.ndarray]
     positions: list[np.ndarray]
     turn_ends: list[np.ndarray]
@@ -34,7 +36,9 @@ class RolloutBatch:
     @classmethod
     def of(cls, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         masks = [np.asarray(t.loss_mask, dtype=bool) for t in trajectories]
+        numbers = {prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(t.prompt_id for t in trajectories))}
         return cls(
+            prompts=[numbers[t.prompt_id] for t in trajectories],
             token_ids=[np.asarray(t.token_ids, dtype=np.int64) for t in trajectories],
             positions=[np.flatnonzero(mask) for mask in masks],
             turn_ends=[np.cumsum([turn.end - turn.start for turn in t.turns]) - 1 for t in trajectories],

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import ray
 import torch
 from torch import Tensor, nn
 
+from zj_ray.algorithms.kl import kl
 from zj_ray.algorithms.policy_loss import clip_fraction, token_policy_loss
 from zj_ray.config.schema import ModelConfig
 from zj_ray.roles.batch import RolloutBatch
@@ -42,10 +44,25 @@ class UpdateStats:
     skipped: int
 
 
+@dataclass(frozen=True)
+class PolicyObjective:
+    """What the policy minimises at each token: the clipped surrogate, KL to the reference if it is paid here, less an entropy bonus.
+
+    kl_estimator: k2 or k3, or None where the KL is part of the reward. temperature: that of the sampling.
+    """
+
+    temperature: float
+    clip_low: float
+    clip_high: float
+    dual_clip: float | None = None
+    entropy_coefficient: float = 0.0
+    kl_estimator: Literal["k2", "k3"] | None = None
+
+
 class PolicyRank(Rank):
-    def __init__(self, model: ModelConfig, seed: int, timeout: float, temperature: float, clip_low: float, clip_high: float) -> None:
+    def __init__(self, model: ModelConfig, seed: int, timeout: float, objective: PolicyObjective) -> None:
         super().__init__(model, seed, timeout)
-        self.temperature, self.clip_low, self.clip_high = temperature, clip_low, clip_high
+        self.objective = objective
 
     def load_model(self, path: str) -> nn.Module:
         return TokenLogprobs(load_causal_lm(path, self.model_config))
@@ -55,10 +72,10 @@ class PolicyRank(Rank):
         return self.compute(token_ids, positions, rows[self.rank], lambda row, index: self._forward(row, index)[0])
 
     def _forward(self, row: PackedRow, index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.engine.engine(row.input_ids, row.position_ids, index, self.temperature)
+        return self.engine.engine(row.input_ids, row.position_ids, index, self.objective.temperature, self.objective.entropy_coefficient > 0)
 
-    def update(self, batch: RolloutBatch, plans: Sequence[MiniBatchPlan]) -> UpdateStats:
-        """One optimizer step for each plan, with PPO's clipped surrogate."""
+    def update(self, batch: RolloutBatch, plans: Sequence[MiniBatchPlan], kl_coefficient: float) -> UpdateStats:
+        """One optimizer step for each plan. kl_coefficient: β of this step, used where the KL is paid in the loss."""
         sums = np.zeros(4)  # loss, clipped tokens, entropy, tokens: sums over this rank's tokens
         results: list[StepResult] = []
 
@@ -67,10 +84,15 @@ class PolicyRank(Rank):
             logprobs, entropy = self._forward(row.to(self.engine.device), index.to(self.engine.device))
             old, advantages, importance = (flat(x, members, logprobs) for x in (batch.old_logprobs, batch.advantages, batch.importance))
             everywhere = torch.ones_like(logprobs, dtype=torch.bool)
-            losses = importance * token_policy_loss(logprobs, old, advantages, everywhere, self.clip_low, self.clip_high)
-            outside = clip_fraction(logprobs.detach(), old, everywhere, self.clip_low, self.clip_high)
+            aim = self.objective
+            losses = importance * token_policy_loss(logprobs, old, advantages, everywhere, aim.clip_low, aim.clip_high, aim.dual_clip)
+            if aim.kl_estimator is not None:
+                losses = losses + kl_coefficient * kl(logprobs, flat(batch.reference_logprobs, members, logprobs), aim.kl_estimator)
+            if aim.entropy_coefficient > 0:
+                losses = losses - aim.entropy_coefficient * entropy
+            outside = clip_fraction(logprobs.detach(), old, everywhere, aim.clip_low, aim.clip_high)
             nonlocal sums
-            sums = sums + [float(losses.detach().sum()), float(outside) * len(old), float(entropy.sum()), len(old)]
+            sums = sums + [float(losses.detach().sum()), float(outside) * len(old), float(entropy.detach().sum()), len(old)]
             return losses.sum()
 
         for plan in plans:

@@ -15,7 +15,7 @@ from zj_ray.errors import ZjError
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.group import RoleGroup
-from zj_ray.roles.policy import MiniBatchPlan, PolicyRank, UpdateStats
+from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.reference import ReferenceRank
 from zj_ray.roles.reward import RewardRank
 from zj_ray.training.engine import EngineSpec
@@ -34,7 +34,7 @@ class Models:
 @dataclass(frozen=True)
 class Updated:
     policy: UpdateStats | None  # None while only the critic learns
-    critic: UpdateStats
+    critic: UpdateStats | None  # None where advantages need no critic
 
 
 class Roles:
@@ -45,12 +45,20 @@ class Roles:
         def group(name: str, rank_class: type, role: RoleConfig, *more: Any) -> RoleGroup:
             return RoleGroup(name, rank_class, role, timeout, model, seed, timeout, *more)
 
-        clipping = (config.temperature, config.clip_low, config.clip_high)
-        self.policy = group("policy", PolicyRank, config.policy, *clipping)
-        self.reference = group("reference", ReferenceRank, config.reference, *clipping)
-        self.critic = group("critic", CriticRank, config.critic, config.value_clip)
+        objective = PolicyObjective(
+            config.temperature,
+            config.clip_low,
+            config.clip_high,
+            config.dual_clip,
+            config.entropy_coefficient,
+            config.kl_estimator if config.kl_in == "loss" else None,  # type: ignore[arg-type]  # config checks refuse k1 there
+        )
+        self.policy = group("policy", PolicyRank, config.policy, objective)
+        self.reference = group("reference", ReferenceRank, config.reference, objective)
+        self.critic = group("critic", CriticRank, config.critic, config.value_clip) if config.advantage == "gae" else None
         self.reward = group("reward", RewardRank, config.reward)
-        self.groups = (self.policy, self.reference, self.critic, self.reward)
+        self.learners = [self.policy, *([self.critic] if self.critic else [])]
+        self.groups = [*self.learners, self.reference, self.reward]
         self._dtype = model.dtype
 
     def start(self, models: Models) -> None:
@@ -58,10 +66,11 @@ class Roles:
         config = self.config
         started = [
             (self.policy, self.policy.start(str(models.reference), self._spec(config.learning_rate, config.zero_stage))),
-            (self.critic, self.critic.start(str(models.reward), self._spec(config.critic_learning_rate, config.zero_stage))),
             (self.reference, self.reference.start(str(models.reference), self._spec(0.0, 0))),
             (self.reward, self.reward.start(str(models.reward), self._spec(0.0, 0))),
         ]
+        if self.critic:
+            started.append((self.critic, self.critic.start(str(models.reward), self._spec(config.critic_learning_rate, config.zero_stage))))
         for group, references in started:
             group.wait(references, what="load its model")
 
@@ -70,7 +79,7 @@ class Roles:
         return EngineSpec(learning_rate, self.config.clip_norm, zero_stage, offload_optimizer=offload, dtype=self._dtype)
 
     def score(self, batch: RolloutBatch) -> list[np.ndarray]:
-        """Fill in old and reference log-probs and values, side by side; returns raw reward scores `[turns, heads]` of each trajectory."""
+        """Fill in old and reference log-probs and, with a critic, values, side by side; returns raw reward scores `[turns, heads]` of each."""
         ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
         token_ids, positions, turn_ends = ray.put(batch.token_ids), ray.put(batch.positions), ray.put(ends)
 
@@ -81,18 +90,19 @@ class Roles:
 
         reference = ask(self.reference, "logprobs", positions)
         scores = ask(self.reward, "scores", turn_ends)
-        values = ask(self.critic, "values", positions)
+        values = ask(self.critic, "values", positions) if self.critic else list
         old = ask(self.policy, "logprobs", positions)
         batch.reference_logprobs, batch.values, batch.old_logprobs = reference(), values(), old()
         return scores()
 
-    def update(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], learn_policy: bool) -> Updated:
+    def update(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], kl_coefficient: float, learn_policy: bool) -> Updated:
         """Critic and policy learn side by side. mini_batches: for each epoch, the trajectory numbers of each mini-batch."""
         shared = ray.put(batch)
-        critic = self.critic.call("update", shared, self._plans(batch, mini_batches, self.critic.size))
-        policy = self.policy.call("update", shared, self._plans(batch, mini_batches, self.policy.size)) if learn_policy else None
-        critic_stats = self.critic.wait(critic, what="update")[0]
-        return Updated(self.policy.wait(policy, what="update")[0] if policy is not None else None, critic_stats)
+        critic, policy = self.critic, self.policy if learn_policy else None
+        taught = critic.call("update", shared, self._plans(batch, mini_batches, critic.size)) if critic else []
+        moved = policy.call("update", shared, self._plans(batch, mini_batches, policy.size), kl_coefficient) if policy else []
+        critic_stats = critic.wait(taught, what="update")[0] if critic else None
+        return Updated(policy.wait(moved, what="update")[0] if policy else None, critic_stats)
 
     def _plans(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], ranks: int) -> list[MiniBatchPlan]:
         plans = []
@@ -110,12 +120,12 @@ class Roles:
         return published
 
     def save(self, folder: Path) -> None:
-        calls = [(group, group.call("save", str(folder / group.name))) for group in (self.policy, self.critic)]
+        calls = [(group, group.call("save", str(folder / group.name))) for group in self.learners]
         for group, references in calls:
             group.wait(references, what="save its state")
 
     def load(self, folder: Path) -> None:
-        calls = [(group, group.call("load", str(folder / group.name))) for group in (self.policy, self.critic)]
+        calls = [(group, group.call("load", str(folder / group.name))) for group in self.learners]
         for group, references in calls:
             group.wait(references, what="load its state")
 

@@ -1,4 +1,4 @@
-"""From scores to advantages: KL-shaped turn rewards, GAE, whitening, in one batched pass over the whole step."""
+"""From scores to advantages: KL-shaped turn rewards, an estimator, whitening, in one batched pass over the whole step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from zj_ray.algorithms.critic_free import grpo, rloo
 from zj_ray.algorithms.gae import gae, turn_end_rewards
 from zj_ray.algorithms.importance import importance_weights
 from zj_ray.algorithms.kl import kl
@@ -20,7 +21,8 @@ from zj_ray.rules.mix import ScoredTurns
 class Agreement:
     """How far the policy is from the reference, and the engines' log-probs from the trainer's, over all generated tokens.
 
-    value_explained: share of the returns' variance that the critic foresaw; 1 is perfect, 0 no better than a constant.
+    value_explained: share of the returns' variance that the critic foresaw; 1 is perfect, 0 no better than a constant, NaN
+    where there is no critic.
     """
 
     kl: float
@@ -30,22 +32,31 @@ class Agreement:
 
 
 def estimate_advantages(batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig) -> Agreement:
-    """Fill in advantages, returns and importance weights. Rewards stand at turn ends; −β·(log π − log π_ref) at every token."""
+    """Fill in advantages, returns (for a critic) and importance weights. Rewards stand at turn ends; −β·KL at every token, if it is paid there."""
     old, mask = pad(batch.old_logprobs)
     reference, _ = pad(batch.reference_logprobs)
     behaviour, _ = pad(batch.behaviour_logprobs)
-    values, _ = pad(batch.values)
     rewards = turn_end_rewards([ends.tolist() for ends in batch.turn_ends], [s.rewards for s in scored], old.shape[1])
-    rewards = rewards - kl_coefficient * kl(old, reference, "k1")
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    generated = batch.generated
-    batch.advantages = unpad(whiten(advantages, mask), generated)
-    batch.returns = unpad(returns, generated)
-    batch.importance = unpad(importance_weights(old, behaviour, mask, config.importance_cap), generated)
+    if config.kl_in == "reward":
+        rewards = rewards - torch.where(mask, kl_coefficient * kl(old, reference, config.kl_estimator), 0.0)
+    generated, explained = batch.generated, float("nan")
+    if config.advantage == "gae":
+        values, _ = pad(batch.values)
+        raw, returns = gae(rewards, values, mask, config.gamma, config.lam)
+        explained = float(1 - raw[mask].var() / (returns[mask].var() + 1e-8))
+        batch.returns = unpad(returns, generated)
+        advantages = whiten(raw, mask)
+    elif config.advantage == "reinforce_pp":
+        advantages = whiten(gae(rewards, torch.zeros_like(rewards), mask, config.gamma, lam=1.0)[0], mask)
+    else:
+        compare = {"grpo": grpo, "rloo": rloo}[config.advantage]
+        advantages = compare(rewards.sum(1), torch.tensor(batch.prompts))[:, None].expand(mask.shape)
+    batch.advantages = unpad(advantages, generated)
+    batch.importance = unpad(importance_weights(old, behaviour, mask, config.importance_cap, config.importance), generated)
     mismatch = torch.where(mask, (old - behaviour).abs(), 0.0)
     return Agreement(
         kl=float(masked_mean(kl(old, reference, "k3"), mask)),
         mismatch_mean=float(masked_mean(mismatch, mask)),
         mismatch_max=float(mismatch.max()),
-        value_explained=float(1 - (returns - values)[mask].var() / (returns[mask].var() + 1e-8)),
+        value_explained=explained,
     )

@@ -60,6 +60,7 @@ class PPOLoop:
         self.checkpoints = CheckpointStore(folder / "checkpoints", self.config.keep_checkpoints)
         self.record = PPORecord(folder, shop.tensorboard)
         self.skipped = 0
+        self.warmup = self.config.critic_warmup if self.config.advantage == "gae" else 0
 
     def train(self, bar: Bar) -> None:
         """All remaining steps."""
@@ -75,9 +76,9 @@ class PPOLoop:
     def step(self, step: int) -> tuple[float, float]:
         """One PPO step; returns the mean reward of its consultations and the KL per token."""
         watch = Stopwatch()
-        prompts = self.prompts.take(step, self.config.consultations)
+        prompts = self.prompts.take(step, self.config.consultations // self.config.samples)
         consultations = self.fleet.rollout(
-            [(prompt, sample) for sample, prompt in enumerate(prompts)],
+            [(prompt, place * self.config.samples + k) for place, prompt in enumerate(prompts) for k in range(self.config.samples)],
             key=f"step-{step}",
             seed=stable_seed(self.shop.config.seed, step),
             chat=self.chat,
@@ -96,7 +97,7 @@ class PPOLoop:
         agreement = estimate_advantages(batch, scored, self.kl.coefficient, self.config)
         self._check(agreement, step)
         watch.lap("advantages")
-        updated = self.roles.update(batch, self._mini_batches(len(batch), step), learn_policy=step >= self.config.critic_warmup)
+        updated = self.roles.update(batch, self._mini_batches(len(batch), step), self.kl.coefficient, learn_policy=step >= self.warmup)
         self._count_skipped(updated, step)
         watch.lap("update")
         self.fleet.heal()
@@ -130,7 +131,7 @@ class PPOLoop:
             )
 
     def _count_skipped(self, updated: Updated, step: int) -> None:
-        self.skipped += updated.critic.skipped + (updated.policy.skipped if updated.policy else 0)
+        self.skipped += sum(stats.skipped for stats in (updated.critic, updated.policy) if stats)
         if self.skipped > self.config.skipped_steps:
             raise ZjError(
                 f"step {step}: {self.skipped} optimizer steps were dropped because a loss or gradient was not finite",

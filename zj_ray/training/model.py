@@ -75,16 +75,19 @@ class TokenLogprobs(nn.Module):
         super().__init__()
         self.lm = lm
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, index: Tensor, temperature: float = 1.0, entropy_counts: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """input_ids, position_ids: `[1, row]`; index: `[n]` positions of the tokens in question, none the first of its document.
 
         Returns their log-probs and the entropies of the distributions they were drawn from, both `[n]`, float32.
+        entropy_counts: whether the entropies have a gradient, which costs as much memory again as the log-probs' own.
         """
         logits = self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1).logits[0]
         logits = logits.float() / temperature
         distribution = torch.log_softmax(logits, dim=-1)
         chosen = distribution.gather(1, input_ids[0, index][:, None])[:, 0]
-        with torch.no_grad():
+        with torch.set_grad_enabled(entropy_counts and torch.is_grad_enabled()):
             entropy = -(distribution.exp() * distribution).sum(-1)
         return chosen, entropy
 
