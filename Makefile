@@ -1,13 +1,14 @@
 # A fresh machine with Python 3.11 needs nothing but these. Every target sets up .venv first; the second time that is instant.
 #   make demo    the whole pipeline on small sizes, without a GPU, then its report        (runs/demo/report.html)
 #   make test    all tests          make lint    ruff and mypy          make bench    what the last demo took
+#   make learning    two problems with a known optimum, by every advantage estimator     (docs/learning.md)
 #   make demo PYTHON=/path/to/python3.11      another interpreter
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 export VENV PYTHON
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test lint bench learning install clean
 
 demo: install
 	$(VENV)/bin/zj run configs/demo.yaml
@@ -16,11 +17,15 @@ test: install
 	$(PY) -m pytest -q tests
 
 lint: install
-	$(PY) -m ruff check zj_ray tests
+	$(PY) -m ruff check zj_ray tests bench
 	$(PY) -m mypy
 
 bench: install
 	@$(VENV)/bin/zj bench demo
+
+# Longer than a test should be.
+learning: install
+	$(PY) -m bench.learning
 
 install:
 	@requirements/install.sh

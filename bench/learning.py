@@ -1,0 +1,196 @@
+"""Does it learn? Two problems with a known optimum, by every advantage estimator: `make learning` (about ten minutes; draws docs/learning.svg).
+
+The trainer is the real one (`PolicyRank` and `CriticRank` on DeepSpeed, packed rows, `estimate_advantages`); only the
+sampling is done here in plain torch, as an engine would cost more than these problems do.
+
+*bandit*: one token, one prompt; one of the tokens earns 1, the others less. *consultation*: two doctor turns with a patient
+between them. Only a patient who was asked in the first turn says which of two advices is right, and only then does the
+right one earn 1 in the second turn: who doesn't ask earns nothing, who asks and guesses a half.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+from zj_ray.algorithms.whitening import whiten
+from zj_ray.config.schema import ModelConfig, PPOConfig
+from zj_ray.data.trajectory import Trajectory, Turn
+from zj_ray.evaluation.plots import line_plot
+from zj_ray.roles.batch import RolloutBatch, pad, unpad
+from zj_ray.roles.critic import CriticRank
+from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank
+from zj_ray.rules.mix import ScoredTurns
+from zj_ray.stages.advantages import estimate_advantages
+from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+from zj_ray.training.model import ScalarHeads, TokenLogprobs
+from zj_ray.training.rows import plan_rows
+
+VOCABULARY, OPENING, ASK, SILENCE = 8, 1, 3, 4
+ROW_TOKENS = 768  # attention in a row costs its square
+ADVICE = (5, 6)  # what a patient who was asked says is right, and what the doctor may say
+ESTIMATORS = ("gae", "grpo", "rloo", "reinforce_pp")
+PLOT = Path(__file__).parents[1] / "docs" / "learning.svg"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """turns: of the doctor; turn_tokens, patient_tokens: of each turn; optimum: the best mean reward there is."""
+
+    name: str
+    turns: int
+    turn_tokens: int
+    patient_tokens: int
+    optimum: float
+    steps: int
+
+    def reply(self, said: Sequence[int], secret: int) -> list[int]:
+        """The patient's words to the doctor's first turn."""
+        return [ADVICE[secret] if said[0] == ASK else SILENCE] * self.patient_tokens
+
+    def rewards(self, turns: Sequence[Sequence[int]], secret: int) -> list[float]:
+        if self.turns == 1:
+            return [1.0 if turns[0][0] == ASK else 0.05 * (turns[0][0] % 8)]
+        asked = turns[0][0] == ASK
+        return [0.0, float(asked and turns[1][0] == ADVICE[secret])]
+
+
+BANDIT = Problem("bandit", turns=1, turn_tokens=1, patient_tokens=0, optimum=1.0, steps=30)
+CONSULTATION = Problem("consultation", turns=2, turn_tokens=2, patient_tokens=40, optimum=1.0, steps=80)
+
+
+class Learner:
+    """A tiny Llama as policy, another as critic, on one rank in this process."""
+
+    def __init__(self, problem: Problem, config: PPOConfig, seed: int) -> None:
+        if not torch.distributed.is_initialized():
+            with socket.socket() as probe:
+                probe.bind(("", 0))
+                port = probe.getsockname()[1]
+            join_process_group(0, 1, "127.0.0.1", port, timeout=60)
+        torch.manual_seed(seed)
+        shape = LlamaConfig(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
+        self.problem, self.config = problem, config
+        self.random = np.random.default_rng(seed)
+        model = ModelConfig()
+        objective = PolicyObjective(1.0, config.clip_low, config.clip_high, entropy_coefficient=config.entropy_coefficient)
+        self.policy = PolicyRank(model, seed, 60, objective)
+        self.policy.engine = TrainEngine(TokenLogprobs(LlamaForCausalLM(shape)), EngineSpec(config.learning_rate, 1.0, 0))
+        self.critic = CriticRank(model, seed, 60, config.value_clip)
+        self.critic.engine = TrainEngine(ScalarHeads(LlamaModel(shape), 1), EngineSpec(config.critic_learning_rate, 1.0, 0))
+        self.policy.rank = self.critic.rank = 0
+
+    def rollout(self) -> tuple[list[Trajectory], list[ScoredTurns]]:
+        """One step's consultations; the samples of a prompt share the patient's secret."""
+        count, problem = self.config.consultations, self.problem
+        secrets = self.random.integers(0, 2, count // self.config.samples).repeat(self.config.samples)
+        found = [Trajectory(f"prompt-{i // self.config.samples}", i, 0) for i in range(count)]
+        said: list[list[list[int]]] = [[] for _ in found]
+        for trajectory in found:
+            trajectory.append_context([OPENING])
+        for turn in range(problem.turns):
+            tokens, logprobs = self._speak([t.token_ids for t in found])
+            for i, trajectory in enumerate(found):
+                start, end = trajectory.append_generated(tokens[i], logprobs[i])
+                trajectory.turns.append(Turn(start, end, "", 0, "", True))
+                said[i].append(tokens[i])
+                if turn + 1 < problem.turns:
+                    trajectory.append_context(problem.reply(tokens[i], secrets[i]))
+        return found, [ScoredTurns(rewards=problem.rewards(turns, secret)) for turns, secret in zip(said, secrets, strict=True)]
+
+    @torch.no_grad()
+    def _speak(self, contexts: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
+        lm = self.policy.engine.module.lm
+        ids, logprobs = torch.tensor(contexts), []
+        before = ids.shape[1]
+        for _ in range(self.problem.turn_tokens):
+            distribution = torch.log_softmax(lm(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1], -1)
+            token = torch.multinomial(distribution.exp(), 1)
+            logprobs.append(distribution.gather(1, token))
+            ids = torch.cat([ids, token], 1)
+        return ids[:, before:].tolist(), torch.cat(logprobs, 1).tolist()
+
+    def step(self, estimate: Callable[..., object] = estimate_advantages) -> float:
+        """One PPO step; returns the mean reward of its consultations."""
+        trajectories, scored = self.rollout()
+        batch = RolloutBatch.of(trajectories)
+        rows = plan_rows(batch.lengths, 1, ROW_TOKENS)
+        batch.old_logprobs = _in_order(self.policy.logprobs(batch.token_ids, batch.positions, rows))
+        batch.reference_logprobs = batch.old_logprobs
+        if self.config.advantage == "gae":
+            batch.values = _in_order(self.critic.values(batch.token_ids, batch.positions, rows))
+        estimate(batch, scored, 0.0, self.config)
+        plans = [self._plan(batch) for _ in range(self.config.epochs)]
+        if self.config.advantage == "gae":
+            self.critic.update(batch, plans)
+        self.policy.update(batch, plans, 0.0)
+        return float(np.mean([s.total for s in scored]))
+
+    def _plan(self, batch: RolloutBatch) -> MiniBatchPlan:
+        return MiniBatchPlan(plan_rows(batch.lengths, 1, ROW_TOKENS), float(sum(batch.generated)))
+
+
+def _in_order(found: dict[int, np.ndarray]) -> list[np.ndarray]:
+    return [found[i] for i in range(len(found))]
+
+
+def with_the_classic_fault(batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig) -> object:
+    """As `estimate_advantages`, but GAE walks through the patient's tokens, where values are zeroed (seen in several peers)."""
+    agreement = estimate_advantages(batch, scored, kl_coefficient, config)
+    width = max(batch.lengths)
+    raw: list[np.ndarray] = []
+    for i, positions in enumerate(batch.positions):
+        rewards, values = np.zeros(width), np.zeros(width + 1)
+        rewards[positions[batch.turn_ends[i]]] = scored[i].rewards
+        values[positions] = batch.values[i]
+        advantages, ahead = np.zeros(width), 0.0
+        for t in range(batch.lengths[i] - 1, -1, -1):
+            ahead = rewards[t] + config.gamma * values[t + 1] - values[t] + config.gamma * config.lam * ahead
+            advantages[t] = ahead
+        raw.append(advantages[positions].astype(np.float32))
+    batch.advantages = unpad(whiten(*pad(raw)), batch.generated)
+    batch.returns = [a + v for a, v in zip(raw, batch.values, strict=True)]
+    return agreement
+
+
+def settings(estimator: str) -> PPOConfig:
+    base = replace(PPOConfig(), consultations=64, epochs=2, learning_rate=1e-3, critic_learning_rate=2e-3, entropy_coefficient=0.02)
+    return replace(base, advantage=estimator, samples=8 if estimator in ("grpo", "rloo") else 1)  # type: ignore[arg-type]
+
+
+def curve(problem: Problem, config: PPOConfig, seed: int, estimate: Callable[..., object] = estimate_advantages) -> list[float]:
+    """Mean reward of every step."""
+    torch.set_num_threads(1)
+    learner = Learner(problem, config, seed)
+    return [learner.step(estimate) for _ in range(problem.steps)]
+
+
+def reached(rewards: Sequence[float], problem: Problem) -> float:
+    """Share of the optimum over the last ten steps."""
+    return float(np.mean(rewards[-10:])) / problem.optimum
+
+
+def main() -> None:
+    cases = [(problem, name, estimate_advantages) for problem in (BANDIT, CONSULTATION) for name in ESTIMATORS]
+    cases.append((CONSULTATION, "gae", with_the_classic_fault))
+    drawn: dict[str, list[tuple[float, float]]] = {}
+    print("| problem | estimator | share of the optimum, three seeds |\n| --- | --- | --- |")
+    for problem, estimator, estimate in cases:
+        curves = [curve(problem, settings(estimator), seed, estimate) for seed in range(3)]
+        name = estimator if estimate is estimate_advantages else "gae with the classic fault"
+        print(f"| {problem.name} | {name} | {', '.join(f'{reached(rewards, problem):.3f}' for rewards in curves)} |", flush=True)
+        if problem is CONSULTATION:
+            drawn[name] = [(step + 1, float(mean)) for step, mean in enumerate(np.mean(curves, axis=0))]
+    title = "Two turns, 40 patient tokens between them: mean reward, three seeds"
+    PLOT.write_text(line_plot(drawn, title=title, ylabel="reward", level=CONSULTATION.optimum), encoding="utf-8")
+    print(f"drawn in {PLOT.relative_to(PLOT.parents[1])}")
+
+
+if __name__ == "__main__":
+    main()
