@@ -1,11 +1,12 @@
-"""Does it learn? Two problems with a known optimum, by every advantage estimator: `make learning` (about ten minutes; draws docs/learning.svg).
+"""Does it learn? Two problems with a known optimum, by every advantage estimator: `make learning` (about ten minutes; draws docs/learning_*.svg).
 
 The trainer is the real one (`PolicyRank` and `CriticRank` on DeepSpeed, packed rows, `estimate_advantages`); only the
 sampling is done here in plain torch, as an engine would cost more than these problems do.
 
 *bandit*: one token, one prompt; one of the tokens earns 1, the others less. *consultation*: two doctor turns with a patient
 between them. Only a patient who was asked in the first turn says which of two advices is right, and only then does the
-right one earn 1 in the second turn: who doesn't ask earns nothing, who asks and guesses a half.
+right one earn 1 in the second turn: who doesn't ask earns nothing, who asks and guesses a half. *costly*: the same, but
+asking costs 0.1 at once, so that a policy must see that it pays later.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ VOCABULARY, OPENING, ASK, SILENCE = 8, 1, 3, 4
 ROW_TOKENS = 768  # attention in a row costs its square
 ADVICE = (5, 6)  # what a patient who was asked says is right, and what the doctor may say
 ESTIMATORS = ("gae", "grpo", "rloo", "reinforce_pp")
-PLOT = Path(__file__).parents[1] / "docs" / "learning.svg"
+DOCS = Path(__file__).parents[1] / "docs"
+Estimate = Callable[..., object]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """turns: of the doctor; turn_tokens, patient_tokens: of each turn; optimum: the best mean reward there is."""
+    """turns: of the doctor; turn_tokens, patient_tokens: of each turn; cost: of asking; optimum: the best mean reward there is."""
 
     name: str
     turns: int
@@ -49,6 +51,7 @@ class Problem:
     patient_tokens: int
     optimum: float
     steps: int
+    cost: float = 0.0
 
     def reply(self, said: Sequence[int], secret: int) -> list[int]:
         """The patient's words to the doctor's first turn."""
@@ -58,11 +61,12 @@ class Problem:
         if self.turns == 1:
             return [1.0 if turns[0][0] == ASK else 0.05 * (turns[0][0] % 8)]
         asked = turns[0][0] == ASK
-        return [0.0, float(asked and turns[1][0] == ADVICE[secret])]
+        return [-self.cost * asked, float(asked and turns[1][0] == ADVICE[secret])]
 
 
 BANDIT = Problem("bandit", turns=1, turn_tokens=1, patient_tokens=0, optimum=1.0, steps=30)
 CONSULTATION = Problem("consultation", turns=2, turn_tokens=2, patient_tokens=40, optimum=1.0, steps=80)
+COSTLY = replace(CONSULTATION, name="costly", optimum=0.9, cost=0.1, steps=120)
 
 
 class Learner:
@@ -116,7 +120,7 @@ class Learner:
             ids = torch.cat([ids, token], 1)
         return ids[:, before:].tolist(), torch.cat(logprobs, 1).tolist()
 
-    def step(self, estimate: Callable[..., object] = estimate_advantages) -> float:
+    def step(self, estimate: Estimate = estimate_advantages) -> float:
         """One PPO step; returns the mean reward of its consultations."""
         trajectories, scored = self.rollout()
         batch = RolloutBatch.of(trajectories)
@@ -164,11 +168,11 @@ def settings(estimator: str) -> PPOConfig:
     return replace(base, advantage=estimator, samples=8 if estimator in ("grpo", "rloo") else 1)  # type: ignore[arg-type]
 
 
-def curve(problem: Problem, config: PPOConfig, seed: int, estimate: Callable[..., object] = estimate_advantages) -> list[float]:
-    """Mean reward of every step."""
+def curves(problem: Problem, config: PPOConfig, seeds: Sequence[int], estimate: Estimate = estimate_advantages) -> list[list[float]]:
+    """Mean reward of every step, for each seed."""
     torch.set_num_threads(1)
-    learner = Learner(problem, config, seed)
-    return [learner.step(estimate) for _ in range(problem.steps)]
+    learners = [Learner(problem, config, seed) for seed in seeds]
+    return [[learner.step(estimate) for _ in range(problem.steps)] for learner in learners]
 
 
 def reached(rewards: Sequence[float], problem: Problem) -> float:
@@ -178,18 +182,19 @@ def reached(rewards: Sequence[float], problem: Problem) -> float:
 
 def main() -> None:
     cases = [(problem, name, estimate_advantages) for problem in (BANDIT, CONSULTATION) for name in ESTIMATORS]
-    cases.append((CONSULTATION, "gae", with_the_classic_fault))
-    drawn: dict[str, list[tuple[float, float]]] = {}
+    cases += [(CONSULTATION, "gae", with_the_classic_fault), (COSTLY, "gae", estimate_advantages), (COSTLY, "gae", with_the_classic_fault)]
+    drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
     print("| problem | estimator | share of the optimum, three seeds |\n| --- | --- | --- |")
     for problem, estimator, estimate in cases:
-        curves = [curve(problem, settings(estimator), seed, estimate) for seed in range(3)]
+        found = curves(problem, settings(estimator), range(3), estimate)
         name = estimator if estimate is estimate_advantages else "gae with the classic fault"
-        print(f"| {problem.name} | {name} | {', '.join(f'{reached(rewards, problem):.3f}' for rewards in curves)} |", flush=True)
-        if problem is CONSULTATION:
-            drawn[name] = [(step + 1, float(mean)) for step, mean in enumerate(np.mean(curves, axis=0))]
-    title = "Two turns, 40 patient tokens between them: mean reward, three seeds"
-    PLOT.write_text(line_plot(drawn, title=title, ylabel="reward", level=CONSULTATION.optimum), encoding="utf-8")
-    print(f"drawn in {PLOT.relative_to(PLOT.parents[1])}")
+        print(f"| {problem.name} | {name} | {', '.join(f'{reached(rewards, problem):.3f}' for rewards in found)} |", flush=True)
+        drawn.setdefault(problem.name, {})[name] = [(step + 1, float(mean)) for step, mean in enumerate(np.mean(found, axis=0))]
+    for problem in (CONSULTATION, COSTLY):
+        path = DOCS / f"learning_{problem.name}.svg"
+        title = f"{problem.name}: mean reward, three seeds"
+        path.write_text(line_plot(drawn[problem.name], title=title, ylabel="reward", level=problem.optimum), encoding="utf-8")
+        print(f"drawn in docs/{path.name}")
 
 
 if __name__ == "__main__":
