@@ -193,7 +193,8 @@ def main() -> None:
     for problem in (CONSULTATION, COSTLY):
         path = DOCS / f"learning_{problem.name}.svg"
         title = f"{problem.name}: mean reward, three seeds"
-        path.write_text(line_plot(drawn[problem.name], title=title, ylabel="reward", level=problem.optimum), encoding="utf-8")
+        svg = line_plot(drawn[problem.name], title=title, ylabel="reward", level=problem.optimum)
+        path.write_text(svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1), encoding="utf-8")
         print(f"drawn in docs/{path.name}")
 
 

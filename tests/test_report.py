@@ -125,7 +125,7 @@ def test_a_finished_run_shows_every_part(run_folder: Path) -> None:
     assert missing_keys(read_summary(run_folder)) == []
     assert "not run" not in page.replace("class", "")
     assert page.count("<svg") == 3 + 1 + 1 + 9  # losses, outcome, reward model, PPO
-    for shown in ("14.2", "自伤自杀", "SIMULATED", "0.71", "14.8", "new facts per question", "case-19", "control-0"):
+    for shown in ("14.2", "自伤自杀", "SIMULATED", "240 个条目", "0.71", "14.8", "new facts per question", "case-19", "control-0"):
         assert shown in page
     checker = Balance()
     checker.feed(page)

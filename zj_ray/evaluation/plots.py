@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -57,7 +58,7 @@ def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, floa
     left = 0.0
     for name, share, colour in (("win", win, WIN), ("tie", tie, TIE), ("loss", loss, LOSS)):
         axes.barh([0], [share], left=[left], color=colour, height=0.6)
-        if share > 0.06:
+        if share > 0.08:  # a narrower part has no room for its name; the text below the bar says it
             axes.text(left + share / 2, -0.16, f"{name} {share:.0%}", ha="center", va="center", fontsize=9, color="#111111")
         left += share
     low, high = win_ci95
@@ -72,7 +73,7 @@ def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, floa
 def bar_plot(values: Mapping[str, float], *, title: str, ylabel: str, levels: Mapping[str, float] | None = None) -> str:
     """Bars by name in [0, 1]; `levels` are named dashed lines (chance, ceiling)."""
     figure, axes = _figure(title)
-    axes.bar(list(values), list(values.values()), color=COLOURS[0], width=0.6)
+    axes.bar([textwrap.fill(name, 16) for name in values], list(values.values()), color=COLOURS[0], width=0.6)
     for place, value in enumerate(values.values()):
         axes.text(place, value + 0.02, f"{value:.2f}", ha="center", fontsize=8)
     for (name, level), colour in zip((levels or {}).items(), COLOURS[1:], strict=False):
