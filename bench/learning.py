@@ -12,6 +12,7 @@ asking costs 0.1 at once, so that a policy must see that it pays later.
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank
 from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import estimate_advantages
+from zj_ray.stages.rollouts import check_staleness
 from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
 from zj_ray.training.model import ScalarHeads, TokenLogprobs
 from zj_ray.training.rows import plan_rows
@@ -88,7 +90,8 @@ class Learner:
         self.policy.engine = TrainEngine(TokenLogprobs(LlamaForCausalLM(shape)), EngineSpec(config.learning_rate, 1.0, 0))
         self.critic = CriticRank(model, seed, 60, config.value_clip)
         self.critic.engine = TrainEngine(ScalarHeads(LlamaModel(shape), 1), EngineSpec(config.critic_learning_rate, 1.0, 0))
-        self.policy.rank = self.critic.rank = 0
+        self.policy.rank = self.critic.rank = self.updates = 0
+        self.ahead: deque[tuple[list[Trajectory], list[ScoredTurns]]] = deque()  # held, not yet learnt from
 
     def rollout(self) -> tuple[list[Trajectory], list[ScoredTurns]]:
         """One step's consultations; the samples of a prompt share the patient's secret."""
@@ -102,7 +105,7 @@ class Learner:
             tokens, logprobs = self._speak([t.token_ids for t in found])
             for i, trajectory in enumerate(found):
                 start, end = trajectory.append_generated(tokens[i], logprobs[i])
-                trajectory.turns.append(Turn(start, end, "", 0, "", True))
+                trajectory.turns.append(Turn(start, end, "", self.updates, "", True))
                 said[i].append(tokens[i])
                 if turn + 1 < problem.turns:
                     trajectory.append_context(problem.reply(tokens[i], secrets[i]))
@@ -121,9 +124,12 @@ class Learner:
         return ids[:, before:].tolist(), torch.cat(logprobs, 1).tolist()
 
     def step(self, estimate: Estimate = estimate_advantages) -> float:
-        """One PPO step; returns the mean reward of its consultations."""
-        trajectories, scored = self.rollout()
-        batch = RolloutBatch.of(trajectories)
+        """One PPO step; returns the mean reward of its consultations, which may be older than the policy by `max_staleness` steps."""
+        while len(self.ahead) <= self.config.max_staleness:
+            self.ahead.append(self.rollout())
+        trajectories, scored = self.ahead.popleft()
+        check_staleness(trajectories, self.updates, self.config.max_staleness)
+        batch = RolloutBatch.of(trajectories, self.updates)
         rows = plan_rows(batch.lengths, 1, ROW_TOKENS)
         batch.old_logprobs = _in_order(self.policy.logprobs(batch.token_ids, batch.positions, rows))
         batch.reference_logprobs = batch.old_logprobs
@@ -134,6 +140,7 @@ class Learner:
         if self.config.advantage == "gae":
             self.critic.update(batch, plans)
         self.policy.update(batch, plans, 0.0)
+        self.updates += 1
         return float(np.mean([s.total for s in scored]))
 
     def _plan(self, batch: RolloutBatch) -> MiniBatchPlan:
@@ -163,9 +170,10 @@ def with_the_classic_fault(batch: RolloutBatch, scored: list[ScoredTurns], kl_co
     return agreement
 
 
-def settings(estimator: str) -> PPOConfig:
+def settings(estimator: str, max_staleness: int = 0) -> PPOConfig:
     base = replace(PPOConfig(), consultations=64, epochs=2, learning_rate=1e-3, critic_learning_rate=2e-3, entropy_coefficient=0.02)
-    return replace(base, advantage=estimator, samples=8 if estimator in ("grpo", "rloo") else 1)  # type: ignore[arg-type]
+    samples = 8 if estimator in ("grpo", "rloo") else 1
+    return replace(base, advantage=estimator, samples=samples, max_staleness=max_staleness)  # type: ignore[arg-type]
 
 
 def curves(problem: Problem, config: PPOConfig, seeds: Sequence[int], estimate: Estimate = estimate_advantages) -> list[list[float]]:
@@ -180,16 +188,30 @@ def reached(rewards: Sequence[float], problem: Problem) -> float:
     return float(np.mean(rewards[-10:])) / problem.optimum
 
 
+@dataclass(frozen=True)
+class Case:
+    problem: Problem
+    config: PPOConfig
+    label: str
+    estimate: Estimate = estimate_advantages
+
+
+CASES = (
+    *(Case(problem, settings(name), name) for problem in (BANDIT, CONSULTATION) for name in ESTIMATORS),
+    *(Case(CONSULTATION, settings(name, max_staleness=1), f"{name}, staleness 1") for name in ESTIMATORS),
+    Case(CONSULTATION, settings("gae"), "gae with the classic fault", with_the_classic_fault),
+    Case(COSTLY, settings("gae"), "gae"),
+    Case(COSTLY, settings("gae"), "gae with the classic fault", with_the_classic_fault),
+)
+
+
 def main() -> None:
-    cases = [(problem, name, estimate_advantages) for problem in (BANDIT, CONSULTATION) for name in ESTIMATORS]
-    cases += [(CONSULTATION, "gae", with_the_classic_fault), (COSTLY, "gae", estimate_advantages), (COSTLY, "gae", with_the_classic_fault)]
     drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
     print("| problem | estimator | share of the optimum, three seeds |\n| --- | --- | --- |")
-    for problem, estimator, estimate in cases:
-        found = curves(problem, settings(estimator), range(3), estimate)
-        name = estimator if estimate is estimate_advantages else "gae with the classic fault"
-        print(f"| {problem.name} | {name} | {', '.join(f'{reached(rewards, problem):.3f}' for rewards in found)} |", flush=True)
-        drawn.setdefault(problem.name, {})[name] = [(step + 1, float(mean)) for step, mean in enumerate(np.mean(found, axis=0))]
+    for case in CASES:
+        found = curves(case.problem, case.config, range(3), case.estimate)
+        print(f"| {case.problem.name} | {case.label} | {', '.join(f'{reached(rewards, case.problem):.3f}' for rewards in found)} |", flush=True)
+        drawn.setdefault(case.problem.name, {})[case.label] = [(step + 1, float(mean)) for step, mean in enumerate(np.mean(found, axis=0))]
     for problem in (CONSULTATION, COSTLY):
         path = DOCS / f"learning_{problem.name}.svg"
         title = f"{problem.name}: mean reward, three seeds"

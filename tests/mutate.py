@@ -86,6 +86,8 @@ FAULTS = (
     Fault("KL paid twice", STAGE, 'if config.kl_in == "reward":', "if True:"),
     Fault("advantages unwhitened", STAGE, "advantages = whiten(raw, mask)", "advantages = raw"),
     Fault("rewards at the first turn's end", STAGE, "[s.rewards for s in scored]", "[s.rewards[::-1] for s in scored]"),
+    Fault("an old policy's tokens count as mismatch", STAGE, "[stale == 0]", ""),
+    Fault("staleness of the first turn for all", "roles/batch.py", "version - turn.weight_version", "version - t.turns[0].weight_version"),
     Fault("answers see each other", PACKING, " & ((in_branch == 0) | (in_branch[:, None] == in_branch))", ""),
     Fault("prompts see each other", PACKING, "(in_group[:, None] == in_group) & ", ""),
     Fault("tokens see what comes", PACKING, "seen.tril()", "seen"),

@@ -35,7 +35,7 @@ def _two_turns(patient_tokens: int) -> Trajectory:
 
 
 def _batch(trajectory: Trajectory, reference: float) -> RolloutBatch:
-    batch = RolloutBatch.of([trajectory])
+    batch = RolloutBatch.of([trajectory], 1)
     batch.old_logprobs = [np.full(6, -1.0, np.float32)]
     batch.reference_logprobs = [np.full(6, reference, np.float32)]
     batch.values = [np.full(6, 0.5, np.float32)]
@@ -61,7 +61,7 @@ def test_kl_to_the_reference_is_paid_at_every_generated_token() -> None:
 
 def _siblings(totals: list[float]) -> tuple[RolloutBatch, list[ScoredTurns]]:
     """Samples of one prompt, each with two turns: half of what it earned after the first, half after the second."""
-    batch = RolloutBatch.of([_two_turns(1 + i) for i in range(len(totals))])
+    batch = RolloutBatch.of([_two_turns(1 + i) for i in range(len(totals))], 1)
     batch.old_logprobs = [np.full(6, -1.0, np.float32) for _ in totals]
     batch.reference_logprobs = [np.full(6, -1.5, np.float32) for _ in totals]
     return batch, [ScoredTurns(rewards=[total / 2, total / 2]) for total in totals]
@@ -93,8 +93,24 @@ def test_a_kl_that_is_paid_in_the_loss_is_not_paid_in_the_reward() -> None:
     assert found.kl == pytest.approx(np.exp(-0.5) - 1 + 0.5, abs=1e-6)
 
 
+def test_tokens_of_an_older_policy_are_corrected_by_its_own_logprobs_and_are_no_mismatch() -> None:
+    """The first turn is a version old; the policy has since made its tokens twice as likely, and a third as likely in the second turn."""
+    trajectory = _two_turns(3)
+    trajectory.turns[1].weight_version = 2
+    batch = RolloutBatch.of([trajectory], 2)
+    batch.old_logprobs = [np.array([-1 + np.log(2)] * 3 + [-1 - np.log(3)] * 3, np.float32)]
+    batch.reference_logprobs, batch.values = batch.old_logprobs, [np.full(6, 0.5, np.float32)]
+    found = estimate_advantages(batch, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, replace(PPOConfig(), importance_cap=1.5))
+    assert batch.staleness[0].tolist() == [1, 1, 1, 0, 0, 0] and found.staleness == 0.5
+    np.testing.assert_allclose(batch.importance[0], [1.5] * 3 + [1 / 3] * 3, rtol=1e-5)
+    assert found.mismatch_mean == pytest.approx(np.log(3), abs=1e-5) and found.importance == pytest.approx((1.5 + 1 / 3) / 2, abs=1e-5)
+    trajectory.turns[1].weight_version = 1
+    batch.staleness = RolloutBatch.of([trajectory], 2).staleness
+    assert np.isnan(estimate_advantages(batch, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, PPOConfig()).mismatch_mean)  # nothing to compare
+
+
 def test_turn_ends_point_at_the_last_generated_token_of_each_turn() -> None:
-    batch = RolloutBatch.of([_two_turns(4)])
+    batch = RolloutBatch.of([_two_turns(4)], 1)
     assert batch.turn_ends[0].tolist() == [2, 5] and batch.positions[0].tolist() == [2, 3, 4, 9, 10, 11]
 
 

@@ -38,7 +38,7 @@ FILE_FAULTS = {
     "fraction for a whole number": ("ppo:\n  steps: 1.5\n", 2, "whole number", "ppo.steps: 3"),
     "quoted number": ("ppo:\n  steps: '3'\n", 2, "whole number", "without quotes"),
     "not a number at all": ("sft:\n  learning_rate: .nan\n", 2, "must be a number", "0.5"),
-    "number for a truth": ("sft:\n  offload_optimizer: 1\n", 2, "true or false", "true"),
+    "number for a truth": ("sft:\n  epochs: 1\nmodel:\n  gradient_checkpointing: 1\n", 4, "true or false", "true"),
     "truth for a number": ("ppo:\n  gamma: yes\n", 2, "must be a number", "0.5"),
     "empty value": ("ppo:\n  steps:\n", 2, "must be a whole number, not empty", "3"),
     "list for a number": ("ppo:\n  steps: [1]\n", 2, "not a list", "3"),
@@ -94,7 +94,14 @@ RULE_FAULTS = {
     "one and a half GPUs": ("fleet: {engine_gpus: 1.5}", "whole GPUs", "1 or 2"),
     "two GPUs for a rank": ("ppo: {policy: {gpus: 2}}", "a rank drives one GPU", "ppo.policy.ranks"),
     "two GPUs for a worker": ("reward: {gpus: 2}", "a rank drives one GPU", "reward.ranks"),
-    "offload without ZeRO": ("sft: {gpus: 1, zero_stage: 0, offload_optimizer: true}", "needs ZeRO", "sft.zero_stage"),
+    "offload without ZeRO": ("sft: {gpus: 1, zero_stage: 0, offload: optimizer}", "needs ZeRO-1", "sft.zero_stage to 1"),
+    "weights away without ZeRO-3": ("ppo: {policy: {gpus: 1, offload: all}}", "needs ZeRO-3", "ppo.policy.zero_stage to 3"),
+    "half a frozen model": ("ppo: {reference: {zero_stage: 2}}", "can't be '2'", "0, 3"),
+    "no adapters to switch off": ("ppo: {reference_model: adapter_off}", "has no adapters", "ppo.policy.lora.rank"),
+    "an unknown role": ("ppo: {colocate: [[policy, refrence]]}", "'refrence', which is no role", "reference"),
+    "a role that is not there": ("ppo: {advantage: reinforce_pp, colocate: [[critic, reward]]}", "no role of this run", "policy, reward"),
+    "a role in two places": ("ppo: {colocate: [[policy, reward], [policy, critic]]}", "'policy' twice", "one place"),
+    "too much for a GPU": ("ppo: {policy: {gpus: 1}, reference: {gpus: 1}, colocate: [[policy, reference]]}", "more than a whole one", "a part"),
     "Muon on cut matrices": ("sft: {optimizer: muon}", "cuts them into pieces", "zero_stage to 0"),
 }
 
@@ -125,8 +132,11 @@ NO_EFFECT = {
     "ppo.gamma": "ppo: {advantage: grpo, samples: 4, gamma: 1.0}",
     "ppo.critic.ranks": "ppo: {advantage: rloo, samples: 4, critic: {ranks: 1}}",
     "ppo.mix.safety": "ppo: {safety_share: 0, mix: {safety: 1}}",
-    "sft.offload_optimizer": "sft: {offload_optimizer: false}",
-    "ppo.offload_optimizer": "ppo: {offload_optimizer: true}",
+    "sft.offload": "sft: {offload: none}",
+    "ppo.policy.offload": "ppo: {policy: {offload: optimizer}}",
+    "sft.lora.alpha": "sft: {lora: {alpha: 16}}",
+    "ppo.push": "ppo: {push: adapter}",
+    "ppo.reference.ranks": "ppo: {policy: {lora: {rank: 8}}, reference_model: adapter_off, reference: {ranks: 1}}",
 }
 
 

@@ -11,10 +11,10 @@ import pytest
 from bench.learning import BANDIT, CONSULTATION, COSTLY, ESTIMATORS, Problem, curves, reached, settings, with_the_classic_fault
 
 
-def _elsewhere(problem: Problem, estimator: str, seeds: Sequence[int], *estimate: object) -> list[list[float]]:
+def _elsewhere(problem: Problem, estimator: str, seeds: Sequence[int], *estimate: object, max_staleness: int = 0) -> list[list[float]]:
     """In a process of its own: DeepSpeed engines are not given back within one."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(curves, problem, settings(estimator), seeds, *estimate).result(timeout=500)
+        return pool.submit(curves, problem, settings(estimator, max_staleness), seeds, *estimate).result(timeout=500)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -26,6 +26,11 @@ def test_a_bandit_is_solved_by_every_estimator_on_three_seeds(estimator: str) ->
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_question_that_only_pays_a_turn_later_is_learnt(estimator: str) -> None:
     [rewards] = _elsewhere(CONSULTATION, estimator, [1])
+    assert reached(rewards[:3], CONSULTATION) < 0.3 and reached(rewards, CONSULTATION) >= 0.95
+
+
+def test_a_question_is_learnt_from_consultations_that_are_a_step_old() -> None:
+    [rewards] = _elsewhere(CONSULTATION, "gae", [1], max_staleness=1)
     assert reached(rewards[:3], CONSULTATION) < 0.3 and reached(rewards, CONSULTATION) >= 0.95
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import pytest
 import ray
 
 from tests.tiny import MODEL, tiny_folder
-from zj_ray.config.schema import FleetConfig, PPOConfig
+from zj_ray.config.schema import FleetConfig, LoraConfig, PPOConfig
 from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
+from zj_ray.errors import ZjError
 from zj_ray.fleet.dialogue import DialogueSettings
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
@@ -65,7 +68,7 @@ def fleet(ray_session: None, folders: dict[str, Path]) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def roles(ray_session: None, folders: dict[str, Path]) -> Iterator[Roles]:
-    roles = Roles(replace(PPOConfig(), epochs=1, learning_rate=1e-2, critic_warmup=0, micro_batch_tokens=128), MODEL, seed=0)
+    roles = Roles(replace(PPOConfig(), epochs=1, learning_rate=1e-2, critic_warmup=0, micro_batch_tokens=128), MODEL, seed=0, start_timeout=60)
     roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
     yield roles
     roles.close()
@@ -81,7 +84,7 @@ def _greedy(fleet: Fleet, chat: ChatFormat, key: str) -> list[list[int]]:
 
 
 def _scored_batch(roles: Roles, trajectories: list) -> tuple[RolloutBatch, list[np.ndarray]]:
-    batch = RolloutBatch.of(trajectories)
+    batch = RolloutBatch.of(trajectories, trajectories[0].turns[0].weight_version)
     scores = roles.score(batch)
     random = np.random.default_rng(0)
     batch.advantages = [random.normal(size=n).astype(np.float32) for n in batch.generated]
@@ -145,6 +148,95 @@ def test_greedy_tokens_after_a_sync_equal_those_of_an_engine_started_from_the_ch
         fresh.close()
 
 
+def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tokens(
+    ray_session: None, folders: dict[str, Path], chat: ChatFormat, roles: Roles
+) -> None:
+    policy = replace(PPOConfig().policy, lora=LoraConfig(rank=4, alpha=8))
+    config = replace(PPOConfig(), push="adapter", reference_model="adapter_off", policy=policy, learning_rate=3e-2, advantage="reinforce_pp")
+    learner = Roles(config, MODEL, seed=0, start_timeout=60)
+    fleet = Fleet(str(folders["sft"]), MODEL, replace(FLEET, engines=1), start_timeout=300, lora_rank=4)
+    try:
+        fleet.launch()
+        learner.start(Models(reference=folders["sft"], reward=folders["reward"]))
+        assert [group.name for group in learner.groups] == ["policy", "reward"]
+        fleet.wait_ready()
+        base = publish_folder(folders["sft"], 1)
+        fleet.publish(base)
+        answers = [_greedy(fleet, chat, "base")]
+        assert fleet.publish(learner.weights(2)).bytes < base.manifest.nbytes / 2
+        assert _greedy(fleet, chat, "adapters that add nothing yet") == answers[0]
+        for version in (3, 4):
+            batch, _ = _scored_batch(learner, _rollout(fleet, chat, f"for version {version}"))
+            learner.update(batch, [[[0, 1, 2, 3, 4]]], 0.1, learn_policy=True)
+            fleet.publish(learner.weights(version))
+            answers.append(_greedy(fleet, chat, f"version {version}"))
+        assert answers[0] != answers[1] != answers[2] != answers[0]
+        _check_reference(learner, roles, batch)
+
+        [engine] = fleet.actors.values()
+        ray.kill(engine, no_restart=True)
+        with pytest.raises(ZjError):
+            _greedy(fleet, chat, "nobody is there")
+        assert fleet.heal() == ["engine-0"]  # the newcomer is sent the base and the adapter
+        assert _greedy(fleet, chat, "newcomer") == answers[2]
+        merged = learner.policy.wait(learner.policy.call("weights", 5, False), what="merge")[0]
+        fleet.publish(merged)
+        assert _greedy(fleet, chat, "merged") == answers[2]
+        learner.export_policy(folders["root"] / "lora" / "model")
+    finally:
+        fleet.close()
+        learner.close()
+    load_tokenizer(folders["sft"]).save_pretrained(folders["root"] / "lora" / "model")
+    fresh = Fleet(str(folders["root"] / "lora" / "model"), MODEL, replace(FLEET, engines=1), start_timeout=300)
+    try:
+        fresh.launch()
+        fresh.wait_ready()
+        fresh.publish(publish_folder(folders["root"] / "lora" / "model", 1))
+        assert _greedy(fresh, chat, "exported") == answers[2]
+    finally:
+        fresh.close()
+
+
+def _check_reference(learner: Roles, separate: Roles, batch: RolloutBatch) -> None:
+    """With its adapters off the policy is what a reference of its own is, and that is not what it has become."""
+    same = replace(batch)
+    learner.score(batch)
+    separate.score(same)
+    for ours, own, now in zip(batch.reference_logprobs, same.reference_logprobs, batch.old_logprobs, strict=True):
+        np.testing.assert_allclose(ours, own, atol=1e-5)
+        assert np.abs(ours - now).max() > 1e-3
+
+
+def test_weights_that_come_in_mid_rollout_wait_for_the_turns_in_flight_and_no_turn_mixes_two_policies(
+    fleet: Fleet, roles: Roles, chat: ChatFormat, tmp_path: Path
+) -> None:
+    fleet.publish(roles.weights(20))
+    roles.save(tmp_path)
+    batch, _ = _scored_batch(roles, _rollout(fleet, chat, "before"))
+    roles.update(batch, [[[0, 1, 2], [3, 4]]], 0.1, learn_policy=True)
+    newer = roles.weights(21)
+    settings = replace(SETTINGS, turn_tokens=40)
+    prompts = [(prompt, sample) for prompt, _ in PROMPTS for sample in range(6)]
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(fleet.rollout, prompts, key="overlap", seed=3, chat=chat, settings=settings, timeout=120)
+        while not held.done() and sum(fleet.router.in_flight.values()) < 10:
+            time.sleep(0.01)
+        fleet.publish(newer)
+        trajectories = held.result(120).trajectories
+    mixed = [t for t in trajectories if {turn.weight_version for turn in t.turns} == {20, 21}]
+    assert len(trajectories) == len(prompts) and len(mixed) > 5  # the witness that the publication came between two turns
+    batch = RolloutBatch.of(mixed, 21)
+    roles.score(batch)
+    by_version = {21: batch.old_logprobs}
+    roles.load(tmp_path)
+    roles.score(batch)
+    by_version[20] = batch.old_logprobs
+    stale = np.concatenate(batch.staleness)
+    engine, new, old = map(np.concatenate, (batch.behaviour_logprobs, by_version[21], by_version[20]))
+    assert set(stale.tolist()) == {0, 1} and np.abs(new - old).mean() > 0.01
+    assert np.abs(engine - new)[stale == 0].max() < 1e-3 and np.abs(engine - old)[stale == 1].max() < 1e-3
+
+
 def test_damaged_weights_are_refused_and_the_engine_leaves(fleet: Fleet, roles: Roles) -> None:
     good = roles.weights(5)
     buckets = [np.array(ray.get(ref, timeout=30)) for ref in good.buckets]
@@ -189,7 +281,7 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
     config = replace(
         PPOConfig(), advantage="rloo", samples=3, kl_in="loss", kl_estimator="k3", entropy_coefficient=0.01, dual_clip=3.0, learning_rate=1e-2
     )
-    roles = Roles(config, MODEL, seed=0)
+    roles = Roles(config, MODEL, seed=0, start_timeout=60)
     try:
         roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
         assert [group.name for group in roles.groups] == ["policy", "reference", "reward"]
@@ -197,7 +289,7 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
         siblings = [(PROMPTS[0][0], k) for k in range(3)]
         trajectories = fleet.rollout(siblings, key="rloo", seed=3, chat=chat, settings=SETTINGS, timeout=120).trajectories
         assert len({t.messages[0].content for t in trajectories}) == 1 and len({tuple(t.token_ids) for t in trajectories}) == 3
-        batch = RolloutBatch.of(trajectories)
+        batch = RolloutBatch.of(trajectories, trajectories[0].turns[0].weight_version)
         roles.score(batch)
         assert batch.values == []
         estimate_advantages(batch, [ScoredTurns(rewards=[0.0, 0.0, float(k)]) for k in range(3)], 0.1, config)

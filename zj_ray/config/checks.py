@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from zj_ray.config.schema import STAGES, Config, FeedbackConfig, FleetConfig, PPOConfig, TrainConfig
+from zj_ray.config.schema import ROLES, STAGES, Config, FeedbackConfig, FleetConfig, PPOConfig, TrainConfig
 from zj_ray.errors import ConfigError
 
 
@@ -56,8 +56,10 @@ PORT = Bound(0, 65535)
 # By the key's last part: the same word means the same thing in every section. A full key overrides its last part.
 _BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("seed", "gpus", "engine_gpus", "replica_gpus", "weight_decay", "noise", "tie_margin"), NOT_NEGATIVE),
-    **dict.fromkeys(("critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient", "entropy_coefficient"), NOT_NEGATIVE),
+    **dict.fromkeys(("max_staleness", "critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient", "entropy_coefficient"), NOT_NEGATIVE),
     "samples": AT_LEAST_ONE,
+    "rank": Bound(0, 512),  # of LoRA adapters; vLLM has no room for larger ones
+    "alpha": AT_LEAST_ONE,
     "dual_clip": Bound(1.0, open_low=True),
     **dict.fromkeys(("start_timeout", "stall_timeout", "turn_timeout", "sync_timeout", "rollout_timeout", "role_timeout"), POSITIVE),
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE),
@@ -149,11 +151,16 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
         yield "ppo.gamma", f"ppo.advantage is {ppo.advantage}, which pays for what a consultation earned in all"
     if ppo.safety_share == 0:
         yield "ppo.mix.safety", "ppo.safety_share is 0, so no safety prompt is rolled out"
-    gpus = {name: getattr(config, name).gpus for name in TRAINED} | {"ppo": max(ppo.policy.gpus, ppo.critic.gpus)}
-    for name, number in gpus.items():
-        if number == 0:
-            where = "ppo.policy.gpus and ppo.critic.gpus are" if name == "ppo" else f"{name}.gpus is"
-            yield f"{name}.offload_optimizer", f"{where} 0, so the optimizer state is in CPU memory anyway"
+    if ppo.reference_model == "adapter_off":
+        yield "ppo.reference", "ppo.reference_model is adapter_off: the policy is its own reference"
+    if ppo.policy.lora.rank == 0:
+        yield "ppo.push", "ppo.policy.lora.rank is 0: there are no adapters"
+    trained = {name: getattr(config, name) for name in TRAINED} | {f"ppo.{name}": getattr(ppo, name) for name in ROLES}
+    for name, part in trained.items():
+        if part.gpus == 0:
+            yield f"{name}.offload", f"{name}.gpus is 0, so everything is in CPU memory anyway"
+        if hasattr(part, "lora") and part.lora.rank == 0:
+            yield from ((f"{name}.lora.{key}", f"{name}.lora.rank is 0: there are no adapters") for key in ("alpha", "targets"))
 
 
 def _faults(config: Config) -> Iterator[Fault]:
@@ -213,10 +220,7 @@ def _model_faults(config: Config) -> Iterator[Fault]:
 
 
 def _train_faults(train: TrainConfig, name: str) -> Iterator[Fault]:
-    yield from _rank_gpu_faults(name, train.gpus)
-    if train.offload_optimizer and train.zero_stage == 0:
-        keys = (f"{name}.offload_optimizer", f"{name}.zero_stage")
-        yield Fault(keys, f"'{name}.offload_optimizer' needs ZeRO, but {name}.zero_stage is 0", f"set {name}.zero_stage to 1, 2 or 3")
+    yield from _engine_faults(name, train)
     if train.optimizer == "muon" and train.zero_stage > 0:
         what = f"'{name}.optimizer' muon works on whole matrices, but {name}.zero_stage {train.zero_stage} cuts them into pieces"
         yield Fault((f"{name}.optimizer", f"{name}.zero_stage"), what, f"set {name}.zero_stage to 0, or {name}.optimizer to adamw")
@@ -260,16 +264,39 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
     if ppo.kl_controller == "adaptive" and ppo.kl_bound <= ppo.kl_target:
         what = f"'ppo.kl_bound' {ppo.kl_bound:g} stops the run at or below what the controller steers to (ppo.kl_target {ppo.kl_target:g})"
         yield Fault(("ppo.kl_bound", "ppo.kl_target"), what, "set ppo.kl_bound to several times ppo.kl_target")
-    if ppo.offload_optimizer and ppo.zero_stage == 0:
-        what = "'ppo.offload_optimizer' needs ZeRO, but ppo.zero_stage is 0"
-        yield Fault(("ppo.offload_optimizer", "ppo.zero_stage"), what, "set ppo.zero_stage to 2 or 3")
+    if ppo.policy.lora.rank == 0 and ppo.reference_model == "adapter_off":
+        what = "'ppo.reference_model' is adapter_off, but the policy has no adapters (ppo.policy.lora.rank is 0)"
+        yield Fault(("ppo.reference_model", "ppo.policy.lora.rank"), what, "set ppo.policy.lora.rank, or ppo.reference_model to separate")
     for name, role in ppo.roles().items():
-        yield from _rank_gpu_faults(f"ppo.{name}", role.gpus)
+        yield from _engine_faults(f"ppo.{name}", role)
+    yield from _colocation_faults(ppo)
 
 
-def _rank_gpu_faults(name: str, gpus: float) -> Iterator[Fault]:
-    if gpus > 1:
-        yield Fault((f"{name}.gpus",), f"'{name}.gpus' is {gpus:g}: a rank drives one GPU", f"raise {name}.ranks instead")
+def _engine_faults(name: str, part: Any) -> Iterator[Fault]:
+    """Of a stage's or a role's DeepSpeed ranks."""
+    if part.gpus > 1:
+        yield Fault((f"{name}.gpus",), f"'{name}.gpus' is {part.gpus:g}: a rank drives one GPU", f"raise {name}.ranks instead")
+    needed = {"none": 0, "optimizer": 1, "all": 3}[part.offload]
+    if part.zero_stage < needed:
+        keys = (f"{name}.offload", f"{name}.zero_stage")
+        what = f"'{name}.offload' {part.offload} needs ZeRO-{needed}, but {name}.zero_stage is {part.zero_stage}"
+        yield Fault(keys, what, f"set {name}.zero_stage to {needed}")
+
+
+def _colocation_faults(ppo: PPOConfig) -> Iterator[Fault]:
+    key, present = ("ppo.colocate",), ppo.roles()
+    named = [name for group in ppo.colocate for name in group]
+    for name in named:
+        if name not in present:
+            reason = "is no role of this run" if name in ROLES else "is no role"
+            yield Fault(key, f"'ppo.colocate' names {name!r}, which {reason}", f"choose from {', '.join(present)}")
+        elif named.count(name) > 1:
+            yield Fault(key, f"'ppo.colocate' names {name!r} twice", "a role can be in one place only")
+    for group in ppo.colocate:
+        gpus = {name: present[name].gpus for name in group if name in present}
+        if sum(gpus.values()) > 1 and len(gpus) > 1:
+            what = f"'ppo.colocate' puts {', '.join(f'{name} ({share:g})' for name, share in gpus.items())} on one GPU: more than a whole one"
+            yield Fault((*key, *(f"ppo.{name}.gpus" for name in gpus)), what, "give each a part, such as 0.6 and 0.4")
 
 
 def _keys(section: Any, prefix: str = "") -> dict[str, Any]:

@@ -190,6 +190,7 @@ def _parse_choice(node: yaml.ScalarNode, hint: Any, key: str, where: str) -> Any
 
 def _wrong_type(node: yaml.Node, hint: Any, key: str, where: str) -> ConfigError:
     examples = {"str": "text", "int": "3", "float": "0.5", "bool": "true", "tuple[str, ...]": "[sft, ppo]", "tuple[float, ...]": "[0.7, 1.0]"}
+    examples["tuple[tuple[str, ...], ...]"] = "[[policy, reference], [critic, reward]]"
     name = _type_name(hint)
     quoted = isinstance(node, yaml.ScalarNode) and node.style is not None and hint in (int, float, bool)
     remedy = "write it without quotes" if quoted else f"write for example {key.partition('[')[0]}: {examples[name]}"
@@ -283,5 +284,5 @@ def _dump_section(section: Any, prefix: str, unused: Mapping[str, str]) -> Itera
 
 def _plain(value: Any) -> str:
     """A value as YAML on one line."""
-    plain = list(value) if isinstance(value, tuple) else value
+    plain = [list(item) if isinstance(item, tuple) else item for item in value] if isinstance(value, tuple) else value
     return yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=math.inf).removesuffix("\n").removesuffix("\n...")

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 STAGES = ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")
+ROLES = ("policy", "critic", "reward", "reference")
+Offload = Literal["none", "optimizer", "all"]
+OFFLOAD_HELP = "what waits in CPU memory: optimizer state, or with ZeRO-3 all weights too (GPUs only)"
 
 
 def setting(default: Any, help: str) -> Any:
@@ -62,6 +65,17 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Adapters that learn in place of a model's weights (Hu et al. 2021)."""
+
+    rank: int = setting(0, "rank of the adapters; 0: none, every weight learns")
+    alpha: int = setting(32, "an adapter counts alpha / rank times")
+    targets: tuple[str, ...] = setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "names of the linear layers that get an adapter"
+    )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One supervised stage under Ray Train with DeepSpeed."""
 
@@ -79,7 +93,8 @@ class TrainConfig:
     weight_decay: float = setting(0.01, "decoupled weight decay")
     clip_norm: float = setting(1.0, "largest gradient norm")
     zero_stage: Literal[0, 1, 2, 3] = setting(2, "DeepSpeed ZeRO stage")
-    offload_optimizer: bool = setting(False, "keep optimizer state in CPU memory (GPUs only)")
+    offload: Offload = setting("none", OFFLOAD_HELP)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     save_every: int = setting(200, "optimizer steps between checkpoints inside the stage")
     stall_timeout: float = setting(1800.0, "give up when no step was finished for so long [s]")
 
@@ -129,7 +144,24 @@ class RoleConfig:
 
 
 @dataclass(frozen=True)
-class PolicyRoleConfig(RoleConfig):
+class FrozenRoleConfig(RoleConfig):
+    """A role whose model never changes."""
+
+    zero_stage: Literal[0, 3] = setting(0, "0: a whole model on every rank; 3: cut into pieces over the ranks")
+    offload: Literal["none", "all"] = setting("none", "all: with ZeRO-3 the weights wait in CPU memory (GPUs only)")
+
+
+@dataclass(frozen=True)
+class LearnerRoleConfig(RoleConfig):
+    """A role whose model learns."""
+
+    zero_stage: Literal[0, 1, 2, 3] = setting(2, "DeepSpeed ZeRO stage")
+    offload: Offload = setting("none", OFFLOAD_HELP)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass(frozen=True)
+class PolicyRoleConfig(LearnerRoleConfig):
     ranks: int = setting(2, "DeepSpeed ranks")
 
 
@@ -156,6 +188,9 @@ class PPOConfig:
     max_turns: int = setting(4, "doctor turns of a consultation at most")
     turn_tokens: int = setting(64, "tokens of one doctor turn at most")
     temperature: float = setting(1.0, "sampling temperature; log-probs are compared at the same temperature")
+    max_staleness: int = setting(
+        0, "steps that consultations may be ahead of the updates: 0 learns on-policy; 1 holds the next step's while this one is learnt from"
+    )
     top_p: float = setting(1.0, "must be 1: engine and trainer log-probs can't be compared otherwise")
     advantage: Literal["gae", "grpo", "rloo", "reinforce_pp"] = setting(
         "gae", "gae learns a critic; grpo and rloo compare a prompt's own consultations (ppo.samples); reinforce_pp compares with the whole batch"
@@ -187,23 +222,30 @@ class PPOConfig:
     mismatch_bound: float = setting(0.01, "the run stops when engine and trainer log-probs differ by more than this on average")
     importance: Literal["token", "sequence"] = setting("token", "weight that corrects engine to trainer: of each token, or of a whole consultation")
     importance_cap: float = setting(2.0, "truncation of that weight")
-    zero_stage: Literal[0, 1, 2, 3] = setting(2, "DeepSpeed ZeRO stage of policy and critic")
-    offload_optimizer: bool = setting(False, "keep optimizer state in CPU memory (GPUs only)")
     skipped_steps: int = setting(3, "non-finite updates that are dropped before the run stops")
     checkpoint_every: int = setting(4, "steps between checkpoints")
     keep_checkpoints: int = setting(2, "checkpoints kept")
     rollout_timeout: float = setting(1800.0, "longest wait for one step's consultations [s]")
     role_timeout: float = setting(1800.0, "longest wait for one call to a role [s]")
+    reference_model: Literal["separate", "adapter_off"] = setting(
+        "separate", "separate: a role of its own; adapter_off: the policy without its LoRA adapters, which saves a whole model"
+    )
+    push: Literal["merged", "adapter"] = setting(
+        "merged", "what a LoRA policy sends to the engines: merged: whole weights; adapter: the adapters alone, a hundredth of that"
+    )
+    colocate: tuple[tuple[str, ...], ...] = setting(
+        (), "roles that share nodes and GPUs, for example [[policy, reference], [critic, reward]]; the others get places of their own"
+    )
     policy: PolicyRoleConfig = field(default_factory=PolicyRoleConfig)
-    critic: RoleConfig = field(default_factory=RoleConfig)
-    reward: RoleConfig = field(default_factory=RoleConfig)
-    reference: RoleConfig = field(default_factory=RoleConfig)
+    critic: LearnerRoleConfig = field(default_factory=LearnerRoleConfig)
+    reward: FrozenRoleConfig = field(default_factory=FrozenRoleConfig)
+    reference: FrozenRoleConfig = field(default_factory=FrozenRoleConfig)
     mix: RewardMixConfig = field(default_factory=RewardMixConfig)
 
     def roles(self) -> dict[str, RoleConfig]:
-        """The roles that this run has, by name; only GAE has a critic."""
-        found = {"policy": self.policy, "critic": self.critic, "reward": self.reward, "reference": self.reference}
-        return {name: role for name, role in found.items() if name != "critic" or self.advantage == "gae"}
+        """The roles that this run has, by name: only GAE has a critic, and a LoRA policy may be its own reference."""
+        missing = {"critic": self.advantage != "gae", "reference": self.reference_model == "adapter_off"}
+        return {name: getattr(self, name) for name in ROLES if not missing.get(name)}
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,26 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from zj_ray.config.schema import FleetConfig, ModelConfig
 from zj_ray.errors import WaitTimeout
-from zj_ray.weights.bucket import PublishedWeights, corrupted
+from zj_ray.weights.adapter import save_adapter
+from zj_ray.weights.bucket import PublishedWeights, WeightManifest, corrupted, unpack_weights
+
+TURN_POLL_SECONDS = 0.01
+LORA_SIZES = (8, 16, 32, 64, 128, 256, 512)  # ranks that vLLM makes room for
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ def cpu_environment(threads: int) -> dict[str, str]:
     }
 
 
-def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig) -> dict[str, Any]:
+def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> dict[str, Any]:
+    """lora_rank: of the adapters that the engine will be sent; 0: none."""
     on_gpu = fleet.engine_gpus > 0
     arguments: dict[str, Any] = {
         "model": model_path,
@@ -82,6 +91,9 @@ def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig) ->
         arguments["gpu_memory_utilization"] = fleet.gpu_memory_utilization
     else:
         arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": fleet.kv_cache_mb << 20}
+    if lora_rank:
+        size = next(size for size in LORA_SIZES if size >= lora_rank)
+        arguments |= {"enable_lora": True, "max_lora_rank": size, "max_loras": 1, "max_cpu_loras": 1}
     return arguments
 
 
@@ -91,7 +103,9 @@ class EngineThread:
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.commands: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue()
         self.pending: dict[str, Future] = {}
-        self.version = -1
+        self.version = self.base_version = -1
+        self.adapter: Any = None  # vLLM's LoRARequest that goes with every turn
+        self.folder = tempfile.TemporaryDirectory(prefix="zj-adapter-")
         self.tokens = 0
         self.last_progress = time.monotonic()
         self.ready: Future = Future()
@@ -120,7 +134,7 @@ class EngineThread:
                 stop_token_ids=[request.stop_id],
                 detokenize=False,
             )
-            self.engine.add_request(request.key, {"prompt_token_ids": request.token_ids}, parameters)
+            self.engine.add_request(request.key, {"prompt_token_ids": request.token_ids}, parameters, lora_request=self.adapter)
 
         self.submit(add).add_done_callback(lambda added: self._fail(request.key, added.exception()))
         return result
@@ -172,25 +186,46 @@ class EngineThread:
         if waiting is not None:
             waiting.set_result(TurnOutput(token_ids, logprobs, completion.finish_reason == "stop", self.version))
 
-    def load(self, published: PublishedWeights, buckets: list[Any]) -> int:
+    def load(self, manifest: WeightManifest, buckets: list[Any]) -> None:
         """Called as a command, hence between steps. The prefix cache holds keys of the old weights: it must go."""
-        [version] = self.engine.collective_rpc("receive_weights", args=(published.manifest, buckets))
+        if manifest.adapter is None:
+            self._drop_adapter()
+            self.engine.collective_rpc("receive_weights", args=(manifest, buckets))
+            self.base_version = manifest.version
+        else:
+            self._take_adapter(manifest, buckets)
         self.engine.reset_prefix_cache()
-        self.version = version
-        return version
+        self.version = manifest.version
+
+    def _take_adapter(self, manifest: WeightManifest, buckets: list[Any]) -> None:
+        """Every version has an id of its own: under the same id vLLM would go on with the old adapter, silently."""
+        from vllm.lora.request import LoRARequest
+
+        folder = Path(self.folder.name) / str(manifest.version)
+        save_adapter(folder, manifest.adapter or "", dict(unpack_weights(manifest, buckets)))
+        adapter = LoRARequest(f"version-{manifest.version}", manifest.version, str(folder))
+        self._drop_adapter()
+        self.engine.add_lora(adapter)
+        self.adapter = adapter
+
+    def _drop_adapter(self) -> None:
+        if self.adapter is not None:
+            self.engine.remove_lora(self.adapter.lora_int_id)
+            shutil.rmtree(self.adapter.lora_path, ignore_errors=True)
+            self.adapter = None
 
 
 class RolloutEngine:
     """The actor. It never restarts by itself: the fleet replaces it, so that a new engine is always one without weights."""
 
-    def __init__(self, name: str, model_path: str, model: ModelConfig, fleet: FleetConfig) -> None:
+    def __init__(self, name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> None:
         if fleet.engine_gpus == 0:
             import torch
 
             torch.set_num_threads(fleet.threads)
         self.name = name
         self.fleet = fleet
-        self.core = EngineThread(engine_arguments(model_path, model, fleet))
+        self.core = EngineThread(engine_arguments(model_path, model, fleet, lora_rank))
 
     async def wait_ready(self) -> int:
         """Process id, once the engine has loaded its model."""
@@ -209,14 +244,30 @@ class RolloutEngine:
                 remedy="raise fleet.turn_timeout if its answers are this slow",
             ) from None
 
-    async def apply(self, published: PublishedWeights) -> SyncReceipt:
-        """Take new weights: pull, verify, load, drop the prefix cache. Idempotent. A corrupted bucket changes nothing."""
+    async def apply(self, *published: PublishedWeights) -> SyncReceipt:
+        """Take new weights: pull, verify, load, drop the prefix cache. Idempotent. A corrupted bucket changes nothing.
+
+        published: whole weights, and after them the LoRA adapter that stands on them, if there is one; what is here already
+        is not pulled again.
+        """
         started = time.monotonic()
-        buckets = await asyncio.wait_for(asyncio.gather(*published.buckets), self.fleet.sync_timeout)
-        bad = corrupted(published.manifest, buckets)
-        if not bad:
-            await asyncio.wait_for(asyncio.wrap_future(self.core.submit(lambda: self.core.load(published, buckets))), self.fleet.sync_timeout)
-        return SyncReceipt(self.core.version, time.monotonic() - started, len(bad))
+        for place, weights in enumerate(published, 1):
+            is_base = place < len(published)
+            if weights.manifest.version == (self.core.base_version if is_base else self.core.version):
+                continue
+            buckets = await asyncio.wait_for(asyncio.gather(*weights.buckets), self.fleet.sync_timeout)
+            bad = corrupted(weights.manifest, buckets)
+            if bad:
+                return SyncReceipt(self.core.version, time.monotonic() - started, len(bad))
+            await self._finish_turns()
+            loaded = self.core.submit(partial(self.core.load, weights.manifest, buckets))
+            await asyncio.wait_for(asyncio.wrap_future(loaded), self.fleet.sync_timeout)
+        return SyncReceipt(self.core.version, time.monotonic() - started, 0)
+
+    async def _finish_turns(self) -> None:
+        """No turn may be spoken by two policies. The fleet sends no new ones meanwhile; each has a limit of its own."""
+        while self.core.pending:
+            await asyncio.sleep(TURN_POLL_SECONDS)
 
     async def health(self) -> dict[str, Any]:
         core = self.core
@@ -229,7 +280,7 @@ class RolloutEngine:
         }
 
 
-def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig) -> Any:
+def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> Any:
     """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded."""
     environment = {} if fleet.engine_gpus > 0 else cpu_environment(fleet.threads)
     actor = ray.remote(RolloutEngine).options(
@@ -239,4 +290,4 @@ def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetCon
         max_restarts=0,
         runtime_env={"env_vars": environment},
     )
-    return actor.remote(name, model_path, model, fleet)
+    return actor.remote(name, model_path, model, fleet, lora_rank)

@@ -1,7 +1,8 @@
 """The rollout fleet: starts engines, keeps them at the current weights, spreads the consultations over them.
 
 An engine serves only after it has confirmed the current version. One that dies or hangs is taken out at once; its turns
-are asked elsewhere; `heal` puts a new engine in its place.
+are asked elsewhere; `heal` puts a new engine in its place. Everything happens on one event loop in a thread of its own, so
+that consultations go on while the trainers work, and no state has two writers.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult
 from zj_ray.fleet.engine import SyncReceipt, TurnRequest, start_engine
+from zj_ray.fleet.loop import Loop
 from zj_ray.fleet.router import Router
 from zj_ray.fleet.states import EngineLife, EngineState
 from zj_ray.weights.bucket import PublishedWeights
 
+GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
 FAILURES_TOLERATED = 2  # in a row, before an engine gets no more work until its next sync
 
 
@@ -50,13 +53,17 @@ class Consultations:
 
 
 class Fleet:
-    def __init__(self, model_path: str, model: ModelConfig, config: FleetConfig, start_timeout: float) -> None:
-        self.model_path, self.model, self.config, self.start_timeout = model_path, model, config, start_timeout
+    def __init__(self, model_path: str, model: ModelConfig, config: FleetConfig, start_timeout: float, lora_rank: int = 0) -> None:
+        """lora_rank: of the adapters that may be published; 0: none."""
+        self.model_path, self.model, self.config, self.start_timeout, self.lora_rank = model_path, model, config, start_timeout, lora_rank
         self.lives = {f"engine-{i}": EngineLife(f"engine-{i}") for i in range(config.engines)}
         self.actors: dict[str, Any] = {}
         self.router = Router()
-        self.published: PublishedWeights | None = None
+        self.published: tuple[PublishedWeights, ...] = ()  # whole weights, and the adapter that stands on them if there is one
         self.checksum_failures = 0
+        self._loop = Loop("fleet")
+        self._at_rest = asyncio.Event()  # cleared while weights are on their way to the engines
+        self._at_rest.set()
 
     def launch(self) -> None:
         """Start the engines' actors; returns at once, so that other processes can start beside them."""
@@ -64,57 +71,80 @@ class Fleet:
             self._launch(life)
 
     def _launch(self, life: EngineLife) -> None:
-        self.actors[life.name] = start_engine(life.name, self.model_path, self.model, self.config)
+        self.actors[life.name] = start_engine(life.name, self.model_path, self.model, self.config, self.lora_rank)
         life.placed()
 
     def wait_ready(self) -> None:
         """Block until every engine has loaded its model. Raises WaitTimeout naming those that have not."""
-        waiting = {self.actors[name].wait_ready.remote(): name for name, life in self.lives.items() if life.state is EngineState.LOADING}
-        ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=self.start_timeout) if waiting else ([], [])
+        self._loop.run(self._wait_ready(), self.start_timeout + GRACE)
+
+    async def _wait_ready(self) -> None:
+        waiting = [life for life in self.lives.values() if life.state is EngineState.LOADING]
+        loading = [asyncio.wait_for(self.actors[life.name].wait_ready.remote(), self.start_timeout) for life in waiting]
+        outcomes = await asyncio.gather(*loading, return_exceptions=True)
+        late = [life.name for life, outcome in zip(waiting, outcomes, strict=True) if isinstance(outcome, TimeoutError)]
         if late:
             raise WaitTimeout(
-                f"{', '.join(waiting[ref] for ref in late)} not ready after {self.start_timeout:.0f} s",
+                f"{', '.join(late)} not ready after {self.start_timeout:.0f} s",
                 where="fleet",
                 remedy="see whether the cluster has the CPUs or GPUs for fleet.engines (zj doctor), or raise ray.start_timeout",
             )
-        for ref in ready:
-            ray.get(ref, timeout=1)
-            self.lives[waiting[ref]].loaded()
+        for life, outcome in zip(waiting, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            life.loaded()
 
     def publish(self, weights: PublishedWeights) -> SyncReport:
-        """Bring every living engine to `weights`; those that don't confirm in time are out. Raises ZjError when none is left."""
-        self.published = weights
+        """Bring every living engine to `weights`; those that don't confirm in time are out. Raises ZjError when none is left.
+
+        Turns that are being spoken are finished first, with the weights that they began with; new ones wait. A LoRA adapter
+        stands on the whole weights that were published last.
+        """
+        return self._loop.run(self._publish(weights), self._sync_limit + GRACE)
+
+    async def _publish(self, weights: PublishedWeights) -> SyncReport:
+        self.published = (self.published[0], weights) if weights.manifest.adapter else (weights,)
         for life in self.lives.values():
             life.outdated()
-        return self._sync([life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)])
+        self._at_rest.clear()
+        try:
+            return await self._sync([life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)])
+        finally:
+            self._at_rest.set()
 
-    def _sync(self, lives: Sequence[EngineLife]) -> SyncReport:
-        assert self.published is not None
-        started, manifest = time.monotonic(), self.published.manifest
-        refs = {self.actors[life.name].apply.remote(self.published): life for life in lives}
-        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=2 * self.config.sync_timeout) if refs else ([], [])
-        failures = 0
-        for ref, life in refs.items():
-            try:
-                if ref not in ready:
-                    raise WaitTimeout(f"weights of version {manifest.version} not confirmed in time", where=f"engine {life.name}")
-                receipt: SyncReceipt = ray.get(ref, timeout=1)
-            except (RayActorError, RayTaskError, ZjError) as error:
-                self._lose(life, error)
-                continue
-            failures += receipt.corrupted_buckets
-            if receipt.corrupted_buckets:
-                self._lose(life, ZjError(f"{receipt.corrupted_buckets} buckets of version {manifest.version} arrived damaged"))
-            else:
-                life.synced(receipt.version, manifest.version)
-        self.checksum_failures += failures
+    @property
+    def _sync_limit(self) -> float:
+        """Longest that one engine may take to confirm [s]: the turns in flight, the pull and the load."""
+        return self.config.turn_timeout + 2 * self.config.sync_timeout
+
+    async def _sync(self, lives: Sequence[EngineLife]) -> SyncReport:
+        started, manifest = time.monotonic(), self.published[-1].manifest
+        damaged = sum(await asyncio.gather(*map(self._bring_up_to_date, lives)))
+        self.checksum_failures += damaged
         confirmed = tuple(life.name for life in self.lives.values() if life.state is EngineState.SERVING)
         if not confirmed:
             reasons = "; ".join(f"{life.name}: {life.last_error}" for life in self.lives.values())
             raise ZjError(
                 f"no engine took the weights of version {manifest.version} ({reasons})", where="fleet", remedy="see log.txt; raise fleet.sync_timeout"
             )
-        return SyncReport(manifest.version, manifest.nbytes, time.monotonic() - started, confirmed, failures)
+        return SyncReport(manifest.version, manifest.nbytes, time.monotonic() - started, confirmed, damaged)
+
+    async def _bring_up_to_date(self, life: EngineLife) -> int:
+        """One engine confirms what is published, or is out; returns how many buckets arrived damaged."""
+        version = self.published[-1].manifest.version
+        try:
+            receipt: SyncReceipt = await asyncio.wait_for(self.actors[life.name].apply.remote(*self.published), self._sync_limit)
+        except TimeoutError:
+            self._lose(life, WaitTimeout(f"weights of version {version} not confirmed in time", where=f"engine {life.name}"))
+            return 0
+        except (RayActorError, RayTaskError, ZjError) as error:
+            self._lose(life, error)
+            return 0
+        if receipt.corrupted_buckets:
+            self._lose(life, ZjError(f"{receipt.corrupted_buckets} buckets of version {version} arrived damaged"))
+        else:
+            life.synced(receipt.version, version)
+        return receipt.corrupted_buckets
 
     def _lose(self, life: EngineLife, error: BaseException) -> None:
         if life.state is not EngineState.DEAD:
@@ -123,16 +153,18 @@ class Fleet:
 
     def heal(self) -> list[str]:
         """Replace dead engines and bring the new ones to the current weights; returns their names."""
+        return self._loop.run(self._heal(), self.start_timeout + self._sync_limit + GRACE)
+
+    async def _heal(self) -> list[str]:
         dead = [life for life in self.lives.values() if life.state is EngineState.DEAD]
         for life in dead:
             life.replaced()
             self._launch(life)
         if dead:
-            self.wait_ready()
-        if self.published is not None:
-            out_of_date = [life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)]
-            if out_of_date:
-                self._sync(out_of_date)
+            await self._wait_ready()
+        out_of_date = [life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)]
+        if self.published and out_of_date:
+            await self._sync(out_of_date)
         return [life.name for life in dead]
 
     async def ask(self, request: TurnRequest, previous: str | None) -> Answered:
@@ -140,6 +172,7 @@ class Fleet:
         avoid: frozenset[str] = frozenset()
         error: BaseException | None = None
         for attempt in range(1, self.config.turn_retries + 1):
+            await asyncio.wait_for(self._at_rest.wait(), self._sync_limit + GRACE)  # a publication is bounded by the first
             name = self.router.choose(self.lives.values(), previous, avoid)
             if name is None:
                 break
@@ -209,7 +242,7 @@ class Fleet:
             return list(await asyncio.wait_for(asyncio.gather(*map(counted, work)), timeout))
 
         try:
-            return asyncio.run(everything())
+            return self._loop.run(everything(), timeout + GRACE)
         except TimeoutError:
             raise WaitTimeout(
                 f"{key} was not finished after {timeout:.0f} s ({sum(self.router.in_flight.values())} turns in flight)",
@@ -232,6 +265,7 @@ class Fleet:
         ]
 
     def close(self) -> None:
+        self._loop.stop()
         for actor in self.actors.values():
             ray.kill(actor, no_restart=True)
         self.actors.clear()

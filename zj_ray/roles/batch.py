@@ -19,13 +19,15 @@ from zj_ray.data.trajectory import Trajectory
 @dataclass
 class RolloutBatch:
     """token_ids: `[length]`; turn_ends: index of each turn's last generated token, `[turns]`; prompts: equal for the samples of
-    one prompt; all others: `[generated]`. values and returns stay empty where no critic learns."""
+    one prompt; all others: `[generated]`. staleness: publications of weights since the token was generated. values and returns
+    stay empty where no critic learns."""
 
     prompts: list[int]
     token_ids: list[np.ndarray]
     positions: list[np.ndarray]
     turn_ends: list[np.ndarray]
     behaviour_logprobs: list[np.ndarray]
+    staleness: list[np.ndarray]
     old_logprobs: list[np.ndarray] = field(default_factory=list)
     reference_logprobs: list[np.ndarray] = field(default_factory=list)
     values: list[np.ndarray] = field(default_factory=list)
@@ -34,7 +36,8 @@ class RolloutBatch:
     importance: list[np.ndarray] = field(default_factory=list)
 
     @classmethod
-    def of(cls, trajectories: Sequence[Trajectory]) -> RolloutBatch:
+    def of(cls, trajectories: Sequence[Trajectory], version: int) -> RolloutBatch:
+        """version: of the policy that will learn from them."""
         masks = [np.asarray(t.loss_mask, dtype=bool) for t in trajectories]
         numbers = {prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(t.prompt_id for t in trajectories))}
         return cls(
@@ -43,6 +46,7 @@ class RolloutBatch:
             positions=[np.flatnonzero(mask) for mask in masks],
             turn_ends=[np.cumsum([turn.end - turn.start for turn in t.turns]) - 1 for t in trajectories],
             behaviour_logprobs=[np.asarray(t.behaviour_logprobs, dtype=np.float32)[mask] for t, mask in zip(trajectories, masks, strict=True)],
+            staleness=[np.concatenate([np.full(turn.end - turn.start, version - turn.weight_version) for turn in t.turns]) for t in trajectories],
         )
 
     def __len__(self) -> int:

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.algorithms.value_loss import token_value_loss
-from zj_ray.config.schema import ModelConfig
+from zj_ray.config.schema import LoraConfig, ModelConfig
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.policy import MiniBatchPlan, UpdateStats
 from zj_ray.roles.rank import Rank, flat, packed
 from zj_ray.training.engine import StepResult
+from zj_ray.training.lora import add_lora
 from zj_ray.training.model import load_heads
 from zj_ray.training.packing import PackedRow
 from zj_ray.training.rows import Row
 
 
 class CriticRank(Rank):
-    def __init__(self, model: ModelConfig, seed: int, timeout: float, value_clip: float | None) -> None:
+    def __init__(self, model: ModelConfig, seed: int, timeout: float, value_clip: float | None, lora: LoraConfig) -> None:
         super().__init__(model, seed, timeout)
-        self.value_clip = value_clip
+        self.value_clip, self.lora = value_clip, lora
 
     def load_model(self, path: str) -> nn.Module:
         """The reward model's trunk, which knows good answers from bad ones, under a head of zeros.
@@ -33,6 +34,7 @@ class CriticRank(Rank):
         critic = load_heads(path, self.model_config, only=1)
         nn.init.zeros_(critic.heads.weight)
         nn.init.zeros_(critic.heads.bias)
+        add_lora(critic.backbone, self.lora, self.seed)
         return critic
 
     def values(self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]) -> dict[int, np.ndarray]:

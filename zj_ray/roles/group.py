@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from zj_ray.config.schema import RoleConfig
 from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.roles.placement import Places
 from zj_ray.roles.rank import rank_environment
 from zj_ray.training.engine import EngineSpec
 
@@ -18,10 +19,13 @@ from zj_ray.training.engine import EngineSpec
 class RoleGroup:
     """`call` starts a method on every rank and returns at once; `wait` collects, naming the role and rank that failed."""
 
-    def __init__(self, name: str, rank_class: type, role: RoleConfig, timeout: float, *arguments: Any) -> None:
+    def __init__(self, name: str, rank_class: type, role: RoleConfig, places: Places, timeout: float, *arguments: Any) -> None:
         self.name, self.size, self.timeout = name, role.ranks, timeout
-        actor: Any = ray.remote(rank_class).options(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": rank_environment(role.threads)})
-        self.actors: list[Any] = [actor.remote(*arguments) for _ in range(role.ranks)]
+        actor: Any = ray.remote(rank_class)
+        needs = {"num_cpus": role.cpus, "num_gpus": role.gpus, "runtime_env": {"env_vars": rank_environment(role.threads)}}
+        self.actors: list[Any] = [
+            actor.options(**needs, scheduling_strategy=places.strategy(name, rank)).remote(*arguments) for rank in range(role.ranks)
+        ]
 
     def start(self, path: str, spec: EngineSpec) -> list[Any]:
         """Join the process group and load the model at `path`; the returned references are done when every rank is ready."""

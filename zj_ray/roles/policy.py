@@ -14,14 +14,17 @@ from torch import Tensor, nn
 
 from zj_ray.algorithms.kl import kl
 from zj_ray.algorithms.policy_loss import clip_fraction, token_policy_loss
-from zj_ray.config.schema import ModelConfig
+from zj_ray.config.schema import LoraConfig, ModelConfig
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.rank import Rank, flat, packed
 from zj_ray.training.engine import StepResult
+from zj_ray.training.lora import adapter_config, adapter_weights, adapters_off, add_lora, plain_weights
 from zj_ray.training.model import TokenLogprobs, load_causal_lm
 from zj_ray.training.packing import PackedRow
 from zj_ray.training.rows import Row
 from zj_ray.weights.bucket import PublishedWeights, pack_weights
+
+NO_LORA = LoraConfig(rank=0)
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,25 @@ class PolicyObjective:
 
 
 class PolicyRank(Rank):
-    def __init__(self, model: ModelConfig, seed: int, timeout: float, objective: PolicyObjective) -> None:
+    def __init__(self, model: ModelConfig, seed: int, timeout: float, objective: PolicyObjective, lora: LoraConfig = NO_LORA) -> None:
         super().__init__(model, seed, timeout)
-        self.objective = objective
+        self.objective, self.lora = objective, lora
 
     def load_model(self, path: str) -> nn.Module:
-        return TokenLogprobs(load_causal_lm(path, self.model_config))
+        policy = TokenLogprobs(load_causal_lm(path, self.model_config))
+        add_lora(policy.backbone, self.lora, self.seed)
+        return policy
 
     def logprobs(self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]) -> dict[int, np.ndarray]:
         """Log-probs of the generated tokens, by trajectory number, for this rank's rows."""
         return self.compute(token_ids, positions, rows[self.rank], lambda row, index: self._forward(row, index)[0])
+
+    def reference_logprobs(
+        self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]
+    ) -> dict[int, np.ndarray]:
+        """As `logprobs`, of the model that a LoRA policy started from."""
+        with adapters_off(self.engine.module.backbone):  # type: ignore[arg-type]
+            return self.logprobs(token_ids, positions, rows)
 
     def _forward(self, row: PackedRow, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.engine.engine(row.input_ids, row.position_ids, index, self.objective.temperature, self.objective.entropy_coefficient > 0)
@@ -108,16 +120,17 @@ class PolicyRank(Rank):
             len(results) - len(applied),
         )
 
-    def weights(self, version: int) -> PublishedWeights | None:
+    def weights(self, version: int, adapters_alone: bool) -> PublishedWeights | None:
         """Rank 0 puts the current weights into the object store; the other ranks only take part in gathering them."""
-        named = ((name.removeprefix("lm."), tensor) for name, tensor in self.engine.named_weights())
+        lm: nn.Module = self.engine.module.backbone  # type: ignore[assignment]
+        named = self.engine.gather(adapter_weights(lm) if adapters_alone else plain_weights(lm))
         if self.rank != 0:
             for _ in named:
                 pass
             return None
-        manifest, buckets = pack_weights(named, version)
+        manifest, buckets = pack_weights(named, version, adapter=adapter_config(lm) if adapters_alone else None)
         return PublishedWeights(manifest, tuple(ray.put(bucket) for bucket in buckets))
 
     def export(self, folder: str) -> None:
-        """A plain HF folder (without the tokenizer, which the policy does not hold)."""
-        self.engine.save_hf(Path(folder), lambda module: module.lm.save_pretrained(folder))  # type: ignore[union-attr, operator]
+        """A plain HF folder (without the tokenizer, which the policy does not hold); with LoRA the adapters alone beside it."""
+        self.engine.save_model(Path(folder))

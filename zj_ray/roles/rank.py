@@ -42,7 +42,7 @@ class Rank:
         return os.getpid()
 
     def build(self, path: str, spec: EngineSpec) -> None:
-        """Load the model at `path` and wrap it for training (or for scoring alone, with a learning rate of 0)."""
+        """Load the model at `path` and wrap it for training (or for computing alone, without a learning rate)."""
         self.engine = TrainEngine(self.load_model(path), spec)
 
     def load_model(self, path: str) -> nn.Module:

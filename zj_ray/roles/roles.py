@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import ray
 
-from zj_ray.config.schema import ModelConfig, PPOConfig, RoleConfig
+from zj_ray.config.schema import FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PPOConfig
 from zj_ray.errors import ZjError
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.group import RoleGroup
+from zj_ray.roles.placement import Places
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.reference import ReferenceRank
 from zj_ray.roles.reward import RewardRank
@@ -38,12 +39,15 @@ class Updated:
 
 
 class Roles:
-    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int) -> None:
-        self.config = config
-        timeout = config.role_timeout
+    """critic is None where advantages need none, reference where the policy without its adapters is the reference."""
 
-        def group(name: str, rank_class: type, role: RoleConfig, *more: Any) -> RoleGroup:
-            return RoleGroup(name, rank_class, role, timeout, model, seed, timeout, *more)
+    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float) -> None:
+        self.config, self._dtype, self._start_timeout = config, model.dtype, start_timeout
+        present, timeout = config.roles(), config.role_timeout
+        self.places = Places(present, config.colocate)
+
+        def group(name: str, rank_class: type, *more: Any) -> RoleGroup:
+            return RoleGroup(name, rank_class, present[name], self.places, timeout, model, seed, timeout, *more)
 
         objective = PolicyObjective(
             config.temperature,
@@ -53,30 +57,30 @@ class Roles:
             config.entropy_coefficient,
             config.kl_estimator if config.kl_in == "loss" else None,  # type: ignore[arg-type]  # config checks refuse k1 there
         )
-        self.policy = group("policy", PolicyRank, config.policy, objective)
-        self.reference = group("reference", ReferenceRank, config.reference, objective)
-        self.critic = group("critic", CriticRank, config.critic, config.value_clip) if config.advantage == "gae" else None
-        self.reward = group("reward", RewardRank, config.reward)
+        self.policy = group("policy", PolicyRank, objective, config.policy.lora)
+        self.reward = group("reward", RewardRank)
+        self.reference = group("reference", ReferenceRank, objective) if "reference" in present else None
+        self.critic = group("critic", CriticRank, config.value_clip, config.critic.lora) if "critic" in present else None
         self.learners = [self.policy, *([self.critic] if self.critic else [])]
-        self.groups = [*self.learners, self.reference, self.reward]
-        self._dtype = model.dtype
+        self.groups = [*self.learners, *([self.reference] if self.reference else []), self.reward]
 
     def start(self, models: Models) -> None:
         """Load all models; they load side by side."""
         config = self.config
+        self.places.wait(self._start_timeout)
         started = [
-            (self.policy, self.policy.start(str(models.reference), self._spec(config.learning_rate, config.zero_stage))),
-            (self.reference, self.reference.start(str(models.reference), self._spec(0.0, 0))),
-            (self.reward, self.reward.start(str(models.reward), self._spec(0.0, 0))),
+            (self.policy, self.policy.start(str(models.reference), self._spec(config.policy, config.learning_rate))),
+            (self.reward, self.reward.start(str(models.reward), self._spec(config.reward, None))),
         ]
+        if self.reference:
+            started.append((self.reference, self.reference.start(str(models.reference), self._spec(config.reference, None))))
         if self.critic:
-            started.append((self.critic, self.critic.start(str(models.reward), self._spec(config.critic_learning_rate, config.zero_stage))))
+            started.append((self.critic, self.critic.start(str(models.reward), self._spec(config.critic, config.critic_learning_rate))))
         for group, references in started:
             group.wait(references, what="load its model")
 
-    def _spec(self, learning_rate: float, zero_stage: int) -> EngineSpec:
-        offload = self.config.offload_optimizer and learning_rate > 0
-        return EngineSpec(learning_rate, self.config.clip_norm, zero_stage, offload_optimizer=offload, dtype=self._dtype)
+    def _spec(self, role: LearnerRoleConfig | FrozenRoleConfig, learning_rate: float | None) -> EngineSpec:
+        return EngineSpec(learning_rate, self.config.clip_norm, role.zero_stage, offload=role.offload, dtype=self._dtype)
 
     def score(self, batch: RolloutBatch) -> list[np.ndarray]:
         """Fill in old and reference log-probs and, with a critic, values, side by side; returns raw reward scores `[turns, heads]` of each."""
@@ -88,7 +92,7 @@ class Roles:
             references = group.call(method, token_ids, where, rows)
             return lambda: group.merge(references, len(batch), what=f"compute {method}")
 
-        reference = ask(self.reference, "logprobs", positions)
+        reference = ask(self.reference, "logprobs", positions) if self.reference else ask(self.policy, "reference_logprobs", positions)
         scores = ask(self.reward, "scores", turn_ends)
         values = ask(self.critic, "values", positions) if self.critic else list
         old = ask(self.policy, "logprobs", positions)
@@ -113,8 +117,8 @@ class Roles:
         return plans
 
     def weights(self, version: int) -> PublishedWeights:
-        """The policy's current weights, in the object store."""
-        published = self.policy.wait(self.policy.call("weights", version), what="publish its weights")[0]
+        """The policy's current weights in the object store, or with `ppo.push: adapter` its adapters alone."""
+        published = self.policy.wait(self.policy.call("weights", version, self.config.push == "adapter"), what="publish its weights")[0]
         if published is None:
             raise ZjError("rank 0 published no weights", where="role policy")
         return published
@@ -135,3 +139,4 @@ class Roles:
     def close(self) -> None:
         for group in self.groups:
             group.close()
+        self.places.close()

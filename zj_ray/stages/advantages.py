@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from zj_ray.algorithms.critic_free import grpo, rloo
@@ -21,6 +22,8 @@ from zj_ray.rules.mix import ScoredTurns
 class Agreement:
     """How far the policy is from the reference, and the engines' log-probs from the trainer's, over all generated tokens.
 
+    mismatch: over the tokens that the policy's own version generated (NaN if there are none): the others differ because the
+    policy has moved. staleness: mean number of publications since a token was generated. importance: mean weight of a token.
     value_explained: share of the returns' variance that the critic foresaw; 1 is perfect, 0 no better than a constant, NaN
     where there is no critic.
     """
@@ -28,6 +31,8 @@ class Agreement:
     kl: float
     mismatch_mean: float
     mismatch_max: float
+    staleness: float
+    importance: float
     value_explained: float
 
 
@@ -52,11 +57,15 @@ def estimate_advantages(batch: RolloutBatch, scored: list[ScoredTurns], kl_coeff
         compare = {"grpo": grpo, "rloo": rloo}[config.advantage]
         advantages = compare(rewards.sum(1), torch.tensor(batch.prompts))[:, None].expand(mask.shape)
     batch.advantages = unpad(advantages, generated)
-    batch.importance = unpad(importance_weights(old, behaviour, mask, config.importance_cap, config.importance), generated)
-    mismatch = torch.where(mask, (old - behaviour).abs(), 0.0)
+    importance = importance_weights(old, behaviour, mask, config.importance_cap, config.importance)
+    batch.importance = unpad(importance, generated)
+    stale = np.concatenate(batch.staleness)
+    fresh = np.abs(np.concatenate(batch.old_logprobs) - np.concatenate(batch.behaviour_logprobs))[stale == 0]
     return Agreement(
         kl=float(masked_mean(kl(old, reference, "k3"), mask)),
-        mismatch_mean=float(masked_mean(mismatch, mask)),
-        mismatch_max=float(mismatch.max()),
+        mismatch_mean=float(fresh.mean()) if len(fresh) else float("nan"),
+        mismatch_max=float(fresh.max()) if len(fresh) else float("nan"),
+        staleness=float(stale.mean()),
+        importance=float(masked_mean(importance, mask)),
         value_explained=explained,
     )

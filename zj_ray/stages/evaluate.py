@@ -28,6 +28,7 @@ from zj_ray.progress import Bar, progress
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.evaluator import EvaluatorRank
 from zj_ray.roles.group import RoleGroup
+from zj_ray.roles.placement import Places
 from zj_ray.rules.mix import ScoredTurns, ScoreScale, score_turns
 from zj_ray.rules.rubric import rubric
 from zj_ray.rules.safety import judge
@@ -50,9 +51,13 @@ class Examined:
 def evaluate(shop: Workshop) -> dict[str, Any]:
     """Leaves `evaluate/results.json` and `consultations.jsonl`."""
     config, folder = shop.config, shop.run.stage("evaluate")
-    evaluator = RoleGroup("evaluator", EvaluatorRank, config.ppo.reward, config.ppo.role_timeout, config.model, config.seed, config.ppo.role_timeout)
+    role, timeout = config.ppo.reward, config.ppo.role_timeout
+    places = Places({"evaluator": role})
+    evaluator = RoleGroup("evaluator", EvaluatorRank, role, places, timeout, config.model, config.seed, timeout)
     try:
-        loaded = evaluator.start(str(shop.model("reward")), EngineSpec(0.0, 1.0, 0, dtype=config.model.dtype))
+        places.wait(config.ray.start_timeout)
+        spec = EngineSpec(None, 1.0, role.zero_stage, offload=role.offload, dtype=config.model.dtype)
+        loaded = evaluator.start(str(shop.model("reward")), spec)
         prompts = _prompts(shop)
         guarded = len(prompts["safety"]) + len(prompts["control"])
         total = len(MODELS) * (len(prompts["case"]) + config.evaluate.safety_samples * guarded)
@@ -63,6 +68,7 @@ def evaluate(shop: Workshop) -> dict[str, Any]:
         perplexity = _perplexities(shop, evaluator)
     finally:
         evaluator.close()
+        places.close()
     results = _results(shop, prompts["case"], examined, scored, perplexity)
     results.write(folder / "results.json")
     _write_consultations(folder / "consultations.jsonl", prompts["case"], examined, scored)
@@ -111,7 +117,7 @@ def _request(shop: Workshop, chat: ChatFormat, name: str, prompt: Prompt, number
 
 def _score(shop: Workshop, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]) -> dict[str, ScoredTurns]:
     """Reward of each consultation, by case, exactly as PPO computes it."""
-    batch = RolloutBatch.of(trajectories)
+    batch = RolloutBatch.of(trajectories, shop.version)
     ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
     rows = plan_rows(batch.lengths, evaluator.size, shop.config.ppo.micro_batch_tokens)
     raw = evaluator.merge(evaluator.call("scores", batch.token_ids, ends, rows), len(batch), what="score consultations")

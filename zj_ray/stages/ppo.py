@@ -12,6 +12,7 @@ from zj_ray.data.datasets import load_prompts
 from zj_ray.errors import ZjError
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
+from zj_ray.fleet.fleet import GRACE
 from zj_ray.patients.stream import PromptStream
 from zj_ray.progress import Bar, progress
 from zj_ray.roles.batch import RolloutBatch
@@ -19,6 +20,7 @@ from zj_ray.roles.roles import Models, Roles, Updated
 from zj_ray.rules.mix import ScoreScale, score_turns
 from zj_ray.stages.advantages import Agreement, estimate_advantages
 from zj_ray.stages.ppo_record import PPORecord, Stopwatch
+from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.checkpoint import CheckpointStore
 
@@ -27,12 +29,12 @@ def ppo(shop: Workshop) -> dict[str, Any]:
     """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints."""
     folder = shop.run.stage("ppo")
     shop.launch_fleet(shop.model("sft"))  # engines and roles start up side by side
-    roles = Roles(shop.config.ppo, shop.config.model, shop.config.seed)
+    roles = Roles(shop.config.ppo, shop.config.model, shop.config.seed, shop.config.ray.start_timeout)
     try:
         roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
         fleet = shop.fleet(shop.model("sft"))
         loop = PPOLoop(shop, roles, fleet)
-        with progress("ppo", shop.config.ppo.steps) as bar:
+        with progress("ppo", shop.config.ppo.steps) as bar, loop.rollouts:
             loop.train(bar)
         roles.export_policy(folder / "model")
         shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
@@ -59,6 +61,7 @@ class PPOLoop:
         folder = shop.run.stage("ppo")
         self.checkpoints = CheckpointStore(folder / "checkpoints", self.config.keep_checkpoints)
         self.record = PPORecord(folder, shop.tensorboard)
+        self.rollouts = Rollouts(self._consult, self.config.max_staleness, self.config.steps, self.config.rollout_timeout + GRACE)
         self.skipped = 0
         self.warmup = self.config.critic_warmup if self.config.advantage == "gae" else 0
 
@@ -76,23 +79,16 @@ class PPOLoop:
     def step(self, step: int) -> tuple[float, float]:
         """One PPO step; returns the mean reward of its consultations and the KL per token."""
         watch = Stopwatch()
-        prompts = self.prompts.take(step, self.config.consultations // self.config.samples)
-        consultations = self.fleet.rollout(
-            [(prompt, place * self.config.samples + k) for place, prompt in enumerate(prompts) for k in range(self.config.samples)],
-            key=f"step-{step}",
-            seed=stable_seed(self.shop.config.seed, step),
-            chat=self.chat,
-            settings=self.settings,
-            timeout=self.config.rollout_timeout,
-        )
+        rollout = self.rollouts.take(step)
+        prompts, trajectories = rollout.prompts, rollout.consultations.trajectories
+        check_staleness(trajectories, self.shop.version, self.config.max_staleness)
         watch.lap("rollout")
-        asked = {prompt.id: prompt for prompt in prompts}
-        batch = RolloutBatch.of(consultations.trajectories)
+        batch = RolloutBatch.of(trajectories, self.shop.version)
         scores = self.roles.score(batch)
         watch.lap("score")
         scored = [
-            score_turns(t, asked[t.prompt_id], raw[:, 0].tolist(), self.scale, self.config.mix)
-            for t, raw in zip(consultations.trajectories, scores, strict=True)
+            score_turns(t, prompts[t.prompt_id], raw[:, 0].tolist(), self.scale, self.config.mix)
+            for t, raw in zip(trajectories, scores, strict=True)
         ]
         agreement = estimate_advantages(batch, scored, self.kl.coefficient, self.config)
         self._check(agreement, step)
@@ -103,9 +99,23 @@ class PPOLoop:
         self.fleet.heal()
         sync = self.shop.publish(self.roles.weights(self.shop.next_version()))
         watch.lap("sync")
-        reward = self.record.write(step, consultations, asked, scored, batch, agreement, updated, sync, self.kl.coefficient, watch)
+        reward = self.record.write(step, rollout, scored, batch, agreement, updated, sync, self.kl.coefficient, watch)
         self.kl.update(agreement.kl, len(batch))
         return reward, agreement.kl
+
+    def _consult(self, step: int) -> Rollout:
+        """Hold the consultations of a step; with `ppo.max_staleness` this runs beside the updates of the steps before."""
+        samples = self.config.samples
+        prompts = self.prompts.take(step, self.config.consultations // samples)
+        consultations = self.fleet.rollout(
+            [(prompt, place * samples + k) for place, prompt in enumerate(prompts) for k in range(samples)],
+            key=f"step-{step}",
+            seed=stable_seed(self.shop.config.seed, step),
+            chat=self.chat,
+            settings=self.settings,
+            timeout=self.config.rollout_timeout,
+        )
+        return Rollout({prompt.id: prompt for prompt in prompts}, consultations)
 
     def _mini_batches(self, count: int, step: int) -> list[list[list[int]]]:
         """For each epoch a fresh shuffle of the trajectories, dealt into mini-batches."""

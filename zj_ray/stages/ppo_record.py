@@ -15,12 +15,13 @@ import numpy as np
 from zj_ray.data.case import Prompt
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.fleet.fleet import Consultations, SyncReport
+from zj_ray.fleet.fleet import SyncReport
 from zj_ray.metrics import MetricLog
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Updated
 from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import Agreement
+from zj_ray.stages.rollouts import Rollout
 
 
 class Stopwatch:
@@ -45,8 +46,7 @@ class PPORecord:
     def write(
         self,
         step: int,
-        consultations: Consultations,
-        prompts: Mapping[str, Prompt],
+        rollout: Rollout,
         scored: Sequence[ScoredTurns],
         batch: RolloutBatch,
         agreement: Agreement,
@@ -56,6 +56,7 @@ class PPORecord:
         watch: Stopwatch,
     ) -> float:
         """Record one step; returns the mean reward of a consultation."""
+        prompts, consultations = rollout.prompts, rollout.consultations
         trajectories = consultations.trajectories
         self._append_rollouts(step, trajectories, prompts, scored)
         turns = [turn for t in trajectories for turn in t.turns]
@@ -69,6 +70,8 @@ class PPORecord:
             "kl_coefficient": kl_coefficient,
             "mismatch_mean": agreement.mismatch_mean,
             "mismatch_max": agreement.mismatch_max,
+            "staleness": agreement.staleness,
+            "importance": agreement.importance,
             "length": generated / len(turns),
             "turns": len(turns) / len(trajectories),
             "new_facts": float(np.mean([sum(len(turn.new_facts) for turn in t.turns) for t in cases])),
@@ -86,6 +89,7 @@ class PPORecord:
             **({"clip_fraction": updated.policy.clip_fraction, "entropy": updated.policy.entropy} if updated.policy else {}),
             **parts,
             **watch.laps,
+            "rollout_seconds": consultations.seconds,
         }
         self.metrics.write(step + 1, row)
         self.rows.append(row)
@@ -129,8 +133,8 @@ class PPORecord:
                 "checksum_failures": checksum_failures,
             },
             "logprob_mismatch": {
-                "mean_abs": float(np.mean([r["mismatch_mean"] for r in rows])),
-                "max_abs": max(r["mismatch_max"] for r in rows),
+                "mean_abs": float(np.nanmean([r["mismatch_mean"] for r in rows])),
+                "max_abs": float(np.nanmax([r["mismatch_max"] for r in rows])),
             },
         }
 

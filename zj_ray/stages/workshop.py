@@ -50,7 +50,9 @@ class Workshop:
     def launch_fleet(self, model: Path) -> Fleet:
         """Engines for models shaped like `model`, starting up if they are not there; follow with `fleet`."""
         if self._fleet is None:
-            self._fleet = Fleet(str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout)
+            ppo = self.config.ppo
+            lora_rank = ppo.policy.lora.rank if ppo.push == "adapter" else 0
+            self._fleet = Fleet(str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout, lora_rank)
             self._fleet.launch()
         return self._fleet
 

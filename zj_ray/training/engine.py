@@ -7,37 +7,41 @@ packing or the number of ranks. Every rank must bring the same number of micro-b
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zj_ray.errors import CheckpointError
+from zj_ray.training.lora import Weight, adapter_config, adapter_weights, has_lora, plain_weights
 from zj_ray.training.muon import Muon
+from zj_ray.weights.adapter import save_adapter
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """total_steps: length of the cosine schedule; None keeps the learning rate constant after warm-up. optimizer: adamw or muon."""
+    """learning_rate: None for a model that only computes: it has no optimizer, and ZeRO stage 0 or 3. total_steps: length of the
+    cosine schedule; None keeps the learning rate constant after warm-up. offload: what waits in CPU memory; "all" needs stage 3."""
 
-    learning_rate: float
+    learning_rate: float | None
     clip_norm: float
     zero_stage: int
     weight_decay: float = 0.0
     warmup_steps: int = 0
     total_steps: int | None = None
-    offload_optimizer: bool = False
+    offload: Literal["none", "optimizer", "all"] = "none"
     dtype: str = "float32"
-    optimizer: str = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 def join_process_group(rank: int, world: int, address: str, port: int, timeout: float) -> None:
@@ -78,10 +82,29 @@ def _schedule(spec: EngineSpec) -> Callable[[int], float]:
     return factor
 
 
-def _optimizer(model: nn.Module, spec: EngineSpec) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, learning_rate: float, spec: EngineSpec) -> torch.optim.Optimizer:
     if spec.optimizer == "muon":
-        return Muon(model, spec.learning_rate, spec.weight_decay, betas=(0.9, 0.95))
-    return torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.95))
+        return Muon(model, learning_rate, spec.weight_decay, betas=(0.9, 0.95))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.95))
+
+
+def _config(spec: EngineSpec) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": spec.zero_stage}
+    if spec.offload != "none" and spec.learning_rate is not None:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if spec.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # boundaries are set by hand: a batch has as many rows as packing makes
+        "gradient_clipping": spec.clip_norm,
+        "bf16": {"enabled": spec.dtype == "bfloat16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
 
 
 @dataclass(frozen=True)
@@ -99,26 +122,14 @@ class TrainEngine:
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.spec = spec
         self._finite = torch.ones((), dtype=torch.bool)
-        optimizer = _optimizer(model, spec)
-        zero: dict[str, Any] = {"stage": spec.zero_stage}
-        if spec.offload_optimizer:
-            zero["offload_optimizer"] = {"device": "cpu"}
-        self.engine, _, _, _ = _deepspeed().initialize(
-            model=model,
-            optimizer=optimizer,
-            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec)),
-            config={
-                "train_micro_batch_size_per_gpu": 1,
-                "gradient_accumulation_steps": 1,  # boundaries are set by hand: a batch has as many rows as packing makes
-                "gradient_clipping": spec.clip_norm,
-                "bf16": {"enabled": spec.dtype == "bfloat16"},
-                "zero_optimization": zero,
-                "zero_allow_untested_optimizer": True,
-                "zero_force_ds_cpu_optimizer": False,
-                "steps_per_print": 10**9,
-            },
-            dist_init_required=False,
-        )
+        trained: dict[str, Any] = {}
+        if spec.learning_rate is None:
+            model.requires_grad_(False)
+        else:
+            optimizer = _optimizer(model, spec.learning_rate, spec)
+            trained = {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec))}
+        self.partly_frozen = not all(parameter.requires_grad for parameter in model.parameters())
+        self.engine, _, _, _ = _deepspeed().initialize(model=model, config=_config(spec), dist_init_required=False, **trained)
         for parameter in self.module.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._watch_gradient)
@@ -175,32 +186,45 @@ class TrainEngine:
         return [float(x) for x in total]
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors (tied ones once), one at a time; valid until the next is taken. Gathers ZeRO-3 shards."""
-        for name, parameter in self.module.named_parameters():
-            if self.spec.zero_stage < 3:
-                yield name, parameter.detach()
-                continue
-            from deepspeed import zero
+        """Full tensors (tied ones once, adapters merged), one at a time; valid until the next is taken. Gathers ZeRO-3 shards."""
+        return self.gather(plain_weights(self.module))
 
-            with zero.GatheredParameters([parameter], modifier_rank=None):
-                yield name, parameter.detach()
+    def gather(self, weights: Iterable[Weight]) -> Iterator[tuple[str, Tensor]]:
+        """Each weight made from its gathered parts."""
+        for name, parts, make in weights:
+            with self._gathered(parts), torch.no_grad():
+                yield name, make()
 
-    def save_hf(self, folder: Path, save: Callable[[nn.Module], None]) -> None:
-        """Every rank gathers, rank 0 runs `save` on the plain module."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.spec.zero_stage == 3:
-            from deepspeed import zero
+    def _gathered(self, parts: Sequence[Tensor]) -> contextlib.AbstractContextManager[Any]:
+        if self.spec.zero_stage < 3:
+            return contextlib.nullcontext()
+        from deepspeed import zero
 
-            with zero.GatheredParameters(list(self.module.parameters()), modifier_rank=None):
-                if self.rank == 0:
-                    save(self.module)
-        elif self.rank == 0:
-            save(self.module)
+        return zero.GatheredParameters(list(parts), modifier_rank=None)
+
+    def on_first_rank(self, weights: Iterable[Weight]) -> dict[str, Tensor] | None:
+        """All of them in CPU memory on rank 0; None on the others, which only take part in gathering."""
+        kept = {name: tensor.cpu().clone() if self.rank == 0 else None for name, tensor in self.gather(weights)}
+        return kept if self.rank == 0 else None  # type: ignore[return-value]
+
+    def save_model(self, folder: Path) -> None:
+        """An ordinary HF folder with the adapters merged into the weights; with LoRA the adapters alone too, in `adapter` beside it."""
+        weights = self.on_first_rank(plain_weights(self.module))
+        if weights is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.module.save(folder, weights)  # type: ignore[operator]
+        if has_lora(self.module):
+            backbone: nn.Module = self.module.backbone  # type: ignore[assignment]
+            adapters = self.on_first_rank(adapter_weights(backbone))
+            if adapters is not None:
+                save_adapter(folder.with_name("adapter"), adapter_config(backbone), adapters)
         torch.distributed.barrier()
 
     def save_checkpoint(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
-        """Weights, optimizer, schedule and this rank's random state under `folder`."""
-        self.engine.save_checkpoint(str(folder), tag="state", client_state=extra or {}, save_latest=False)
+        """Weights that learn, optimizer, schedule and this rank's random state under `folder`."""
+        self.engine.save_checkpoint(
+            str(folder), tag="state", client_state=extra or {}, save_latest=False, exclude_frozen_parameters=self.partly_frozen
+        )
         torch.save(random_state(), folder / f"random-rank{self.rank}.pt")
         torch.distributed.barrier()
 
@@ -208,7 +232,7 @@ class TrainEngine:
         """Restore what `save_checkpoint` wrote at the same number of ranks; returns `extra`."""
         if not (folder / "state").is_dir():
             raise CheckpointError("this is no training checkpoint", where=str(folder), remedy="delete the folder to start the stage afresh")
-        path, extra = self.engine.load_checkpoint(str(folder), tag="state")
+        path, extra = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=not self.partly_frozen)
         if path is None:
             raise CheckpointError(f"rank {self.rank} finds no state in it", where=str(folder), remedy="resume with the same number of ranks")
         restore_random_state(torch.load(folder / f"random-rank{self.rank}.pt", weights_only=False))

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfi
 
 from zj_ray.config.schema import ModelConfig, TinyConfig
 from zj_ray.errors import CheckpointError
+from zj_ray.training.lora import save_plain
 
 HEADS = ("overall", "safety", "professionalism", "fluency")
 
@@ -75,6 +76,11 @@ class TokenLogprobs(nn.Module):
         super().__init__()
         self.lm = lm
 
+    @property
+    def backbone(self) -> nn.Module:
+        """What bears the adapters."""
+        return self.lm
+
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, index: Tensor, temperature: float = 1.0, entropy_counts: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -91,6 +97,10 @@ class TokenLogprobs(nn.Module):
             entropy = -(distribution.exp() * distribution).sum(-1)
         return chosen, entropy
 
+    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """An ordinary HF folder. weights: named as in a model without adapters."""
+        save_plain(self.lm, {name.removeprefix("lm."): tensor for name, tensor in weights.items()}, folder)
+
 
 class ScalarHeads(nn.Module):
     """A trunk with linear heads on its last hidden states: reward model (four heads) or critic (one)."""
@@ -102,14 +112,24 @@ class ScalarHeads(nn.Module):
         nn.init.normal_(self.heads.weight, std=0.02)
         nn.init.zeros_(self.heads.bias)
 
+    @property
+    def backbone(self) -> nn.Module:
+        """What bears the adapters; the heads always learn whole."""
+        return self.trunk
+
     def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor, attention: Tensor | None = None) -> Tensor:
         """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`; attention: as in `PackedRow`."""
         hidden = self.trunk(input_ids=input_ids, position_ids=position_ids, attention_mask=attention, use_cache=False).last_hidden_state
         return self.heads(hidden[0, index].float())
 
-    def save(self, folder: Path) -> None:
-        self.trunk.save_pretrained(folder)  # type: ignore[operator]
-        save_file({k: v.contiguous() for k, v in self.heads.state_dict().items()}, folder / "heads.safetensors")
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """weights: what to save, named as in a model without adapters; None saves what is here, which must be whole and without adapters."""
+        own = weights or self.state_dict()
+        save_plain(self.trunk, {name.removeprefix("trunk."): tensor for name, tensor in own.items() if name.startswith("trunk.")}, folder)
+        save_file(
+            {name.removeprefix("heads."): tensor.contiguous() for name, tensor in own.items() if name.startswith("heads.")},
+            folder / "heads.safetensors",
+        )
         (folder / "heads.json").write_text(json.dumps({"heads": list(HEADS[: self.heads.out_features])}))
 
 

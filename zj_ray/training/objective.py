@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from zj_ray.algorithms.ranking_loss import pair_outcomes, ranking_loss
 from zj_ray.config.schema import ModelConfig, RewardTrainConfig, TrainConfig
 from zj_ray.training.engine import TrainEngine
 from zj_ray.training.examples import Examples
+from zj_ray.training.lora import add_lora
 from zj_ray.training.model import HEADS, ScalarHeads, TokenLogprobs, load_causal_lm, new_heads
 from zj_ray.training.packing import make_row, make_shared_row, shared_length
 from zj_ray.training.rows import Row, plan_rows
@@ -49,15 +49,12 @@ class Objective:
     def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
         raise NotImplementedError
 
-    def save(self, folder: Path) -> Callable[[nn.Module], None]:
-        raise NotImplementedError
-
 
 class TokenObjective(Objective):
     """Pre-training and SFT: cross-entropy of the tokens with loss, a mean over all of them in the batch."""
 
     def build(self, path: str, model: ModelConfig, seed: int) -> nn.Module:
-        return TokenLogprobs(load_causal_lm(path, model))
+        return _with_lora(TokenLogprobs(load_causal_lm(path, model)), self.config, seed)
 
     def units(self, examples: Examples) -> list[list[int]]:
         return [[i] for i in range(len(examples))]
@@ -81,9 +78,6 @@ class TokenObjective(Objective):
         total, count = engine.sum_over_ranks([sum(losses), sum(len(examples.positions[i]) for row in rows for i in row)])
         return {"loss": total / count, "perplexity": math.exp(min(total / count, 50.0)), "tokens": int(count)}
 
-    def save(self, folder: Path) -> Callable[[nn.Module], None]:
-        return lambda module: module.lm.save_pretrained(folder)  # type: ignore[union-attr, operator]
-
 
 class RankingObjective(Objective):
     """The reward model: pairwise loss over the K answers of a prompt, overall and on each aspect; every prompt weighs the same."""
@@ -91,7 +85,7 @@ class RankingObjective(Objective):
     config: RewardTrainConfig
 
     def build(self, path: str, model: ModelConfig, seed: int) -> nn.Module:
-        return new_heads(path, len(HEADS), model, seed)
+        return _with_lora(new_heads(path, len(HEADS), model, seed), self.config, seed)
 
     def units(self, examples: Examples) -> list[list[int]]:
         return _groups(examples, range(len(examples)))
@@ -149,12 +143,10 @@ class RankingObjective(Objective):
         total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks([loss, right, pairs, *overall])
         return {"loss": total_loss / prompts, "pair_accuracy": total_right / max(total_pairs, 1), "pairs": int(total_pairs), "scores": all_scores}
 
-    def save(self, folder: Path) -> Callable[[nn.Module], None]:
-        def write(module: nn.Module) -> None:
-            assert isinstance(module, ScalarHeads)
-            module.save(folder)
 
-        return write
+def _with_lora(model: TokenLogprobs | ScalarHeads, config: TrainConfig, seed: int) -> nn.Module:
+    add_lora(model.backbone, config.lora, seed)
+    return model
 
 
 def _groups(examples: Examples, documents: Sequence[int]) -> list[list[int]]:

@@ -90,7 +90,7 @@ def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
         weight_decay=config.weight_decay,
         warmup_steps=math.ceil(config.warmup * steps),
         total_steps=steps,
-        offload_optimizer=config.offload_optimizer,
+        offload=config.offload,
         dtype=spec.model.dtype,
         optimizer=config.optimizer,
     )
@@ -119,7 +119,7 @@ class _Loop:
             if (number + 1) % self.spec.config.save_every == 0 and number + 1 < len(steps):
                 self._save(number + 1, before)
         after = self.objective.evaluate(self.engine, self.valid)
-        self.engine.save_hf(self.folder / "model", self.objective.save(self.folder / "model"))
+        self.engine.save_model(self.folder / "model")
         return {"before": before, "after": after, "steps": len(steps)}
 
     def _step(self, number: int, documents: list[int], total: int) -> None:

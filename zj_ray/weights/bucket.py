@@ -26,12 +26,13 @@ class WeightEntry:
 
 @dataclass(frozen=True)
 class WeightManifest:
-    """What is in the buckets. version: the number of policy updates behind these weights."""
+    """What is in the buckets. version: grows with every publication. adapter: where they hold a LoRA adapter alone, its adapter_config.json."""
 
     version: int
     entries: tuple[WeightEntry, ...]
     checksums: tuple[str, ...]
     nbytes: int
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ def checksum(bucket: np.ndarray) -> str:
     return xxhash.xxh3_128_hexdigest(bucket.data)
 
 
-def pack_weights(named: Iterable[tuple[str, Tensor]], version: int, bucket_bytes: int = BUCKET_BYTES) -> tuple[WeightManifest, list[np.ndarray]]:
+def pack_weights(
+    named: Iterable[tuple[str, Tensor]], version: int, *, adapter: str | None = None, bucket_bytes: int = BUCKET_BYTES
+) -> tuple[WeightManifest, list[np.ndarray]]:
     """Copy tensors into `uint8` buckets of about `bucket_bytes` (a larger tensor has a bucket of its own)."""
     entries: list[WeightEntry] = []
     buckets: list[bytearray] = []
@@ -59,7 +62,7 @@ def pack_weights(named: Iterable[tuple[str, Tensor]], version: int, bucket_bytes
         entries.append(WeightEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), len(buckets) - 1, len(bucket)))
         bucket += raw.data
     arrays = [np.frombuffer(b, np.uint8) for b in buckets]
-    return WeightManifest(version, tuple(entries), tuple(map(checksum, arrays)), sum(map(len, arrays))), arrays
+    return WeightManifest(version, tuple(entries), tuple(map(checksum, arrays)), sum(map(len, arrays)), adapter), arrays
 
 
 def corrupted(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> list[int]:

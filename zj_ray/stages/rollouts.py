@@ -1,0 +1,59 @@
+"""Consultations ahead of the updates: at most `max_staleness` steps, one step at a time.
+
+With 0 a step's consultations are held when they are asked for, by the policy that learns from them. With 1 those of the
+next step are held while this one is learnt from, and so on: the rollout of step r begins once the weights of step
+r - max_staleness are out, so no turn is ever older than that. `check_staleness` sees to it, trajectory by trajectory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from zj_ray.data.case import Prompt
+from zj_ray.data.trajectory import Trajectory
+from zj_ray.errors import ZjError
+from zj_ray.fleet.fleet import Consultations
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One step's prompts and what came of them."""
+
+    prompts: dict[str, Prompt]
+    consultations: Consultations
+
+
+class Rollouts:
+    def __init__(self, hold: Callable[[int], Rollout], max_staleness: int, steps: int, limit: float) -> None:
+        """hold: holds the consultations of a step, within `limit` seconds; steps: of the whole run."""
+        self._hold, self.max_staleness, self.steps, self.limit = hold, max_staleness, steps, limit
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._asked: dict[int, Future[Rollout]] = {}
+
+    def take(self, step: int) -> Rollout:
+        """The rollout of `step`; those of the next `max_staleness` steps go on in the background, one after the other."""
+        for ahead in range(step, min(step + self.max_staleness + 1, self.steps)):
+            if ahead not in self._asked:
+                self._asked[ahead] = self._worker.submit(self._hold, ahead)
+        return self._asked.pop(step).result((self.max_staleness + 1) * self.limit)
+
+    def __enter__(self) -> Rollouts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def check_staleness(trajectories: Sequence[Trajectory], version: int, bound: int) -> None:
+    """Raises ZjError naming the first consultation with a turn that is more than `bound` publications older than `version`."""
+    for trajectory in trajectories:
+        oldest = min(turn.weight_version for turn in trajectory.turns)
+        if not 0 <= version - oldest <= bound:
+            raise ZjError(
+                f"consultation {trajectory.prompt_id}#{trajectory.sample} has a turn of weight version {oldest}; the policy is at {version}, "
+                f"and {bound} versions of difference are allowed (ppo.max_staleness)",
+                where="ppo",
+                remedy="this is a fault of zj_ray: please report it with the run's log.txt",
+            )
