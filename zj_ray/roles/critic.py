@@ -14,14 +14,14 @@ from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.policy import MiniBatchPlan, UpdateStats
 from zj_ray.roles.rank import Rank, flat, packed
 from zj_ray.training.engine import StepResult
-from zj_ray.training.lora import add_lora
+from zj_ray.training.lora import NO_LORA, add_lora
 from zj_ray.training.model import load_heads
 from zj_ray.training.packing import PackedRow
 from zj_ray.training.rows import Row
 
 
 class CriticRank(Rank):
-    def __init__(self, model: ModelConfig, seed: int, timeout: float, value_clip: float | None, lora: LoraConfig) -> None:
+    def __init__(self, model: ModelConfig, seed: int, timeout: float, value_clip: float | None, lora: LoraConfig = NO_LORA) -> None:
         super().__init__(model, seed, timeout)
         self.value_clip, self.lora = value_clip, lora
 

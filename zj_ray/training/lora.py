@@ -22,7 +22,7 @@ from zj_ray.config.schema import LoraConfig
 from zj_ray.errors import ConfigError
 
 ADAPTER = "default"  # peft's name for a model's only adapter
-
+NO_LORA = LoraConfig(rank=0)
 Weight = tuple[str, list[Tensor], Callable[[], Tensor]]
 
 
