@@ -120,7 +120,7 @@ class ScalarHeads(nn.Module):
     def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor, attention: Tensor | None = None) -> Tensor:
         """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`; attention: as in `PackedRow`."""
         hidden = self.trunk(input_ids=input_ids, position_ids=position_ids, attention_mask=attention, use_cache=False).last_hidden_state
-        return self.heads(hidden[0, index].float())
+        return self.heads(hidden[0, index].to(self.heads.weight.dtype)).float()  # under DeepSpeed's bf16 the heads are bf16 too
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """weights: what to save, named as in a model without adapters; None saves what is here, which must be whole and without adapters."""

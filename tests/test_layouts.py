@@ -1,0 +1,145 @@
+"""Where the roles sit changes nothing of what they compute: own ranks and ZeRO stages, colocated or apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from tests.tiny import MODEL, tiny_folder
+from zj_ray.config.schema import FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PolicyRoleConfig, PPOConfig, RoleConfig
+from zj_ray.data.trajectory import Trajectory, Turn
+from zj_ray.errors import WaitTimeout
+from zj_ray.roles.batch import RolloutBatch
+from zj_ray.roles.placement import Places, plan_places
+from zj_ray.roles.roles import Models, Roles
+from zj_ray.training.model import new_heads
+
+SMALL = 0.1  # CPUs of a rank
+ALONE = replace(
+    PPOConfig(),
+    learning_rate=1e-2,
+    critic_learning_rate=1e-2,
+    micro_batch_tokens=96,
+    policy=PolicyRoleConfig(ranks=1, cpus=SMALL, zero_stage=0),
+    critic=LearnerRoleConfig(cpus=SMALL, zero_stage=0),
+    reward=FrozenRoleConfig(cpus=SMALL),
+    reference=FrozenRoleConfig(cpus=SMALL),
+)
+SPREAD = replace(
+    ALONE,
+    micro_batch_tokens=40,
+    colocate=(("policy", "reference"), ("critic", "reward")),
+    policy=PolicyRoleConfig(ranks=3, cpus=SMALL, zero_stage=3),
+    critic=LearnerRoleConfig(ranks=2, cpus=SMALL, zero_stage=1),
+    reward=FrozenRoleConfig(ranks=2, cpus=SMALL, zero_stage=3),
+    reference=FrozenRoleConfig(ranks=2, cpus=SMALL),
+)
+
+
+def test_roles_that_share_a_place_have_a_bundle_for_each_rank_and_the_others_a_place_of_their_own() -> None:
+    roles: dict[str, RoleConfig] = {
+        "policy": PolicyRoleConfig(ranks=3, cpus=2, gpus=0.6),
+        "reference": FrozenRoleConfig(ranks=2, cpus=1, gpus=0.4),
+        "reward": FrozenRoleConfig(ranks=1, cpus=1),
+    }
+    together, apart = plan_places(roles, [["policy", "reference"]])
+    assert together.roles == ("policy", "reference") and apart.roles == ("reward",)
+    assert together.bundles == ({"CPU": 3, "GPU": 1.0}, {"CPU": 3, "GPU": 1.0}, {"CPU": 2, "GPU": 0.6}) and apart.bundles == ({"CPU": 1},)
+
+
+def test_roles_that_find_no_room_are_named_with_what_they_want(ray_session: None) -> None:
+    places = Places({"policy": PolicyRoleConfig(ranks=2, cpus=64, gpus=1)})
+    try:
+        with pytest.raises(WaitTimeout, match="no room for policy: 2 × 64 CPU, 1 GPU within 1 s .*free: 4 CPU"):
+            places.wait(1)
+    finally:
+        places.close()
+
+
+@dataclass
+class Computed:
+    scores: list[np.ndarray]
+    batch: RolloutBatch
+    losses: tuple[float, float]
+    norms: tuple[float, float]
+    weights: bytes
+    places: dict[str, set[str]]
+
+
+def _batch() -> RolloutBatch:
+    random = np.random.default_rng(0)
+    trajectories = []
+    for number in range(7):  # which no number of ranks here divides
+        t = Trajectory(f"case-{number}", 0, 0)
+        for _ in range(2):
+            t.append_context(random.integers(5, 300, random.integers(3, 9)).tolist())
+            start, end = t.append_generated(random.integers(5, 300, random.integers(2, 12)).tolist(), [])
+            t.turns.append(Turn(start, end, "", 1, "engine-0", True))
+        t.behaviour_logprobs = [0.0] * len(t.token_ids)
+        trajectories.append(t)
+    batch = RolloutBatch.of(trajectories, 1)
+    batch.advantages = [random.normal(size=n).astype(np.float32) for n in batch.generated]
+    batch.returns = [random.normal(size=n).astype(np.float32) for n in batch.generated]
+    batch.importance = [random.uniform(0.5, 1.5, n).astype(np.float32) for n in batch.generated]
+    return batch
+
+
+def _compute(config: PPOConfig, model: ModelConfig, folder: Path) -> Computed:
+    """Score a batch, make three optimizer steps, and look where everybody sat."""
+    roles = Roles(config, model, seed=0, start_timeout=120)
+    try:
+        roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
+        batch = _batch()
+        scores = roles.score(batch)
+        updated = roles.update(batch, [[[0, 1, 2, 3], [4, 5, 6]], [[0]]], 0.0, learn_policy=True)  # the last has fewer samples than ranks
+        weights = b"".join(bytes(ray.get(ref, timeout=30)) for ref in roles.weights(1).buckets)
+        groups = {group.name: set(ray.get([_place(actor) for actor in group.actors], timeout=30)) for group in roles.groups}
+    finally:
+        roles.close()
+    assert updated.policy and updated.critic and updated.policy.skipped == updated.critic.skipped == 0
+    norms = (updated.policy.grad_norm, updated.critic.grad_norm)
+    return Computed(scores, batch, (updated.policy.loss, updated.critic.loss), norms, weights, groups)
+
+
+def _place(actor: Any) -> Any:
+    return actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_placement_group_id())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("layouts")
+    new_heads(tiny_folder(root / "lm"), 4, MODEL, seed=1).save(root / "reward")
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(ray_session: None, folder: Path) -> Iterator[Computed]:
+    yield _compute(ALONE, MODEL, folder)
+
+
+def test_any_layout_scores_and_learns_the_same(alone: Computed, folder: Path) -> None:
+    """Other ranks, stages and places; gradient checkpointing too, which recomputes and must not change a number."""
+    spread = _compute(SPREAD, replace(MODEL, gradient_checkpointing=True), folder)
+    for name in ("old_logprobs", "reference_logprobs", "values"):
+        for ours, theirs in zip(getattr(alone.batch, name), getattr(spread.batch, name), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for ours, theirs in zip(alone.scores, spread.scores, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert spread.losses == pytest.approx(alone.losses, abs=1e-5) and spread.norms == pytest.approx(alone.norms, rel=1e-4)
+    # Adam divides tiny gradients by tiny ones: a hundredth of a step may differ.
+    np.testing.assert_allclose(np.frombuffer(spread.weights, np.float32), np.frombuffer(alone.weights, np.float32), atol=1e-4)
+    assert spread.places["policy"] == spread.places["reference"] != spread.places["critic"] == spread.places["reward"]
+    assert len(set.union(*alone.places.values())) == 4  # the witness: nobody shared there
+
+
+def test_half_precision_learns_about_the_same(alone: Computed, folder: Path) -> None:
+    half = _compute(SPREAD, replace(MODEL, dtype="bfloat16"), folder)
+    difference = np.concatenate(half.batch.old_logprobs) - np.concatenate(alone.batch.old_logprobs)
+    assert 0 < np.abs(difference).mean() < 0.05 and half.losses == pytest.approx(alone.losses, abs=0.05)
+    assert len(half.weights) == len(alone.weights) / 2
