@@ -11,7 +11,7 @@ from zj_ray.config.checks import _keys, bound, ineffective
 from zj_ray.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = {"demo": [], "smollm2-135m": [], "laptop-real": ["data.root=/data"], "zhongjing-13b": ["data.root=/data"]}
+FILES = {"demo": [], "smollm2-135m": [], "laptop-real": ["data.root=/data"], "zhongjing-13b": ["data.root=/data"], "zhongjing-7b-lora": ["data.root=/data"]}
 
 
 def write(folder: Path, text: str) -> Path:

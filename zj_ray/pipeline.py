@@ -22,6 +22,7 @@ from zj_ray.evaluation.summary import read_summary, update_summary
 from zj_ray.metrics import PeakMemory, versions
 from zj_ray.progress import console
 from zj_ray.raycluster import connect
+from zj_ray.roles.placement import plan_places
 from zj_ray.run import Run
 from zj_ray.stages.evaluate import evaluate
 from zj_ray.stages.feedback import feedback
@@ -125,13 +126,14 @@ def plan(config: Config) -> RenderableType:
     for column in ("stage", "needs", "processes"):
         table.add_column(column)
     fleet = f"{config.fleet.engines} vLLM engines"
-    roles = ", ".join(f"{name} ×{role.ranks}" for name, role in config.ppo.roles().items())
+    roles = config.ppo.roles()
+    places = [" with ".join(f"{name} ×{roles[name].ranks}" for name in place.roles) for place in plan_places(roles, config.ppo.colocate)]
     processes = {
         "pretrain": f"{config.pretrain.ranks} DeepSpeed ranks (ZeRO-{config.pretrain.zero_stage})",
         "sft": f"{config.sft.ranks} DeepSpeed ranks (ZeRO-{config.sft.zero_stage})",
         "feedback": fleet,
         "reward": f"{config.reward.ranks} DeepSpeed ranks (ZeRO-{config.reward.zero_stage})",
-        "ppo": f"{fleet}; {roles}",
+        "ppo": f"{fleet}; {', '.join(places)}",
         "evaluate": f"{fleet}; evaluator ×{config.ppo.reward.ranks}",
         "serve": f"{config.serve.replicas} Ray Serve replicas",
     }
