@@ -11,7 +11,13 @@ from zj_ray.config.checks import _keys, bound, ineffective
 from zj_ray.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = {"demo": [], "smollm2-135m": [], "laptop-real": ["data.root=/data"], "zhongjing-13b": ["data.root=/data"], "zhongjing-7b-lora": ["data.root=/data"]}
+FILES: dict[str, list[str]] = {
+    "demo": [],
+    "smollm2-135m": [],
+    "laptop-real": ["data.root=/data"],
+    "zhongjing-13b": ["data.root=/data"],
+    "zhongjing-7b-lora": ["data.root=/data"],
+}
 
 
 def write(folder: Path, text: str) -> Path:

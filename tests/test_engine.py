@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+from tests.ranks import run_ranks
+from zj_ray.training.engine import EngineSpec, TrainEngine
 from zj_ray.training.muon import Muon
 
 SAMPLES, STEPS = 11, 4  # eleven samples do not divide by two ranks
@@ -53,9 +52,7 @@ def _plain_torch(kind: str) -> list[Tensor]:
     return [p.detach() for p in model.parameters()]
 
 
-def _rank(rank: int, world: int, port: int, stage: int, kind: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    join_process_group(rank, world, "127.0.0.1", port, timeout=120)
+def _train(rank: int, world: int, stage: int, kind: str, folder: str) -> None:
     model, x, y = _problem()
     engine = TrainEngine(model, EngineSpec(1e-2, 1.0, stage, optimizer=kind))
     mine = list(range(SAMPLES))[rank::world]
@@ -81,21 +78,10 @@ def _rank(rank: int, world: int, port: int, stage: int, kind: str, folder: str) 
     weights = [tensor.clone() for _, tensor in engine.named_weights()]
     if rank == 0:
         torch.save(weights, folder + "/weights.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()  # gloo's threads end here; an interpreter that goes with them running may abort
 
 
 @pytest.mark.parametrize(("stage", "world", "kind"), [(0, 1, "adamw"), (2, 2, "adamw"), (3, 2, "adamw"), (0, 2, "muon")])
 def test_training_equals_plain_torch_also_when_resumed_and_drops_non_finite_gradients(tmp_path: Path, stage: int, world: int, kind: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, world, port, stage, kind, str(tmp_path))) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=240)
-    assert [process.exitcode for process in ranks] == [0] * world
+    run_ranks(world, _train, stage, kind, str(tmp_path))
     for ours, theirs in zip(torch.load(tmp_path / "weights.pt"), _plain_torch(kind), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +11,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
+from tests.ranks import run_ranks
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import LoraConfig
 from zj_ray.errors import ConfigError
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+from zj_ray.training.engine import EngineSpec, TrainEngine
 from zj_ray.training.lora import adapter_config, adapter_weights, adapters_off, add_lora, plain_weights, save_plain
 from zj_ray.training.model import ScalarHeads, TokenLogprobs, load_causal_lm, load_heads, new_heads
 from zj_ray.weights.adapter import save_adapter
@@ -84,12 +83,9 @@ def _train(engine: TrainEngine, loss_of: Callable[[nn.Module], Tensor], steps: i
         assert engine.train_batch([0], lambda module, _: loss_of(module), 1.0 * engine.world).applied
 
 
-def _rank(rank: int, world: int, port: int, cases: list[tuple[str, int]], folder: str) -> None:
-    torch.set_num_threads(1)
-    join_process_group(rank, world, "127.0.0.1", port, timeout=120)
+def _cases(rank: int, world: int, cases: list[tuple[str, int]], root: Path) -> None:
     for kind, stage in cases:
-        _case(kind, stage, world, Path(folder))
-    torch.distributed.destroy_process_group()
+        _case(kind, stage, world, root)
 
 
 def _case(kind: str, stage: int, world: int, root: Path) -> None:
@@ -120,26 +116,13 @@ def _case(kind: str, stage: int, world: int, root: Path) -> None:
     engine.save_model(root / f"{kind}-{stage}-{world}" / "model")
 
 
-def _run_ranks(world: int, cases: list[tuple[str, int]], folder: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, world, port, cases, str(folder))) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=240)
-    assert [process.exitcode for process in ranks] == [0] * world
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What real ranks left: a policy at three ZeRO stages, and a reward model."""
     folder = tmp_path_factory.mktemp("lora")
     new_heads(tiny_folder(folder / "base"), 4, MODEL, seed=0).save(folder / "heads")
-    _run_ranks(1, [("policy", 0), ("heads", 2)], folder)
-    _run_ranks(2, [("policy", 2), ("policy", 3)], folder)
+    run_ranks(1, _cases, [("policy", 0), ("heads", 2)], folder)
+    run_ranks(2, _cases, [("policy", 2), ("policy", 3)], folder)
     return folder
 
 

@@ -1,0 +1,34 @@
+"""DeepSpeed ranks as real processes, for tests that look at them without Ray."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zj_ray.training.engine import join_process_group
+
+
+def run_ranks(world: int, work: Callable[..., None], *arguments: Any, seconds: float = 240) -> None:
+    """`work(rank, world, *arguments)` in `world` processes that are one process group. Fails when one fails or is not done in time."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(rank, world, port, work, arguments), daemon=True) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=seconds)
+    assert [process.exitcode for process in ranks] == [0] * world
+
+
+def _rank(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    join_process_group(rank, world, "127.0.0.1", port, timeout=120)
+    work(rank, world, *arguments)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # gloo's threads end here; an interpreter that goes with them running may abort
