@@ -37,14 +37,14 @@ RANKING, PREFERENCE, MEAN = "algorithms/ranking_loss.py", "algorithms/preference
 STAGE, PACKING, BALANCE = "stages/advantages.py", "training/packing.py", "algorithms/balance.py"
 
 FAULTS = (
-    Fault("values zeroed at the patient's tokens", GAE, "next_value = torch.where(here, values[:, t], next_value)", "next_value = values[:, t]"),
+    Fault("values zeroed at the patient's tokens", GAE, "next_value = torch.where(here, values[t], next_value)", "next_value = values[t]"),
     Fault("advantage decays through the patient's tokens", GAE, "torch.where(here, advantage, next_advantage)", "advantage"),
     Fault("λ without γ", GAE, "gamma * lam * next_advantage", "lam * next_advantage"),
     Fault("γ without λ", GAE, "gamma * lam * next_advantage", "gamma * next_advantage"),
     Fault("next value undiscounted", GAE, "gamma * next_value - values", "next_value - values"),
-    Fault("value of the next token subtracted", GAE, "gamma * next_value - values[:, t]", "gamma * values[:, t] - next_value"),
-    Fault("returns are advantages", GAE, "return advantages, advantages + values", "return advantages, advantages"),
-    Fault("first token left out", GAE, "range(values.shape[1] - 1, -1, -1)", "range(values.shape[1] - 1, 0, -1)"),
+    Fault("value of the next token subtracted", GAE, "gamma * next_value - values[t]", "gamma * values[t] - next_value"),
+    Fault("returns are advantages", GAE, "returns = advantages + values", "returns = advantages + 0.0"),
+    Fault("first token left out", GAE, "range(len(values) - 1, -1, -1)", "range(len(values) - 1, 0, -1)"),
     Fault("garbage in masked values", GAE, "values = torch.where(mask, values, 0.0)", "values = values + 0.0"),
     Fault("turn reward one token early", GAE, "rewards[row, torch.tensor(ends)]", "rewards[row, torch.tensor(ends) - 1]"),
     Fault("ratio upside down", POLICY, "ratio = torch.exp(torch.where(mask, logprobs - old", "ratio = torch.exp(torch.where(mask, -logprobs + old"),

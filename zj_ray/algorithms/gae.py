@@ -17,20 +17,22 @@ def gae(rewards: Tensor, values: Tensor, loss_mask: Tensor, gamma: float, lam: f
     rewards, values: `[batch, time]`; read only where `loss_mask` (`[batch, time]`, bool) is true, so NaN elsewhere is
     harmless. gamma: discount per generated token; lam: GAE's λ (Schulman et al. 2016, eq. 16).
     """
-    mask = loss_mask.bool()
+    # [time, batch] from here on: the recursion reads one token of every row at a time, which should lie side by side.
+    mask, rewards, values = (x.T.contiguous() for x in (loss_mask.bool(), rewards, values))
     rewards = torch.where(mask, rewards, 0.0)
     values = torch.where(mask, values, 0.0)
     advantages = torch.zeros_like(values)
-    next_value = torch.zeros_like(values[:, 0])
+    next_value = torch.zeros_like(values[0])
     next_advantage = torch.zeros_like(next_value)
-    for t in range(values.shape[1] - 1, -1, -1):
-        here = mask[:, t]
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
+    for t in range(len(values) - 1, -1, -1):
+        here = mask[t]
+        delta = rewards[t] + gamma * next_value - values[t]
         advantage = delta + gamma * lam * next_advantage
-        advantages[:, t] = torch.where(here, advantage, 0.0)
+        advantages[t] = torch.where(here, advantage, 0.0)
         next_advantage = torch.where(here, advantage, next_advantage)
-        next_value = torch.where(here, values[:, t], next_value)
-    return advantages, advantages + values
+        next_value = torch.where(here, values[t], next_value)
+    returns = advantages + values
+    return advantages.T.contiguous(), returns.T.contiguous()
 
 
 def turn_end_rewards(turn_ends: list[list[int]], turn_rewards: list[list[float]], time: int) -> Tensor:
