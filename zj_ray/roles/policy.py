@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.algorithms.kl import kl
+from zj_ray.algorithms.logprobs import Entropy
 from zj_ray.algorithms.policy_loss import clip_fraction, token_policy_loss
 from zj_ray.config.schema import LoraConfig, ModelConfig
 from zj_ray.roles.batch import RolloutBatch
@@ -81,8 +82,8 @@ class PolicyRank(Rank):
         with adapters_off(self.engine.module.backbone):  # type: ignore[arg-type]
             return self.logprobs(token_ids, positions, rows)
 
-    def _forward(self, row: PackedRow, index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.engine.engine(row.input_ids, row.position_ids, index, self.objective.temperature, self.objective.entropy_coefficient > 0)
+    def _forward(self, row: PackedRow, index: Tensor, entropy: Entropy = "unknown") -> tuple[Tensor, Tensor]:
+        return self.engine.engine(row.input_ids, row.position_ids, index, self.objective.temperature, entropy)
 
     def update(self, batch: RolloutBatch, plans: Sequence[MiniBatchPlan], kl_coefficient: float) -> UpdateStats:
         """One optimizer step for each plan. kl_coefficient: β of this step, used where the KL is paid in the loss."""
@@ -91,7 +92,8 @@ class PolicyRank(Rank):
 
         def loss_of(_: nn.Module, members: Row) -> Tensor:
             row, index = packed(batch.token_ids, batch.positions, members)
-            logprobs, entropy = self._forward(row.to(self.engine.device), index.to(self.engine.device))
+            kind: Entropy = "learned" if self.objective.entropy_coefficient > 0 else "measured"
+            logprobs, entropy = self._forward(row.to(self.engine.device), index.to(self.engine.device), kind)
             old, advantages, importance = (flat(x, members, logprobs) for x in (batch.old_logprobs, batch.advantages, batch.importance))
             everywhere = torch.ones_like(logprobs, dtype=torch.bool)
             aim = self.objective

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from zj_ray.algorithms.logprobs import Entropy, sampled_logprobs
 from zj_ray.config.schema import ModelConfig, TinyConfig
 from zj_ray.errors import CheckpointError
+from zj_ray.training.attention import attend_by_document
 from zj_ray.training.lora import save_plain
 
 HEADS = ("overall", "safety", "professionalism", "fluency")
@@ -75,6 +77,7 @@ class TokenLogprobs(nn.Module):
     def __init__(self, lm: nn.Module) -> None:
         super().__init__()
         self.lm = lm
+        attend_by_document(lm)
 
     @property
     def backbone(self) -> nn.Module:
@@ -82,20 +85,17 @@ class TokenLogprobs(nn.Module):
         return self.lm
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, index: Tensor, temperature: float = 1.0, entropy_counts: bool = False
+        self, input_ids: Tensor, position_ids: Tensor, index: Tensor, temperature: float = 1.0, entropy: Entropy = "unknown"
     ) -> tuple[Tensor, Tensor]:
         """input_ids, position_ids: `[1, row]`; index: `[n]` positions of the tokens in question, none the first of its document.
 
-        Returns their log-probs and the entropies of the distributions they were drawn from, both `[n]`, float32.
-        entropy_counts: whether the entropies have a gradient, which costs as much memory again as the log-probs' own.
+        Returns their log-probs and the entropies of the distributions they were drawn from, both `[n]`, float32; entropy: as in
+        `sampled_logprobs`.
         """
-        logits = self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1).logits[0]
-        logits = logits.float() / temperature
-        distribution = torch.log_softmax(logits, dim=-1)
-        chosen = distribution.gather(1, input_ids[0, index][:, None])[:, 0]
-        with torch.set_grad_enabled(entropy_counts and torch.is_grad_enabled()):
-            entropy = -(distribution.exp() * distribution).sum(-1)
-        return chosen, entropy
+        logits = self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1).logits[0].float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        return sampled_logprobs(logits, input_ids[0, index], entropy)
 
     def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """An ordinary HF folder. weights: named as in a model without adapters."""
@@ -108,6 +108,7 @@ class ScalarHeads(nn.Module):
     def __init__(self, trunk: nn.Module, heads: int) -> None:
         super().__init__()
         self.trunk = trunk
+        attend_by_document(trunk)
         self.heads = nn.Linear(trunk.config.hidden_size, heads, dtype=torch.float32)  # type: ignore[union-attr, arg-type]
         nn.init.normal_(self.heads.weight, std=0.02)
         nn.init.zeros_(self.heads.bias)
