@@ -16,7 +16,8 @@ def _composed(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 def test_values_and_gradients_are_those_of_the_composed_formula(entropy: Entropy) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 11, generator=generator, dtype=torch.float64) * 3
-    chosen, weights, spread = torch.randint(0, 11, (6,), generator=generator), torch.randn(6, generator=generator), torch.randn(6, generator=generator)
+    chosen = torch.randint(0, 11, (6,), generator=generator)
+    weights, spread = torch.randn(2, 6, generator=generator)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     logprobs, entropies = sampled_logprobs(ours, chosen, entropy)
     wanted, wanted_entropies = _composed(theirs, chosen)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tests.tiny import MODEL, tiny_tokenizer
 from zj_ray.data.chat import Encoded
@@ -27,6 +29,30 @@ def test_packed_documents_do_not_see_each_other() -> None:
     [row] = pack_rows(documents, 64)
     together = model(row.input_ids, row.position_ids, row.index([positions[m] for m in row.members]))[0]
     torch.testing.assert_close(together, torch.cat([alone[m] for m in row.members]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("key_heads", [1, 2])
+def test_packed_documents_learn_as_under_the_block_diagonal_mask(key_heads: int) -> None:
+    """Document by document, also where heads share their keys: the same numbers and gradients as transformers' own masked row."""
+    shape = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    lm = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=key_heads))
+    [row] = pack_rows(_documents(), 64)
+    index = row.index([np.arange(1, len(_documents()[m])) for m in row.members])
+    masked = torch.log_softmax(lm(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False).logits[0, index - 1], -1)
+    wanted = masked.gather(1, row.input_ids[0, index][:, None])[:, 0]
+    gradients = torch.autograd.grad((wanted**2).sum(), list(lm.parameters()))
+    found, _ = TokenLogprobs(lm)(row.input_ids, row.position_ids, index)
+    assert lm.config._attn_implementation == "zj_packed" or torch.cuda.is_available()
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    for ours, theirs in zip(torch.autograd.grad((found**2).sum(), list(lm.parameters())), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_with_sliding_windows_keeps_its_own_attention() -> None:
+    shape = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 1}
+    lm = MistralForCausalLM(MistralConfig(**shape, num_key_value_heads=1, sliding_window=8))
+    TokenLogprobs(lm)
+    assert lm.config._attn_implementation == "sdpa"
 
 
 def test_scores_of_packed_documents_equal_those_alone() -> None:
