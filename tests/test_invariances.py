@@ -29,7 +29,7 @@ import zj_ray.stages.advantages as advantages_stage
 from zj_ray.algorithms.gae import gae
 from zj_ray.algorithms.importance import importance_weights
 from zj_ray.algorithms.masked import masked_mean
-from zj_ray.algorithms.policy_loss import clip_fraction, policy_loss
+from zj_ray.algorithms.policy_loss import clip_fraction, policy_loss, token_policy_loss
 from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.config.schema import ModelConfig, PPOConfig
@@ -415,7 +415,8 @@ ALGORITHMS: dict[str, tuple[int, Algorithm]] = {  # how many tensors `[batch, ti
     "gae": (2, lambda rewards, values, mask: gae(rewards, values, mask, 0.9, 0.8)),
     "whiten": (1, whiten),
     "masked_mean": (1, masked_mean),
-    "policy_loss": (3, lambda new, old, advantages, mask: policy_loss(new, old, advantages, mask, 0.2, 0.28, dual_clip=2.0)),
+    "policy_loss": (3, lambda new, old, advantages, mask: policy_loss(new, old, advantages, mask, 0.2, 0.28)),
+    "token_policy_loss": (3, lambda new, old, advantages, mask: token_policy_loss(new, old, advantages, mask, 0.2, 0.28, dual_clip=2.0)),
     "clip_fraction": (2, lambda new, old, mask: clip_fraction(new, old, mask, 0.2, 0.28)),
     "value_loss": (3, lambda values, old, returns, mask: value_loss(values, old, returns, mask, 0.2)),
     "importance of a token": (2, lambda new, old, mask: importance_weights(new, old, mask, 2.0)),
