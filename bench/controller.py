@@ -56,8 +56,8 @@ class IdleEngine:
         said = [token for phrase in draw.choices(self.phrases, k=40) for token in phrase][: request.max_tokens]
         return TurnOutput(said, [-1.0] * len(said), False, self.version)
 
-    async def apply(self, published: PublishedWeights) -> SyncReceipt:
-        self.version = published.manifest.version
+    async def apply(self, *published: PublishedWeights) -> SyncReceipt:
+        self.version = published[-1].manifest.version
         return SyncReceipt(self.version, 0.0, 0)
 
 
@@ -85,7 +85,7 @@ class IdleRank(Rank):
     def update(self, *_: Any) -> UpdateStats:
         return UpdateStats(0.0, 1.0, 0.0, 1.0, 1e-4, 0)
 
-    def weights(self, version: int) -> PublishedWeights:
+    def weights(self, version: int, adapters_alone: bool) -> PublishedWeights:
         manifest, buckets = pack_weights([("w", torch.zeros(1))], version)
         return PublishedWeights(manifest, tuple(map(ray.put, buckets)))
 
@@ -128,6 +128,7 @@ def algorithms_alone(consultations: int = CONSULTATIONS, length: int = LENGTH) -
         positions=[np.arange(length)] * consultations,
         turn_ends=[ends] * consultations,
         behaviour_logprobs=arrays(),
+        staleness=[np.zeros(length, dtype=np.int64)] * consultations,
         old_logprobs=arrays(),
         reference_logprobs=arrays(),
         values=arrays(),

@@ -31,6 +31,7 @@ from zj_ray.fleet.engine import RolloutEngine
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.raycluster import connect
 from zj_ray.roles.group import RoleGroup
+from zj_ray.roles.placement import Places
 from zj_ray.roles.policy import PolicyObjective, PolicyRank
 from zj_ray.training.engine import EngineSpec
 
@@ -93,14 +94,15 @@ def _measure(folder: str, rounds: int, stage: int) -> None:
     model = ModelConfig(max_length=512)
     fleet = Fleet(folder, model, replace(FleetConfig(), engines=2, kv_cache_mb=256), start_timeout=300)
     fleet.launch()
-    policy = RoleGroup("policy", PolicyRank, PolicyRoleConfig(ranks=1, threads=2), 300.0, model, 0, 300.0, PolicyObjective(1.0, 0.2, 0.2))
+    role = PolicyRoleConfig(ranks=1, threads=2)
+    policy = RoleGroup("policy", PolicyRank, role, Places({"policy": role}), 300.0, model, 0, 300.0, PolicyObjective(1.0, 0.2, 0.2))
     policy.wait(policy.start(folder, EngineSpec(1e-4, 1.0, stage)), what="start")
     fleet.wait_ready()
     seconds: dict[str, list[float]] = {name: [] for name in ("pack and put", "pull, verify and load", "plain copy", "vLLM's own load")}
     counter, size, buckets = Counter(), 0, 0
     for version in range(1, rounds + 2):
         with counter.watching():
-            packing, published = timed(lambda version=version: policy.wait(policy.call("weights", version), what="publish")[0])
+            packing, published = timed(lambda version=version: policy.wait(policy.call("weights", version, False), what="publish")[0])
             loading, report = timed(lambda published=published: fleet.publish(published))
         size, buckets, calls = report.bytes, len(published.buckets), counter.names[:]
         counter.names.clear()

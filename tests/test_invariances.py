@@ -8,8 +8,6 @@ wrong by a factor, and clipping hides one: weights alone would prove little.
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import cycle
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 import zj_ray.stages.advantages as advantages_stage
+from tests.ranks import run_ranks
 from zj_ray.algorithms.gae import gae
 from zj_ray.algorithms.importance import importance_weights
 from zj_ray.algorithms.masked import masked_mean
@@ -40,7 +39,7 @@ from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, Upda
 from zj_ray.roles.roles import Roles
 from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import estimate_advantages
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+from zj_ray.training.engine import EngineSpec, TrainEngine
 from zj_ray.training.model import new_heads
 from zj_ray.training.rows import EMPTY, plan_rows
 
@@ -82,7 +81,7 @@ def _batch() -> RolloutBatch:
             trajectory.turns.append(Turn(start, end, "", 0, "", True))
         trajectory.append_context([1] * (i % 3))  # what the patient said last, which nobody answered
         found.append(trajectory)
-    batch = RolloutBatch.of(found)
+    batch = RolloutBatch.of(found, 0)
     for name, centre, spread in (("advantages", 0.0, 1.0), ("returns", 0.5, 1.0), ("values", 0.0, 0.3)):
         setattr(batch, name, [(centre + spread * random.standard_normal(n)).astype(np.float32) for n in batch.generated])
     batch.importance = [random.uniform(0.3, 2.0, n).astype(np.float32) for n in batch.generated]
@@ -286,9 +285,7 @@ def _with_garbage_in_the_rest(role: str, folder: Path, batch: RolloutBatch, worl
     return _learn(_start(role, folder, 2), batch, plan), _learn(_start(role, folder, 2), poisoned, plan)
 
 
-def _rank(rank: int, world: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    join_process_group(rank, world, "127.0.0.1", port, timeout=120)
+def _find(rank: int, world: int, folder: Path) -> None:
     batch = torch.load(folder / "batch.pt", weights_only=False)
     found: dict[Any, Any] = {"first": _first_steps(folder, batch, world)}
     for role in ROLES:
@@ -299,8 +296,6 @@ def _rank(rank: int, world: int, port: int, folder: Path) -> None:
     for role, stage, capacity in CASES:
         found[role, stage, capacity] = _learn(_start(role, folder, stage), batch, _plans(batch, world, capacity))
     torch.save(found, folder / f"{world}-{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()  # gloo's threads end here; an interpreter that goes with them running may abort
 
 
 @pytest.fixture(scope="module")
@@ -324,18 +319,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> dict[int, list[dict[Any, Any]]]:
     """For each number of ranks what each of them found."""
-    context = multiprocessing.get_context("spawn")
     found = {}
     for world in WORLDS:
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
-        processes = [context.Process(target=_rank, args=(rank, world, port, folder)) for rank in range(world)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(timeout=240)
-        assert [process.exitcode for process in processes] == [0] * world
+        run_ranks(world, _find, folder)
         found[world] = [torch.load(folder / f"{world}-{rank}.pt", weights_only=False) for rank in range(world)]
     return found
 
@@ -499,8 +485,8 @@ def test_garbage_where_the_batch_is_padded_changes_no_advantage(monkeypatch: pyt
 def test_a_log_prob_that_a_patients_token_cannot_have_is_never_read() -> None:
     trajectory = Trajectory("prompt", 0, 0)
     trajectory.append_context([1, 2])
-    trajectory.append_generated([3], [-1.0])
+    trajectory.turns.append(Turn(*trajectory.append_generated([3], [-1.0]), "", 0, "", True))
     trajectory.append_context([4])
-    trajectory.append_generated([5, 6], [-2.0, -3.0])
+    trajectory.turns.append(Turn(*trajectory.append_generated([5, 6], [-2.0, -3.0]), "", 0, "", True))
     trajectory.behaviour_logprobs = [x if mine else float("nan") for x, mine in zip(trajectory.behaviour_logprobs, trajectory.loss_mask, strict=True)]
-    assert RolloutBatch.of([trajectory]).behaviour_logprobs[0].tolist() == [-1.0, -2.0, -3.0]
+    assert RolloutBatch.of([trajectory], 0).behaviour_logprobs[0].tolist() == [-1.0, -2.0, -3.0]

@@ -84,9 +84,28 @@ def _schedule(spec: EngineSpec) -> Callable[[int], float]:
 
 def _optimizer(model: nn.Module, learning_rate: float, spec: EngineSpec) -> torch.optim.Optimizer:
     if spec.optimizer == "muon":
+        return Muon(model, learning_rate, spec.weight_decay, betas=(0.9, 0.95))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # fused: one pass over the state instead of a dozen; eight times faster on a CPU.
     return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.95), fused=True)
+
+
+def _config(spec: EngineSpec) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": spec.zero_stage}
+    if spec.offload != "none" and spec.learning_rate is not None:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if spec.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # boundaries are set by hand: a batch has as many rows as packing makes
+        "gradient_clipping": spec.clip_norm,
+        "bf16": {"enabled": spec.dtype == "bfloat16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
 
 
 @dataclass(frozen=True)
