@@ -27,6 +27,7 @@ from transformers import LlamaForCausalLM
 from bench.ceilings import measure, table
 from bench.subject import SMOLLM2_135M
 from zj_ray.config.schema import FleetConfig, ModelConfig, PolicyRoleConfig, RayConfig
+from zj_ray.data.tokenizer import train_tokenizer
 from zj_ray.fleet.engine import RolloutEngine
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.raycluster import connect
@@ -86,6 +87,7 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(dir=SHARED) as folder:
         LlamaForCausalLM(SMOLLM2_135M).save_pretrained(folder)
+        train_tokenizer(["vLLM asks for one"], 300, 512).save_pretrained(folder)
         with connect(RayConfig(object_store_mb=2048), log_folder=Path(folder)), patch("zj_ray.fleet.engine.RolloutEngine", MeasuredEngine):
             _measure(folder, options.rounds, options.stage)
 
