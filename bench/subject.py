@@ -53,11 +53,12 @@ def speaker(shape: LlamaConfig, tokenizer: PreTrainedTokenizerBase, stop: float)
     return lm
 
 
-def config(shape: LlamaConfig, engines: int, threads: int, max_length: int = 512, **ppo: Any) -> Config:
-    """A PPO run without safety prompts, all its roles on one rank of one thread, so that two cores are full while two roles compute."""
+def config(shape: LlamaConfig, engines: int, threads: int, max_length: int = 512, ranks: int = 1, **ppo: Any) -> Config:
+    """A PPO run without safety prompts. ranks: of policy and critic; every rank has one thread and whole weights (ZeRO 0)."""
     base = Config()
-    one = replace(base.ppo.policy, ranks=1, threads=1)
-    kind: dict[str, Any] = {"safety_share": 0.0, "critic_warmup": 0, "policy": one, "checkpoint_every": 10**6, "kl_bound": 1e9, **ppo}
+    kind: dict[str, Any] = {"safety_share": 0.0, "critic_warmup": 0, "checkpoint_every": 10**6, "kl_bound": 1e9, **ppo}
+    for role in ("policy", "critic"):
+        kind[role] = replace(getattr(base.ppo, role), ranks=ranks, zero_stage=0)
     return replace(
         base,
         name="bench",

@@ -175,7 +175,7 @@ def with_processor(step: Callable[[], dict[str, float]]) -> dict[str, float]:
 
 def compare(name: str, rounds: int, layout: dict[str, int], ceilings: Ceilings, folder: Path) -> None:
     """Print the table of one case."""
-    run, tokenizer = room(folder, config(SHAPE, layout["engines"], layout["threads"]))
+    run, tokenizer = room(folder, config(SHAPE, layout["engines"], layout["threads"], ranks=layout["ranks"]))
     chat, data = ChatFormat(tokenizer), run.folder / "data"
     case = EQUAL if name == EQUAL.name else natural(chat, data)
     ppo = replace(
@@ -230,13 +230,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--engines", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each engine")
+    parser.add_argument("--ranks", type=int, default=2, help="of policy and of critic")
     parser.add_argument("--micro", type=int, default=1024, help="tokens of a packed row")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    layout = {"engines": options.engines, "threads": options.threads, "micro": options.micro}
+    layout = {"engines": options.engines, "threads": options.threads, "micro": options.micro, "ranks": options.ranks}
     ceilings = measure(os.cpu_count() or 1)
     print(f"{ceilings.threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s. Layout: {layout['engines']} "
-          f"engines of {layout['threads']} threads; four roles of 1 rank and 1 thread; rows of {layout['micro']} tokens.")  # fmt: skip
+          f"engines of {layout['threads']} threads; policy and critic of {layout['ranks']} ranks, reward and reference of 1, each of 1 thread; "
+          f"rows of {layout['micro']} tokens.")  # fmt: skip
     for name in ("equal", "natural"):
         if options.case in (name, "both"):
             with tempfile.TemporaryDirectory() as folder:

@@ -107,6 +107,9 @@ RULE_FAULTS = {
     "an unknown role": ("ppo: {colocate: [[policy, refrence]]}", "'refrence', which is no role", "reference"),
     "a role that is not there": ("ppo: {advantage: reinforce_pp, colocate: [[critic, reward]]}", "no role of this run", "policy, reward"),
     "a role in two places": ("ppo: {colocate: [[policy, reward], [policy, critic]]}", "'policy' twice", "one place"),
+    "NCCL between CPUs": ("fleet: {transport: nccl}", "is for GPUs", "gloo"),
+    "gloo between GPUs": ("fleet: {transport: gloo, engine_gpus: 1}", "is for engines on CPUs", "nccl"),
+    "adapters by broadcast": ("ppo: {push: adapter, policy: {lora: {rank: 8}}}\nfleet: {transport: gloo}", "sends whole weights", "object_store"),
     "too much for a GPU": ("ppo: {policy: {gpus: 1}, reference: {gpus: 1}, colocate: [[policy, reference]]}", "more than a whole one", "a part"),
     "Muon on cut matrices": ("sft: {optimizer: muon}", "cuts them into pieces", "zero_stage to 0"),
 }

@@ -172,6 +172,7 @@ def _faults(config: Config) -> Iterator[Fault]:
         yield from _train_faults(getattr(config, name), name)
     yield from _feedback_faults(config.feedback, config.data.source)
     yield from _fleet_faults(config.fleet, config.serve.replica_gpus)
+    yield from _transport_faults(config.fleet, config.ppo.push)
     yield from _ppo_faults(config.ppo, config.model.max_length)
 
 
@@ -232,6 +233,18 @@ def _feedback_faults(feedback: FeedbackConfig, data_source: str) -> Iterator[Fau
     if feedback.source == "simulated" and len(feedback.temperatures) != feedback.answers:
         what = f"'feedback.temperatures' has {len(feedback.temperatures)} entries for {feedback.answers} answers (feedback.answers)"
         yield Fault(("feedback.temperatures", "feedback.answers"), what, "give one temperature for each answer")
+
+
+def _transport_faults(fleet: FleetConfig, push: str) -> Iterator[Fault]:
+    keys = ("fleet.transport", "fleet.engine_gpus")
+    if fleet.transport in ("nccl", "ipc") and fleet.engine_gpus == 0:
+        what = f"'fleet.transport' {fleet.transport} is for GPUs, but the engines have none"
+        yield Fault(keys, what, "use object_store or gloo, or set fleet.engine_gpus")
+    if fleet.transport == "gloo" and fleet.engine_gpus > 0:
+        yield Fault(keys, "'fleet.transport' gloo is for engines on CPUs", "use nccl, ipc or object_store")
+    if fleet.transport != "object_store" and push == "adapter":
+        what = f"'fleet.transport' {fleet.transport} sends whole weights, but ppo.push is adapter"
+        yield Fault((keys[0], "ppo.push"), what, "use object_store for adapters: they are small; or set ppo.push to merged")
 
 
 def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:

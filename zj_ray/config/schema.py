@@ -128,6 +128,11 @@ class FleetConfig:
     kv_cache_mb: int = setting(256, "KV cache of a CPU engine [MiB]")
     gpu_memory_utilization: float = setting(0.85, "share of its GPU an engine may fill (GPU engines only)")
     max_in_flight: int = setting(64, "sequences an engine decodes at once")
+    transport: Literal["object_store", "nccl", "ipc", "gloo"] = setting(
+        "object_store",
+        "how the policy's weights reach the engines. object_store: any layout; through vLLM's weight-transfer API: nccl between GPUs, "
+        "ipc where each engine shares its GPU with a policy rank, gloo between CPUs",
+    )
     turn_timeout: float = setting(120.0, "longest wait for one doctor turn [s]")
     sync_timeout: float = setting(120.0, "longest wait for an engine to take new weights [s]")
     turn_retries: int = setting(3, "attempts at one doctor turn before its dialogue is given up and reported by name")

@@ -91,6 +91,8 @@ def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig, lo
         arguments["gpu_memory_utilization"] = fleet.gpu_memory_utilization
     else:
         arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": fleet.kv_cache_mb << 20}
+    if fleet.transport != "object_store":
+        arguments["weight_transfer_config"] = {"backend": fleet.transport}
     if lora_rank:
         size = next(size for size in LORA_SIZES if size >= lora_rank)
         arguments |= {"enable_lora": True, "max_lora_rank": size, "max_loras": 1, "max_cpu_loras": 1}
@@ -155,6 +157,10 @@ class EngineThread:
         try:
             from vllm import EngineArgs, LLMEngine
 
+            if arguments.get("weight_transfer_config") == {"backend": "gloo"}:
+                from zj_ray.weights.gloo import register
+
+                register()
             self.engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except BaseException as error:
             self.ready.set_exception(error)
@@ -196,6 +202,17 @@ class EngineThread:
             self._take_adapter(manifest, buckets)
         self.engine.reset_prefix_cache()
         self.version = manifest.version
+
+    def transfer(self, method: str, *arguments: Any) -> Any:
+        """A step of a weight transfer, called as a command: one of the worker's methods."""
+        [result] = self.engine.collective_rpc(method, args=arguments)
+        return result
+
+    def transferred(self, version: int) -> None:
+        """Whole weights of this version have come by transfer."""
+        self._drop_adapter()
+        self.engine.reset_prefix_cache()
+        self.version = self.base_version = version
 
     def _take_adapter(self, manifest: WeightManifest, buckets: list[Any]) -> None:
         """Every version has an id of its own: under the same id vLLM would go on with the old adapter, silently."""
@@ -263,6 +280,17 @@ class RolloutEngine:
             loaded = self.core.submit(partial(self.core.load, weights.manifest, buckets))
             await asyncio.wait_for(asyncio.wrap_future(loaded), self.fleet.sync_timeout)
         return SyncReceipt(self.core.version, time.monotonic() - started, 0)
+
+    async def transfer(self, method: str, *arguments: Any) -> Any:
+        """A step of a weight transfer that the policy drives (`weights/transfer.py`); a model in the middle of one answers nobody."""
+        await self._finish_turns()
+        return await asyncio.wait_for(asyncio.wrap_future(self.core.submit(partial(self.core.transfer, method, *arguments))), self.fleet.sync_timeout)
+
+    async def confirm(self, version: int) -> SyncReceipt:
+        """What was transferred is whole and of this version."""
+        done = self.core.submit(partial(self.core.transferred, version))
+        await asyncio.wait_for(asyncio.wrap_future(done), self.fleet.sync_timeout)
+        return SyncReceipt(version, 0.0, 0)
 
     async def _finish_turns(self) -> None:
         """No turn may be spoken by two policies. The fleet sends no new ones meanwhile; each has a limit of its own."""

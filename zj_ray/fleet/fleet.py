@@ -27,6 +27,7 @@ from zj_ray.fleet.loop import Loop
 from zj_ray.fleet.router import Router
 from zj_ray.fleet.states import EngineLife, EngineState
 from zj_ray.weights.bucket import PublishedWeights
+from zj_ray.weights.transfer import Sent
 
 GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
 FAILURES_TOLERATED = 2  # in a row, before an engine gets no more work until its next sync
@@ -108,9 +109,12 @@ class Fleet:
             life.outdated()
         self._at_rest.clear()
         try:
-            return await self._sync([life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)])
+            return await (self._transfer(weights) if weights.senders else self._sync(self._out_of_date()))
         finally:
             self._at_rest.set()
+
+    def _out_of_date(self) -> list[EngineLife]:
+        return [life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)]
 
     @property
     def _sync_limit(self) -> float:
@@ -120,14 +124,64 @@ class Fleet:
     async def _sync(self, lives: Sequence[EngineLife]) -> SyncReport:
         started, manifest = time.monotonic(), self.published[-1].manifest
         damaged = sum(await asyncio.gather(*map(self._bring_up_to_date, lives)))
+        return self._report(started, manifest.nbytes, damaged)
+
+    def _report(self, started: float, nbytes: int, damaged: int) -> SyncReport:
+        """Who has confirmed what is published. Raises ZjError if nobody has."""
+        version = self.published[-1].manifest.version
         self.checksum_failures += damaged
         confirmed = tuple(life.name for life in self.lives.values() if life.state is EngineState.SERVING)
         if not confirmed:
             reasons = "; ".join(f"{life.name}: {life.last_error}" for life in self.lives.values())
             raise ZjError(
-                f"no engine took the weights of version {manifest.version} ({reasons})", where="fleet", remedy="see log.txt; raise fleet.sync_timeout"
+                f"no engine took the weights of version {version} ({reasons})", where="fleet", remedy="see log.txt; raise fleet.sync_timeout"
             )
-        return SyncReport(manifest.version, manifest.nbytes, time.monotonic() - started, confirmed, damaged)
+        return SyncReport(version, nbytes, time.monotonic() - started, confirmed, damaged)
+
+    async def _transfer(self, weights: PublishedWeights) -> SyncReport:
+        """The policy's ranks send to all engines at once. A transfer that breaks takes all its engines along: new ones get a second."""
+        started = time.monotonic()
+        for attempt in (1, 2):
+            lives = await self._answering(self._out_of_date())
+            engines = {life.name: self.actors[life.name] for life in lives}
+            sends = [sender.send_weights.remote(engines, self.config.transport, self.config.sync_timeout) for sender in weights.senders]
+            try:
+                sent, *_ = await asyncio.wait_for(asyncio.gather(*sends), self._sync_limit)
+            except (TimeoutError, RayActorError, RayTaskError, ZjError) as error:
+                for life in lives:
+                    self._lose(life, error)
+                if attempt == 1:
+                    await self._heal()
+                continue
+            damaged = sum(await asyncio.gather(*[self._confirm(life, sent, weights.manifest.version) for life in lives]))
+            return self._report(started, sent.nbytes, damaged)
+        return self._report(started, 0, 0)
+
+    async def _answering(self, lives: Sequence[EngineLife]) -> list[EngineLife]:
+        """Those that are alive. The dead leave here: a transfer would wait for them."""
+
+        async def alive(life: EngineLife) -> bool:
+            try:
+                await asyncio.wait_for(self.actors[life.name].health.remote(), self.config.sync_timeout)
+            except (TimeoutError, RayActorError, RayTaskError) as error:
+                self._lose(life, error)
+                return False
+            return True
+
+        answers = await asyncio.gather(*map(alive, lives))
+        return [life for life, answer in zip(lives, answers, strict=True) if answer]
+
+    async def _confirm(self, life: EngineLife, sent: Sent, version: int) -> int:
+        """One engine serves if it got what was sent, or is out; returns 1 if it got something else."""
+        if sent.received[life.name] != sent.fingerprint:
+            self._lose(life, ZjError(f"weights of version {version} arrived damaged"))
+            return 1
+        try:
+            await asyncio.wait_for(self.actors[life.name].confirm.remote(version), self.config.sync_timeout)
+            life.synced(version, version)
+        except (TimeoutError, RayActorError, RayTaskError) as error:
+            self._lose(life, error)
+        return 0
 
     async def _bring_up_to_date(self, life: EngineLife) -> int:
         """One engine confirms what is published, or is out; returns how many buckets arrived damaged."""
@@ -162,8 +216,8 @@ class Fleet:
             self._launch(life)
         if dead:
             await self._wait_ready()
-        out_of_date = [life for life in self.lives.values() if life.state in (EngineState.STALE, EngineState.SUSPECT)]
-        if self.published and out_of_date:
+        out_of_date = self._out_of_date()
+        if self.published and not self.published[-1].senders and out_of_date:  # what was sent is gone: they wait for the next
             await self._sync(out_of_date)
         return [life.name for life in dead]
 

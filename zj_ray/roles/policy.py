@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -24,6 +24,7 @@ from zj_ray.training.model import TokenLogprobs, load_causal_lm
 from zj_ray.training.packing import PackedRow
 from zj_ray.training.rows import Row
 from zj_ray.weights.bucket import PublishedWeights, pack_weights
+from zj_ray.weights.transfer import Sender, Sent
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class PolicyRank(Rank):
     def __init__(self, model: ModelConfig, seed: int, timeout: float, objective: PolicyObjective, lora: LoraConfig = NO_LORA) -> None:
         super().__init__(model, seed, timeout)
         self.objective, self.lora = objective, lora
+        self.sender: Sender | None = None
 
     def load_model(self, path: str) -> nn.Module:
         policy = TokenLogprobs(load_causal_lm(path, self.model_config))
@@ -130,6 +132,12 @@ class PolicyRank(Rank):
             return None
         manifest, buckets = pack_weights(named, version, adapter=adapter_config(lm) if adapters_alone else None)
         return PublishedWeights(manifest, tuple(ray.put(bucket) for bucket in buckets))
+
+    def send_weights(self, engines: dict[str, Any], transport: str, timeout: float) -> Sent | None:
+        """Send the current weights straight to the engines; rank 0 tells what they got."""
+        if self.sender is None:
+            self.sender = Sender(transport, self.rank, self.engine.module.backbone, self.engine.gather, timeout)  # type: ignore[arg-type]
+        return self.sender.send(engines)
 
     def export(self, folder: str) -> None:
         """A plain HF folder (without the tokenizer, which the policy does not hold); with LoRA the adapters alone beside it."""

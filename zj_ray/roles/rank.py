@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from zj_ray.config.schema import ModelConfig
 from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
 from zj_ray.training.packing import PackedRow, make_row
+from zj_ray.training.ports import free_port
 from zj_ray.training.rows import Row
 
 
@@ -31,9 +31,7 @@ class Rank:
 
     def address(self) -> tuple[str, int]:
         """Node address and a free port for this role's process group; asked of rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+        return ray.util.get_node_ip_address(), free_port()
 
     def join(self, rank: int, world: int, address: str, port: int) -> int:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -21,7 +21,7 @@ from zj_ray.roles.reference import ReferenceRank
 from zj_ray.roles.reward import RewardRank
 from zj_ray.training.engine import EngineSpec
 from zj_ray.training.rows import Row, plan_rows
-from zj_ray.weights.bucket import PublishedWeights
+from zj_ray.weights.bucket import PublishedWeights, WeightManifest
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Updated:
 class Roles:
     """critic is None where advantages need none, reference where the policy without its adapters is the reference."""
 
-    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float) -> None:
-        self.config, self._dtype, self._start_timeout = config, model.dtype, start_timeout
+    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float, transport: str = "object_store") -> None:
+        """transport: how the policy's weights reach the engines, as `fleet.transport` says."""
+        self.config, self._dtype, self._start_timeout, self._transport = config, model.dtype, start_timeout, transport
         present, timeout = config.roles(), config.role_timeout
         self.places = Places(present, config.colocate)
 
@@ -117,7 +118,12 @@ class Roles:
         return plans
 
     def weights(self, version: int) -> PublishedWeights:
-        """The policy's current weights in the object store, or with `ppo.push: adapter` its adapters alone."""
+        """The policy's current weights in the object store, or with `ppo.push: adapter` its adapters alone.
+
+        With another transport nothing is copied: the fleet will ask the policy's ranks to send them.
+        """
+        if self._transport != "object_store":
+            return PublishedWeights(WeightManifest(version, (), (), 0), (), senders=tuple(self.policy.actors))
         published = self.policy.wait(self.policy.call("weights", version, self.config.push == "adapter"), what="publish its weights")[0]
         if published is None:
             raise ZjError("rank 0 published no weights", where="role policy")

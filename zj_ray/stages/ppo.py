@@ -29,7 +29,8 @@ def ppo(shop: Workshop) -> dict[str, Any]:
     """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints."""
     folder = shop.run.stage("ppo")
     shop.launch_fleet(shop.model("sft"))  # engines and roles start up side by side
-    roles = Roles(shop.config.ppo, shop.config.model, shop.config.seed, shop.config.ray.start_timeout)
+    config = shop.config
+    roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet.transport)
     try:
         roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
         fleet = shop.fleet(shop.model("sft"))

@@ -37,10 +37,31 @@ class WeightManifest:
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A manifest and the Ray object references of its buckets (`uint8` arrays), in order."""
+    """A manifest and the Ray object references of its buckets (`uint8` arrays), in order.
+
+    senders: instead of buckets, the policy's ranks, which send the weights to the engines themselves.
+    """
 
     manifest: WeightManifest
     buckets: tuple[Any, ...]
+    senders: tuple[Any, ...] = ()
+
+
+class Fingerprint:
+    """Whether two ends saw the same tensors: for each name the sum of its elements' bits, computed where the tensor is."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self.nbytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        bits = tensor.detach().contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[tensor.itemsize])
+        self._sums[name] = bits.sum(dtype=torch.int64)
+        self.nbytes += tensor.nbytes
+
+    def hex(self) -> str:
+        """Of all tensors, in whatever order they came."""
+        return xxhash.xxh3_128_hexdigest(repr(sorted((name, int(total)) for name, total in self._sums.items())).encode())
 
 
 def checksum(bucket: np.ndarray) -> str:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from zj_ray.weights.bucket import WeightManifest, unpack_weights
+from zj_ray.weights.bucket import Fingerprint, WeightManifest, unpack_weights
 
 
 class WeightReceiver:
     """Mixed into vLLM's worker. `model_runner` is the worker's own."""
 
     model_runner: Any
+    fingerprint: Fingerprint
 
     def receive_weights(self, manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> int:
         """Replace the model's weights; returns the version. `load_weights` alone would fail on CPU: weights are prepacked."""
         self.model_runner.reload_weights(weights_iterator=unpack_weights(manifest, buckets))
         self._repack_tied_head()
         return manifest.version
+
+    def start_transfer(self) -> None:
+        """Weights are about to come through vLLM's weight-transfer API: note what the model is given."""
+        model = self.model_runner.model
+        self.fingerprint, load = Fingerprint(), model.load_weights
+
+        def noted(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in weights:
+                self.fingerprint.add(name, tensor)
+                yield name, tensor
+
+        model.load_weights = lambda weights: load(noted(weights))
+        self.start_weight_update()  # type: ignore[attr-defined]
+
+    def finish_transfer(self) -> str:
+        """Returns the fingerprint of all that came."""
+        self.finish_weight_update()  # type: ignore[attr-defined]
+        del self.model_runner.model.load_weights  # the class's own again
+        self._repack_tied_head()
+        return self.fingerprint.hex()
 
     def _repack_tied_head(self) -> None:
         """On CPU the packed lm_head keeps the old weights, silently, when it is tied to the embeddings."""

@@ -1,0 +1,141 @@
+"""Weights sent straight into the engines through vLLM's weight-transfer API: what arrives is what the object store brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from tests.tiny import MODEL, tiny_folder
+from zj_ray.config.schema import FleetConfig, LearnerRoleConfig, PolicyRoleConfig, PPOConfig
+from zj_ray.data.chat import ChatFormat
+from zj_ray.data.tokenizer import load_tokenizer
+from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.fleet import Fleet
+from zj_ray.fleet.states import EngineState
+from zj_ray.roles.roles import Models, Roles
+from zj_ray.training.model import new_heads
+from zj_ray.weights.bucket import Fingerprint
+
+FLEET = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=60, transport="gloo")
+CONFIG = replace(
+    PPOConfig(), advantage="reinforce_pp", policy=PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=3), critic=LearnerRoleConfig(cpus=0.1)
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("transports")
+    new_heads(tiny_folder(root / "lm"), 4, MODEL, seed=1).save(root / "reward")
+    return root
+
+
+@pytest.fixture(scope="module")
+def fleet(ray_session: None, folder: Path) -> Iterator[Fleet]:
+    fleet = Fleet(str(folder / "lm"), MODEL, FLEET, start_timeout=300)
+    fleet.launch()
+    fleet.wait_ready()
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture(scope="module")
+def roles(ray_session: None, folder: Path) -> Iterator[Roles]:
+    roles = Roles(CONFIG, MODEL, seed=0, start_timeout=60, transport="gloo")
+    roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
+    yield roles
+    roles.close()
+
+
+def _greedy(fleet: Fleet, folder: Path, key: str) -> list[list[list[int]]]:
+    """What each engine says to the same questions."""
+    chat = ChatFormat(load_tokenizer(folder / "lm"))
+    requests = [TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(("头痛。", "发热怎么办？", "咳嗽。"))]
+    answers = [[actor.generate.remote(request) for request in requests] for actor in fleet.actors.values()]
+    return [[output.token_ids for output in ray.get(mine, timeout=60)] for mine in answers]
+
+
+def _shake(roles: Roles, seed: int) -> None:
+    """Other weights, the same on every rank."""
+
+    def shake(rank: Any) -> None:
+        from deepspeed import zero
+
+        torch.manual_seed(seed)
+        for parameter in rank.engine.module.parameters():
+            with zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.data += 0.1 * torch.randn_like(parameter)
+
+    ray.get([actor.__ray_call__.remote(shake) for actor in roles.policy.actors], timeout=60)
+
+
+def _by_object_store(roles: Roles, version: int) -> Any:
+    return roles.policy.wait(roles.policy.call("weights", version, False), what="pack")[0]
+
+
+def test_a_fingerprint_sees_a_flipped_bit_a_missing_tensor_and_another_name() -> None:
+    def of(**tensors: torch.Tensor) -> str:
+        fingerprint = Fingerprint()
+        for name, tensor in tensors.items():
+            fingerprint.add(name, tensor)
+        return fingerprint.hex()
+
+    a, b = torch.randn(4, 3), torch.randn(5).bfloat16()
+    flipped = a.clone()
+    flipped.view(torch.int32)[2, 1] ^= 1
+    assert of(a=a, b=b) == of(b=b, a=a)
+    assert len({of(a=a, b=b), of(a=flipped, b=b), of(a=a), of(a=a, c=b)}) == 4
+
+
+def test_what_the_policy_sends_is_what_the_object_store_brings(fleet: Fleet, roles: Roles, folder: Path) -> None:
+    fleet.publish(_by_object_store(roles, 1))
+    before = _greedy(fleet, folder, "before")
+    _shake(roles, seed=1)
+    report = fleet.publish(roles.weights(2))
+    assert len(report.confirmed) == 2 and report.checksum_failures == 0
+    assert report.bytes == (folder / "lm" / "model.safetensors").stat().st_size // 4096 * 4096 or report.bytes > 400_000
+    sent = _greedy(fleet, folder, "sent")
+    assert {life.version for life in fleet.lives.values()} == {2}
+    fleet.publish(_by_object_store(roles, 3))
+    assert _greedy(fleet, folder, "packed") == sent != before and sent[0] == sent[1]
+    _shake(roles, seed=2)
+    fleet.publish(roles.weights(4))  # over the group that is there already
+    again = _greedy(fleet, folder, "again")
+    fleet.publish(_by_object_store(roles, 5))
+    assert _greedy(fleet, folder, "packed again") == again != sent
+
+
+@pytest.mark.chaos
+def test_a_dead_engine_is_left_out_and_its_successor_joins_the_next_transfer(fleet: Fleet, roles: Roles, folder: Path) -> None:
+    ray.kill(fleet.actors["engine-0"], no_restart=True)
+    _shake(roles, seed=3)
+    assert fleet.publish(roles.weights(6)).confirmed == ("engine-1",)
+    assert fleet.lives["engine-0"].state is EngineState.DEAD  # the witness that the fault took place
+    [alone] = _greedy(fleet, folder, "alone")
+    assert fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.STALE
+    assert fleet.publish(roles.weights(7)).confirmed == ("engine-0", "engine-1")
+    assert _greedy(fleet, folder, "together") == [alone, alone]
+
+
+def test_an_engine_that_got_something_else_leaves(fleet: Fleet, roles: Roles) -> None:
+    def damage(engine: Any) -> None:
+        from zj_ray.weights.gloo import Wire
+
+        honest = Wire.broadcast
+
+        def flip(wire: Wire, tensor: torch.Tensor) -> None:
+            honest(wire, tensor)
+            tensor.view(torch.int32).flatten()[0] ^= 1
+
+        Wire.broadcast = flip  # type: ignore[method-assign]
+
+    ray.get(fleet.actors["engine-1"].__ray_call__.remote(damage), timeout=30)
+    report = fleet.publish(roles.weights(8))
+    assert report.confirmed == ("engine-0",) and report.checksum_failures == 1
+    assert "arrived damaged" in fleet.lives["engine-1"].last_error
+    fleet.heal()

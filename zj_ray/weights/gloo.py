@@ -1,0 +1,108 @@
+"""Weight transfer over gloo, through vLLM's weight-transfer API: its NCCL backend with another wire, for machines without GPUs.
+
+`register` makes it known to vLLM's factories; then it is chosen by its name like vLLM's own backends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributed import BroadcastOptions, ProcessGroupGloo, TCPStore
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, worker_init_payload
+from vllm.distributed.weight_transfer.nccl_engine import (
+    NCCLTrainerInitInfo,
+    NCCLTrainerWeightTransferEngine,
+    NCCLWeightTransferEngine,
+    NCCLWeightTransferUpdateInfo,
+)
+
+NAME = "gloo"
+WIRE_TIMEOUT = timedelta(seconds=60)  # of one message; the fleet's own limits are for the whole transfer
+
+
+class Wire:
+    """A gloo group of the sender (rank 0) and the engines, apart from the process groups that either side has already."""
+
+    def __init__(self, address: str, port: int, rank: int, world: int) -> None:
+        store = TCPStore(address, port, world, is_master=rank == 0, timeout=WIRE_TIMEOUT)
+        self.group: Any = ProcessGroupGloo(store, rank, world, WIRE_TIMEOUT)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        options = BroadcastOptions()
+        options.rootRank = options.rootTensor = 0
+        self.group.broadcast([tensor], options).wait()
+
+
+class GlooTransferEngine(NCCLWeightTransferEngine):
+    """The engine's end."""
+
+    wire: Wire | None = None
+
+    def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        assert init_info.master_address is not None and init_info.master_port is not None
+        self.wire = Wire(init_info.master_address, init_info.master_port, init_info.rank_offset, init_info.world_size)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))  # vLLM's own waits for an accelerator afterwards
+
+    def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
+        self.model.load_weights(self._arriving(update_info))  # type: ignore[operator]
+
+    def _arriving(self, update_info: NCCLWeightTransferUpdateInfo) -> Iterator[tuple[str, Tensor]]:
+        assert self.wire is not None
+        for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            self.wire.broadcast(tensor)
+            yield name, tensor
+
+    def shutdown(self) -> None:
+        self.wire = None
+
+
+@dataclass
+class GlooTrainerInitInfo(NCCLTrainerInitInfo):
+    backend: ClassVar[str] = NAME
+
+
+class GlooTrainerEngine(NCCLTrainerWeightTransferEngine):
+    """The policy's end; the round trip is vLLM's."""
+
+    init_info_cls = GlooTrainerInitInfo
+    wire: Wire | None = None
+
+    @classmethod
+    def trainer_init(cls, init_info: Any, *, client: Any, source: Any = None) -> GlooTrainerEngine:
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if not engine.is_sender:
+            return engine
+        worker = NCCLWeightTransferInitInfo(
+            master_address=init_info.master_address, master_port=init_info.master_port, rank_offset=1, world_size=init_info.world_size
+        )
+        with ThreadPoolExecutor(1) as pool:  # both ends meet inside the calls
+            joined = pool.submit(client.init_weight_transfer_engine, worker_init_payload(worker))
+            engine.wire = Wire(init_info.master_address, init_info.master_port, 0, init_info.world_size)
+            joined.result()
+        return engine
+
+    def _broadcast(self, source: Any, meta: Any) -> None:
+        for _, tensor in self._checked_iter(source, meta) if self.wire else source:
+            if self.wire:
+                self.wire.broadcast(tensor.contiguous())
+
+    def shutdown(self) -> None:
+        self.wire = None
+
+
+def register() -> None:
+    """Make the backend known in this process; a second call does nothing."""
+    for factory, engine in ((WeightTransferEngineFactory, GlooTransferEngine), (WeightTransferTrainerFactory, GlooTrainerEngine)):
+        with contextlib.suppress(ValueError):
+            factory.register_engine(NAME, engine)  # type: ignore[arg-type]
