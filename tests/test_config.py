@@ -110,6 +110,7 @@ RULE_FAULTS = {
     "NCCL between CPUs": ("fleet: {transport: nccl}", "is for GPUs", "gloo"),
     "gloo between GPUs": ("fleet: {transport: gloo, engine_gpus: 1}", "is for engines on CPUs", "nccl"),
     "adapters by broadcast": ("ppo: {push: adapter, policy: {lora: {rank: 8}}}\nfleet: {transport: gloo}", "sends whole weights", "object_store"),
+    "asleep at work": ("fleet: {engine_gpus: 0.5, sleep: true}\nppo: {max_staleness: 1}", "hold consultations meanwhile", "GPUs of their own"),
     "too much for a GPU": ("ppo: {policy: {gpus: 1}, reference: {gpus: 1}, colocate: [[policy, reference]]}", "more than a whole one", "a part"),
     "Muon on cut matrices": ("sft: {optimizer: muon}", "cuts them into pieces", "zero_stage to 0"),
 }
@@ -135,6 +136,7 @@ NO_EFFECT = {
     "fleet.gpu_memory_utilization": "fleet: {gpu_memory_utilization: 0.85}",
     "fleet.kv_cache_mb": "fleet: {engine_gpus: 1, kv_cache_mb: 256}",
     "fleet.threads": "fleet: {engine_gpus: 1, threads: 1}",
+    "fleet.sleep": "fleet: {sleep: true}",
     "ppo.kl_target": "ppo: {kl_controller: fixed, kl_target: 0.1}",
     "ppo.kl_horizon": "ppo: {kl_controller: fixed, kl_horizon: 200}",
     "ppo.lam": "ppo: {advantage: reinforce_pp, lam: 0.95}",

@@ -141,7 +141,7 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
     if fleet.engine_gpus > 0:
         yield from ((f"fleet.{key}", "fleet.engine_gpus > 0: the engines run on GPUs") for key in ("threads", "kv_cache_mb"))
     else:
-        yield "fleet.gpu_memory_utilization", "fleet.engine_gpus is 0: the engines run on CPUs"
+        yield from ((f"fleet.{key}", "fleet.engine_gpus is 0: the engines run on CPUs") for key in ("gpu_memory_utilization", "sleep"))
     if ppo.kl_controller == "fixed":
         yield from ((f"ppo.{key}", "ppo.kl_controller is fixed") for key in ("kl_target", "kl_horizon"))
     if ppo.advantage != "gae":
@@ -173,6 +173,9 @@ def _faults(config: Config) -> Iterator[Fault]:
     yield from _feedback_faults(config.feedback, config.data.source)
     yield from _fleet_faults(config.fleet, config.serve.replica_gpus)
     yield from _transport_faults(config.fleet, config.ppo.push)
+    if config.fleet.sleep and config.ppo.max_staleness > 0:
+        what = "'fleet.sleep' lets engines sleep while the trainers work, but ppo.max_staleness has them hold consultations meanwhile"
+        yield Fault(("fleet.sleep", "ppo.max_staleness"), what, "give the engines GPUs of their own, or set ppo.max_staleness to 0")
     yield from _ppo_faults(config.ppo, config.model.max_length)
 
 

@@ -88,7 +88,7 @@ def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig, lo
         "generation_config": "vllm",  # never the model folder's own sampling defaults
     }
     if on_gpu:
-        arguments["gpu_memory_utilization"] = fleet.gpu_memory_utilization
+        arguments |= {"gpu_memory_utilization": fleet.gpu_memory_utilization, "enable_sleep_mode": fleet.sleep}
     else:
         arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": fleet.kv_cache_mb << 20}
     if fleet.transport != "object_store":
@@ -106,6 +106,7 @@ class EngineThread:
         self.commands: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue()
         self.pending: dict[str, Future] = {}
         self.version = self.base_version = -1
+        self.asleep: set[str] = set()
         self.adapter: Any = None  # vLLM's LoRARequest that goes with every turn
         self.folder = tempfile.TemporaryDirectory(prefix="zj-adapter-")
         self.tokens = 0
@@ -193,26 +194,44 @@ class EngineThread:
             waiting.set_result(TurnOutput(token_ids, logprobs, completion.finish_reason == "stop", self.version))
 
     def load(self, manifest: WeightManifest, buckets: list[Any]) -> None:
-        """Called as a command, hence between steps. The prefix cache holds keys of the old weights: it must go."""
+        """Called as a command, hence between steps."""
+        self._wake("weights")
         if manifest.adapter is None:
             self._drop_adapter()
             self.engine.collective_rpc("receive_weights", args=(manifest, buckets))
             self.base_version = manifest.version
         else:
             self._take_adapter(manifest, buckets)
-        self.engine.reset_prefix_cache()
-        self.version = manifest.version
+        self._loaded(manifest.version)
 
     def transfer(self, method: str, *arguments: Any) -> Any:
         """A step of a weight transfer, called as a command: one of the worker's methods."""
+        self._wake("weights")
         [result] = self.engine.collective_rpc(method, args=arguments)
         return result
 
     def transferred(self, version: int) -> None:
         """Whole weights of this version have come by transfer."""
         self._drop_adapter()
+        self.base_version = version
+        self._loaded(version)
+
+    def _loaded(self, version: int) -> None:
+        """The prefix cache holds keys of the old weights: it must go."""
+        self._wake("kv_cache")
         self.engine.reset_prefix_cache()
-        self.version = self.base_version = version
+        self.version = version
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until weights come. Level 2 forgets the weights too; those that an adapter stands on are kept."""
+        self.engine.sleep(2 if self.adapter is None else 1)
+        self.asleep = {"weights", "kv_cache"}
+
+    def _wake(self, part: str) -> None:
+        """In two steps, so that the trainers' copy of the weights and the KV cache need not be in memory at once."""
+        if part in self.asleep:
+            self.engine.wake_up([part])
+            self.asleep.remove(part)
 
     def _take_adapter(self, manifest: WeightManifest, buckets: list[Any]) -> None:
         """Every version has an id of its own: under the same id vLLM would go on with the old adapter, silently."""
@@ -280,6 +299,11 @@ class RolloutEngine:
             loaded = self.core.submit(partial(self.core.load, weights.manifest, buckets))
             await asyncio.wait_for(asyncio.wrap_future(loaded), self.fleet.sync_timeout)
         return SyncReceipt(self.core.version, time.monotonic() - started, 0)
+
+    async def sleep(self) -> None:
+        """Until the next weights come: they wake it."""
+        await self._finish_turns()
+        await asyncio.wait_for(asyncio.wrap_future(self.core.submit(self.core.sleep)), self.fleet.sync_timeout)
 
     async def transfer(self, method: str, *arguments: Any) -> Any:
         """A step of a weight transfer that the policy drives (`weights/transfer.py`); a model in the middle of one answers nobody."""

@@ -205,6 +205,20 @@ class Fleet:
             life.died(_first_line(error))
             ray.kill(self.actors.pop(life.name), no_restart=True)
 
+    def sleep(self) -> None:
+        """Let the engines give back their GPU memory; the next publication wakes them. Until then none serves."""
+        self._loop.run(self._sleep(), self._sync_limit + GRACE)
+
+    async def _sleep(self) -> None:
+        async def one(life: EngineLife) -> None:
+            life.outdated()
+            try:
+                await asyncio.wait_for(self.actors[life.name].sleep.remote(), self._sync_limit)
+            except (TimeoutError, RayActorError, RayTaskError) as error:
+                self._lose(life, error)
+
+        await asyncio.gather(*[one(life) for life in self.lives.values() if life.state is EngineState.SERVING])
+
     def heal(self) -> list[str]:
         """Replace dead engines and bring the new ones to the current weights; returns their names."""
         return self._loop.run(self._heal(), self.start_timeout + self._sync_limit + GRACE)
@@ -217,7 +231,8 @@ class Fleet:
         if dead:
             await self._wait_ready()
         out_of_date = self._out_of_date()
-        if self.published and not self.published[-1].senders and out_of_date:  # what was sent is gone: they wait for the next
+        # Sleepers wait for the next publication, and so does a newcomer where weights are sent: what was sent is gone.
+        if self.published and not self.published[-1].senders and not self.config.sleep and out_of_date:
             await self._sync(out_of_date)
         return [life.name for life in dead]
 

@@ -83,6 +83,8 @@ class PPOLoop:
         rollout = self.rollouts.take(step)
         prompts, trajectories = rollout.prompts, rollout.consultations.trajectories
         check_staleness(trajectories, self.shop.version, self.config.max_staleness)
+        if self.shop.config.fleet.sleep:
+            self.fleet.sleep()
         watch.lap("rollout")
         batch = RolloutBatch.of(trajectories, self.shop.version)
         scores = self.roles.score(batch)
