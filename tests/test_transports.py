@@ -23,7 +23,7 @@ from zj_ray.roles.roles import Models, Roles
 from zj_ray.training.model import new_heads
 from zj_ray.weights.bucket import Fingerprint
 
-FLEET = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=60, transport="gloo")
+FLEET = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=20, transport="gloo")
 CONFIG = replace(
     PPOConfig(), advantage="reinforce_pp", policy=PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=3), critic=LearnerRoleConfig(cpus=0.1)
 )
@@ -118,7 +118,8 @@ def test_engines_that_sleep_get_no_work_until_weights_come(fleet: Fleet, roles: 
     for version, weights in ((52, _by_object_store(roles, 52)), (53, roles.weights(53))):
         fleet.sleep()
         assert all(life.state is EngineState.STALE for life in fleet.lives.values())
-        assert all(ray.get([actor.__ray_call__.remote(lambda engine: engine.core.engine.is_sleeping()) for actor in fleet.actors.values()], timeout=30))
+        asleep = [actor.__ray_call__.remote(lambda engine: engine.core.engine.is_sleeping()) for actor in fleet.actors.values()]
+        assert all(ray.get(asleep, timeout=30))
         fleet.publish(weights)
         assert _greedy(fleet, folder, f"woken for {version}") == awake
 
@@ -130,7 +131,8 @@ def test_a_dead_engine_is_left_out_and_its_successor_joins_the_next_transfer(fle
     assert fleet.publish(roles.weights(60)).confirmed == ("engine-1",)
     assert fleet.lives["engine-0"].state is EngineState.DEAD  # the witness that the fault took place
     [alone] = _greedy(fleet, folder, "alone")
-    assert fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.STALE
+    assert fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.SERVING  # a packed copy brought it up to date
+    assert _greedy(fleet, folder, "healed") == [alone, alone]
     assert fleet.publish(roles.weights(70)).confirmed == ("engine-0", "engine-1")
     assert _greedy(fleet, folder, "together") == [alone, alone]
 

@@ -26,6 +26,12 @@ class ZjError(Exception):
         return (_restore, (type(self), self.what, self.where, self.remedy))
 
 
+def brief(error: BaseException) -> str:
+    """What happened, in one line: of a traceback from another process the last."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:300] if lines else type(error).__name__
+
+
 def _restore(kind: type[ZjError], what: str, where: str, remedy: str) -> ZjError:
     return kind(what, where=where, remedy=remedy)
 

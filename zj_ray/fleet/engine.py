@@ -61,16 +61,19 @@ class SyncReceipt:
     corrupted_buckets: int
 
 
-def cpu_environment(threads: int) -> dict[str, str]:
-    """What a CPU engine's process must be started with; each line was paid for (two engines with two threads on two cores are five times slower)."""
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TORCHDYNAMO_DISABLE": "1",  # else the first request with logprobs compiles for seconds
+def engine_environment(fleet: FleetConfig) -> dict[str, str]:
+    """What an engine's process must be started with; each line was paid for (two engines with two threads on two cores are five times slower)."""
+    anywhere = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed to the worker as they are; another process would want them serialized
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "VLLM_NO_USAGE_STATS": "1",
     }
+    on_cpu = {
+        "OMP_NUM_THREADS": str(fleet.threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",  # else the first request with logprobs compiles for seconds
+    }
+    return anywhere if fleet.engine_gpus > 0 else anywhere | on_cpu
 
 
 def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> dict[str, Any]:
@@ -295,19 +298,19 @@ class RolloutEngine:
             bad = corrupted(weights.manifest, buckets)
             if bad:
                 return SyncReceipt(self.core.version, time.monotonic() - started, len(bad))
-            await self._finish_turns()
+            await self.finish_turns()
             loaded = self.core.submit(partial(self.core.load, weights.manifest, buckets))
             await asyncio.wait_for(asyncio.wrap_future(loaded), self.fleet.sync_timeout)
         return SyncReceipt(self.core.version, time.monotonic() - started, 0)
 
     async def sleep(self) -> None:
         """Until the next weights come: they wake it."""
-        await self._finish_turns()
+        await self.finish_turns()
         await asyncio.wait_for(asyncio.wrap_future(self.core.submit(self.core.sleep)), self.fleet.sync_timeout)
 
     async def transfer(self, method: str, *arguments: Any) -> Any:
         """A step of a weight transfer that the policy drives (`weights/transfer.py`); a model in the middle of one answers nobody."""
-        await self._finish_turns()
+        await self.finish_turns()
         return await asyncio.wait_for(asyncio.wrap_future(self.core.submit(partial(self.core.transfer, method, *arguments))), self.fleet.sync_timeout)
 
     async def confirm(self, version: int) -> SyncReceipt:
@@ -316,7 +319,7 @@ class RolloutEngine:
         await asyncio.wait_for(asyncio.wrap_future(done), self.fleet.sync_timeout)
         return SyncReceipt(version, 0.0, 0)
 
-    async def _finish_turns(self) -> None:
+    async def finish_turns(self) -> None:
         """No turn may be spoken by two policies. The fleet sends no new ones meanwhile; each has a limit of its own."""
         while self.core.pending:
             await asyncio.sleep(TURN_POLL_SECONDS)
@@ -334,12 +337,11 @@ class RolloutEngine:
 
 def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> Any:
     """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded."""
-    environment = {} if fleet.engine_gpus > 0 else cpu_environment(fleet.threads)
     actor = ray.remote(RolloutEngine).options(
         num_cpus=fleet.engine_cpus,
         num_gpus=fleet.engine_gpus,
         max_concurrency=4 * fleet.max_in_flight,
         max_restarts=0,
-        runtime_env={"env_vars": environment},
+        runtime_env={"env_vars": engine_environment(fleet)},
     )
     return actor.remote(name, model_path, model, fleet, lora_rank)

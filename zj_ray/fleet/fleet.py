@@ -20,14 +20,14 @@ from zj_ray.config.schema import FleetConfig, ModelConfig
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.errors import WaitTimeout, ZjError, brief
 from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult
 from zj_ray.fleet.engine import SyncReceipt, TurnRequest, start_engine
 from zj_ray.fleet.loop import Loop
 from zj_ray.fleet.router import Router
 from zj_ray.fleet.states import EngineLife, EngineState
 from zj_ray.weights.bucket import PublishedWeights
-from zj_ray.weights.transfer import Sent
+from zj_ray.weights.transfer import STEPS, Sent
 
 GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
 FAILURES_TOLERATED = 2  # in a row, before an engine gets no more work until its next sync
@@ -101,7 +101,7 @@ class Fleet:
         Turns that are being spoken are finished first, with the weights that they began with; new ones wait. A LoRA adapter
         stands on the whole weights that were published last.
         """
-        return self._loop.run(self._publish(weights), self._sync_limit + GRACE)
+        return self._loop.run(self._publish(weights), self._publish_limit + GRACE)
 
     async def _publish(self, weights: PublishedWeights) -> SyncReport:
         self.published = (self.published[0], weights) if weights.manifest.adapter else (weights,)
@@ -121,10 +121,19 @@ class Fleet:
         """Longest that one engine may take to confirm [s]: the turns in flight, the pull and the load."""
         return self.config.turn_timeout + 2 * self.config.sync_timeout
 
+    @property
+    def _transfer_limit(self) -> float:
+        """Longest that the policy may take to send; its own waits for the engines end before [s]."""
+        return (STEPS + 1) * self.config.sync_timeout + GRACE
+
+    @property
+    def _publish_limit(self) -> float:
+        """Longest that a publication may take: with a transfer the last turns, the transfer, and packing and pulling if it broke [s]."""
+        return self._sync_limit if self.config.transport == "object_store" else 3 * self._sync_limit + self._transfer_limit
+
     async def _sync(self, lives: Sequence[EngineLife]) -> SyncReport:
         started, manifest = time.monotonic(), self.published[-1].manifest
-        damaged = sum(await asyncio.gather(*map(self._bring_up_to_date, lives)))
-        return self._report(started, manifest.nbytes, damaged)
+        return self._report(started, manifest.nbytes, await self._pull(lives))
 
     def _report(self, started: float, nbytes: int, damaged: int) -> SyncReport:
         """Who has confirmed what is published. Raises ZjError if nobody has."""
@@ -139,37 +148,67 @@ class Fleet:
         return SyncReport(version, nbytes, time.monotonic() - started, confirmed, damaged)
 
     async def _transfer(self, weights: PublishedWeights) -> SyncReport:
-        """The policy's ranks send to all engines at once. A transfer that breaks takes all its engines along: new ones get a second."""
+        """The policy's ranks send to all engines at once. Who was left with nothing, but lives, pulls a packed copy."""
         started = time.monotonic()
-        for attempt in (1, 2):
-            lives = await self._answering(self._out_of_date())
-            engines = {life.name: self.actors[life.name] for life in lives}
-            sends = [sender.send_weights.remote(engines, self.config.transport, self.config.sync_timeout) for sender in weights.senders]
-            try:
-                sent, *_ = await asyncio.wait_for(asyncio.gather(*sends), self._sync_limit)
-            except (TimeoutError, RayActorError, RayTaskError, ZjError) as error:
-                for life in lives:
-                    self._lose(life, error)
-                if attempt == 1:
-                    await self._heal()
-                continue
-            damaged = sum(await asyncio.gather(*[self._confirm(life, sent, weights.manifest.version) for life in lives]))
-            return self._report(started, sent.nbytes, damaged)
-        return self._report(started, 0, 0)
+        lives = await self._settled(self._out_of_date())
+        if not lives:
+            return self._report(started, 0, 0)
+        sent = await self._sent(weights, {life.name: self.actors[life.name] for life in lives})
+        for life in lives:
+            life.last_error = sent.failed.get(life.name, life.last_error)
+        damaged = sum(await asyncio.gather(*[self._confirm(life, sent, weights.manifest.version) for life in lives if life.name in sent.received]))
+        damaged += await self._pull([life for life in lives if life.name in sent.failed])
+        return self._report(started, sent.nbytes, damaged)
 
-    async def _answering(self, lives: Sequence[EngineLife]) -> list[EngineLife]:
-        """Those that are alive. The dead leave here: a transfer would wait for them."""
+    async def _settled(self, lives: Sequence[EngineLife]) -> list[EngineLife]:
+        """Those that have spoken their last turn. The dead leave here: a transfer would wait for them."""
 
-        async def alive(life: EngineLife) -> bool:
+        async def settled(life: EngineLife) -> bool:
             try:
-                await asyncio.wait_for(self.actors[life.name].health.remote(), self.config.sync_timeout)
+                await asyncio.wait_for(self.actors[life.name].finish_turns.remote(), self._sync_limit)
             except (TimeoutError, RayActorError, RayTaskError) as error:
                 self._lose(life, error)
                 return False
             return True
 
-        answers = await asyncio.gather(*map(alive, lives))
+        answers = await asyncio.gather(*map(settled, lives))
         return [life for life, answer in zip(lives, answers, strict=True) if answer]
+
+    async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
+        """Raises ZjError when it is the policy that failed."""
+        version, limit = weights.manifest.version, self._transfer_limit
+        sends = [sender.send_weights.remote(version, engines, self.config.transport, self.config.sync_timeout) for sender in weights.senders]
+        return (await self._of_policy(sends, limit, f"send weights of version {version} to {', '.join(engines)}"))[0]
+
+    async def _of_policy(self, work: Sequence[Any], limit: float, what: str) -> list[Any]:
+        """The answers of all its ranks."""
+        try:
+            return await asyncio.wait_for(asyncio.gather(*work), limit)
+        except TimeoutError:
+            raise WaitTimeout(f"did not {what} within {limit:.0f} s", where="role policy", remedy="raise fleet.sync_timeout") from None
+        except (RayActorError, RayTaskError) as error:
+            remedy = "`zj run` again resumes from the last checkpoint; see log.txt"
+            raise ZjError(f"could not {what}: {brief(error)}", where="role policy", remedy=remedy) from error
+
+    async def _pull(self, lives: Sequence[EngineLife]) -> int:
+        """Through the object store; returns how many engines or buckets were damaged. What was sent is packed first.
+
+        Where the policy has moved on meanwhile, or is gone, there is nothing to pack: those engines wait for the next publication.
+        """
+        last = self.published[-1]
+        if last.senders and lives:
+            version = last.manifest.version
+            try:
+                packs = [sender.packed_weights.remote(version) for sender in last.senders]
+                packed = (await self._of_policy(packs, self._sync_limit, f"pack weights of version {version}"))[0]
+            except WaitTimeout:
+                raise
+            except ZjError:
+                packed = None
+            if packed is None:
+                return 0
+            self.published = (packed,)
+        return sum(await asyncio.gather(*map(self._bring_up_to_date, lives)))
 
     async def _confirm(self, life: EngineLife, sent: Sent, version: int) -> int:
         """One engine serves if it got what was sent, or is out; returns 1 if it got something else."""
@@ -202,7 +241,7 @@ class Fleet:
 
     def _lose(self, life: EngineLife, error: BaseException) -> None:
         if life.state is not EngineState.DEAD:
-            life.died(_first_line(error))
+            life.died(brief(error))
             ray.kill(self.actors.pop(life.name), no_restart=True)
 
     def sleep(self) -> None:
@@ -220,8 +259,8 @@ class Fleet:
         await asyncio.gather(*[one(life) for life in self.lives.values() if life.state is EngineState.SERVING])
 
     def heal(self) -> list[str]:
-        """Replace dead engines and bring the new ones to the current weights; returns their names."""
-        return self._loop.run(self._heal(), self.start_timeout + self._sync_limit + GRACE)
+        """Replace dead engines and bring the new ones to the current weights, as far as those can be had; returns their names."""
+        return self._loop.run(self._heal(), self.start_timeout + 2 * self._sync_limit + GRACE)
 
     async def _heal(self) -> list[str]:
         dead = [life for life in self.lives.values() if life.state is EngineState.DEAD]
@@ -231,9 +270,8 @@ class Fleet:
         if dead:
             await self._wait_ready()
         out_of_date = self._out_of_date()
-        # Sleepers wait for the next publication, and so does a newcomer where weights are sent: what was sent is gone.
-        if self.published and not self.published[-1].senders and not self.config.sleep and out_of_date:
-            await self._sync(out_of_date)
+        if self.published and out_of_date and not self.config.sleep:  # sleepers wait for the next publication
+            self.checksum_failures += await self._pull(out_of_date)
         return [life.name for life in dead]
 
     async def ask(self, request: TurnRequest, previous: str | None) -> Answered:
@@ -241,7 +279,7 @@ class Fleet:
         avoid: frozenset[str] = frozenset()
         error: BaseException | None = None
         for attempt in range(1, self.config.turn_retries + 1):
-            await asyncio.wait_for(self._at_rest.wait(), self._sync_limit + GRACE)  # a publication is bounded by the first
+            await asyncio.wait_for(self._at_rest.wait(), self._publish_limit + GRACE)  # a publication is bounded by the first
             name = self.router.choose(self.lives.values(), previous, avoid)
             if name is None:
                 break
@@ -258,11 +296,11 @@ class Fleet:
                 self._lose(life, lost)
             except (RayTaskError, ZjError, TimeoutError) as fault:
                 error = fault
-                life.failed(_first_line(fault), FAILURES_TOLERATED)
+                life.failed(brief(fault), FAILURES_TOLERATED)
             finally:
                 self.router.finished(name)
             avoid |= {name}
-        raise ZjError(f"turn {request.key} was given up: {_first_line(error) if error else 'no engine serves'}", where="fleet")
+        raise ZjError(f"turn {request.key} was given up: {brief(error) if error else 'no engine serves'}", where="fleet")
 
     def rollout(
         self,
@@ -341,7 +379,3 @@ class Fleet:
         for life in self.lives.values():
             if life.state is not EngineState.DEAD:
                 life.died("closed")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__

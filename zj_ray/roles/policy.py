@@ -16,6 +16,7 @@ from zj_ray.algorithms.kl import kl
 from zj_ray.algorithms.logprobs import Entropy
 from zj_ray.algorithms.policy_loss import clip_fraction, token_policy_loss
 from zj_ray.config.schema import LoraConfig, ModelConfig
+from zj_ray.errors import ZjError
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.rank import Rank, flat, packed
 from zj_ray.training.engine import StepResult
@@ -67,6 +68,7 @@ class PolicyRank(Rank):
         super().__init__(model, seed, timeout)
         self.objective, self.lora = objective, lora
         self.sender: Sender | None = None
+        self.offered: int | None = None  # version under which the engines may have the weights that are here now
 
     def load_model(self, path: str) -> nn.Module:
         policy = TokenLogprobs(load_causal_lm(path, self.model_config))
@@ -89,6 +91,7 @@ class PolicyRank(Rank):
 
     def update(self, batch: RolloutBatch, plans: Sequence[MiniBatchPlan], kl_coefficient: float) -> UpdateStats:
         """One optimizer step for each plan. kl_coefficient: β of this step, used where the KL is paid in the loss."""
+        self.offered = None
         sums = np.zeros(4)  # loss, clipped tokens, entropy, tokens: sums over this rank's tokens
         results: list[StepResult] = []
 
@@ -133,8 +136,22 @@ class PolicyRank(Rank):
         manifest, buckets = pack_weights(named, version, adapter=adapter_config(lm) if adapters_alone else None)
         return PublishedWeights(manifest, tuple(ray.put(bucket) for bucket in buckets))
 
-    def send_weights(self, engines: dict[str, Any], transport: str, timeout: float) -> Sent | None:
-        """Send the current weights straight to the engines; rank 0 tells what they got."""
+    def load(self, folder: str) -> None:
+        self.offered = None
+        super().load(folder)
+
+    def offer(self, version: int) -> None:
+        """The engines may have the current weights under this version until they change."""
+        self.offered = version
+
+    def packed_weights(self, version: int) -> PublishedWeights | None:
+        """As `weights`, for engines that were not there when they were sent; None from every rank if the policy has moved on."""
+        return self.weights(version, adapters_alone=False) if self.offered == version else None
+
+    def send_weights(self, version: int, engines: dict[str, Any], transport: str, timeout: float) -> Sent | None:
+        """Send the offered weights straight to the engines; rank 0 tells what they got."""
+        if self.offered != version:
+            raise ZjError(f"weights of version {version} were to be sent, but the policy has moved on", where="role policy")
         if self.sender is None:
             self.sender = Sender(transport, self.rank, self.engine.module.backbone, self.engine.gather, timeout)  # type: ignore[arg-type]
         return self.sender.send(engines)

@@ -123,6 +123,7 @@ class Roles:
         With another transport nothing is copied: the fleet will ask the policy's ranks to send them.
         """
         if self._transport != "object_store":
+            self.policy.wait(self.policy.call("offer", version), what="offer its weights")
             return PublishedWeights(WeightManifest(version, (), (), 0), (), senders=tuple(self.policy.actors))
         published = self.policy.wait(self.policy.call("weights", version, self.config.push == "adapter"), what="publish its weights")[0]
         if published is None:

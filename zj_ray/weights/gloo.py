@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -25,15 +25,16 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 )
 
 NAME = "gloo"
-WIRE_TIMEOUT = timedelta(seconds=60)  # of one message; the fleet's own limits are for the whole transfer
 
 
 class Wire:
     """A gloo group of the sender (rank 0) and the engines, apart from the process groups that either side has already."""
 
-    def __init__(self, address: str, port: int, rank: int, world: int) -> None:
-        store = TCPStore(address, port, world, is_master=rank == 0, timeout=WIRE_TIMEOUT)
-        self.group: Any = ProcessGroupGloo(store, rank, world, WIRE_TIMEOUT)
+    def __init__(self, address: str, port: int, rank: int, world: int, timeout: float) -> None:
+        """timeout: longest wait for the others, to join and in each message [s]."""
+        limit = timedelta(seconds=timeout)
+        store = TCPStore(address, port, world, is_master=rank == 0, timeout=limit)
+        self.group: Any = ProcessGroupGloo(store, rank, world, limit)
 
     def broadcast(self, tensor: Tensor) -> None:
         options = BroadcastOptions()
@@ -41,14 +42,19 @@ class Wire:
         self.group.broadcast([tensor], options).wait()
 
 
+@dataclass(kw_only=True)
+class GlooInitInfo(NCCLWeightTransferInitInfo):
+    timeout: float
+
+
 class GlooTransferEngine(NCCLWeightTransferEngine):
     """The engine's end."""
 
+    init_info_cls = GlooInitInfo  # type: ignore[assignment]
     wire: Wire | None = None
 
-    def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
-        assert init_info.master_address is not None and init_info.master_port is not None
-        self.wire = Wire(init_info.master_address, init_info.master_port, init_info.rank_offset, init_info.world_size)
+    def init_transfer_engine(self, init_info: Any) -> None:
+        self.wire = Wire(init_info.master_address, init_info.master_port, init_info.rank_offset, init_info.world_size, init_info.timeout)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))  # vLLM's own waits for an accelerator afterwards
@@ -70,12 +76,13 @@ class GlooTransferEngine(NCCLWeightTransferEngine):
 @dataclass
 class GlooTrainerInitInfo(NCCLTrainerInitInfo):
     backend: ClassVar[str] = NAME
+    timeout: float = field(kw_only=True)
 
 
 class GlooTrainerEngine(NCCLTrainerWeightTransferEngine):
     """The policy's end; the round trip is vLLM's."""
 
-    init_info_cls = GlooTrainerInitInfo
+    init_info_cls = GlooTrainerInitInfo  # type: ignore[assignment]
     wire: Wire | None = None
 
     @classmethod
@@ -83,12 +90,10 @@ class GlooTrainerEngine(NCCLTrainerWeightTransferEngine):
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         if not engine.is_sender:
             return engine
-        worker = NCCLWeightTransferInitInfo(
-            master_address=init_info.master_address, master_port=init_info.master_port, rank_offset=1, world_size=init_info.world_size
-        )
+        meeting = {key: getattr(init_info, key) for key in ("master_address", "master_port", "world_size", "timeout")}
         with ThreadPoolExecutor(1) as pool:  # both ends meet inside the calls
-            joined = pool.submit(client.init_weight_transfer_engine, worker_init_payload(worker))
-            engine.wire = Wire(init_info.master_address, init_info.master_port, 0, init_info.world_size)
+            joined = pool.submit(client.init_weight_transfer_engine, worker_init_payload(GlooInitInfo(**meeting, rank_offset=1)))
+            engine.wire = Wire(init_info.master_address, init_info.master_port, 0, init_info.world_size, init_info.timeout)
             joined.result()
         return engine
 

@@ -2,58 +2,88 @@
 
 Rank 0 sends; the other ranks take part in gathering what ZeRO has cut up. The engines' end is vLLM's worker with
 `WeightReceiver`. Both ends compute a fingerprint of what they sent or received: only equal ones confirm a version.
+
+An engine that fails on the way must not take the policy along: whatever happens, every rank gathers every weight, so that
+the ranks stay in step, and rank 0 tells which engines got nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor, nn
 
-from zj_ray.errors import ConfigError
+from zj_ray.errors import ConfigError, brief
 from zj_ray.training.lora import Weight, plain_weights
 from zj_ray.training.ports import free_port
 from zj_ray.weights.bucket import Fingerprint
 
+STEPS = 4  # of a transfer, each with a limit of its own: join, start, receive, finish
 Gather = Callable[[Iterator[Weight]], Iterator[tuple[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class Sent:
-    """fingerprint: of what left the policy; received: of what each engine got, by name."""
+    """fingerprint: of what left the policy; by engine, received: that of what it got, and failed: why it got nothing."""
 
     fingerprint: str
     received: Mapping[str, str]
+    failed: Mapping[str, str]
     nbytes: int
 
 
+class BrokenTransfer(Exception):
+    """An engine failed in a broadcast, which reaches all or none."""
+
+
 class Engines:
-    """What vLLM's trainer side calls its client: the engines as one. Every call goes to all of them and has a limit."""
+    """What vLLM's trainer side calls its client: the engines as one. Every call goes to all that have not failed and has a limit.
 
-    def __init__(self, actors: Mapping[str, Any], timeout: float) -> None:
-        self.actors, self.timeout = dict(actors), timeout
+    A broadcast ends with the first failure: its other members would wait for the one that failed. Without one (CUDA IPC) the
+    transfer goes on for the others, as the policy's ranks wait for each other between its calls.
+    """
+
+    def __init__(self, actors: Mapping[str, Any], timeout: float, broadcast: bool) -> None:
+        self.actors, self.timeout, self.broadcast = dict(actors), timeout, broadcast
         self.received: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
 
-    def _all(self, method: str, arguments: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
-        each = arguments or [()] * len(self.actors)
-        return ray.get([actor.transfer.remote(method, *mine) for actor, mine in zip(self.actors.values(), each, strict=True)], timeout=self.timeout)
+    def _all(self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda place: ()) -> dict[str, Any]:
+        """The engines' answers by name. arguments: for the engine at a place, counted from 1."""
+        members = [(name, actor, arguments(place)) for place, (name, actor) in enumerate(self.actors.items(), 1) if name not in self.failed]
+        asked = {name: actor.transfer.remote(method, *mine) for name, actor, mine in members}
+        ready = ray.wait(list(asked.values()), num_returns=len(asked), timeout=self.timeout)[0] if asked else []
+        answers = {}
+        for name, reference in asked.items():
+            if reference not in ready:
+                self.failed[name] = f"{method} was not done after {self.timeout:.0f} s"
+                continue
+            try:
+                answers[name] = ray.get(reference, timeout=self.timeout)
+            except (RayActorError, RayTaskError) as error:
+                self.failed[name] = brief(error)
+        if self.failed and self.broadcast:
+            raise BrokenTransfer("; ".join(f"{name}: {why}" for name, why in self.failed.items()))
+        return answers
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Every engine is a vLLM of its own and counts its ranks from 0: tell each where it stands in the group."""
-        places = [{"rank_offset": place} if "rank_offset" in init_info else {} for place in range(1, len(self.actors) + 1)]
-        self._all("init_weight_transfer_engine", [(init_info | place,) for place in places])
+        self._all("init_weight_transfer_engine", lambda place: (init_info | ({"rank_offset": place} if "rank_offset" in init_info else {}),))
 
     def start_weight_update(self) -> None:
         self._all("start_transfer")
 
     def update_weights(self, update_info: Any) -> None:
-        self._all("update_weights", [(update_info,)] * len(self.actors))
+        self._all("update_weights", lambda place: (update_info,))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self.received = dict(zip(self.actors, self._all("finish_transfer"), strict=True))
+        self.received = self._all("finish_transfer")
 
 
 class Sender:
@@ -67,22 +97,55 @@ class Sender:
         self.trainer: Any = None
 
     def send(self, engines: Mapping[str, Any]) -> Sent | None:
-        """Bring the engines to the policy's weights. The group is made anew where its members are not those of last time."""
-        if self.client is None or list(self.client.actors.items()) != list(engines.items()):
-            self._connect(engines)
-        assert self.client is not None
-        self.source.fingerprint = Fingerprint()
-        self.trainer.send_weights()
+        """Bring the engines to the policy's weights. The group is made anew where its members are not those of last time, or one failed."""
+        self.source.begin()
+        reason = ""
+        try:
+            self._transfer(engines)
+        except Exception as error:  # vLLM's, gloo's, NCCL's, or an engine's
+            if self.rank != 0:
+                raise
+            reason = brief(error)
+            self._leave()
+            self.source.finish()
         if self.rank != 0:
             return None
-        return Sent(self.source.fingerprint.hex(), self.client.received, self.source.fingerprint.nbytes)
+        assert self.client is not None
+        received, failures = self.client.received, self.client.failed
+        failed = {name: failures.get(name, reason) for name in engines if name not in received}
+        if failed:
+            self.client = None
+        return Sent(self.source.fingerprint.hex(), received, failed, self.source.fingerprint.nbytes)
 
-    def _connect(self, engines: Mapping[str, Any]) -> None:
-        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+    def _transfer(self, engines: Mapping[str, Any]) -> None:
+        if self.client is None or list(self.client.actors.items()) != list(engines.items()):
+            self._join(engines)
+        assert self.client is not None
+        self.client.received = {}
+        with self._bounded():
+            self.trainer.send_weights()
 
+    @contextlib.contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """NCCL waits for ever for a peer that is gone, unless its communicator is aborted, which `shutdown` does."""
+        watch = threading.Timer(STEPS * self.timeout, self._leave)
+        if self.transport == "nccl" and self.rank == 0:
+            watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def _leave(self) -> None:
         if self.trainer is not None:
             self.trainer.shutdown()
-        self.client = Engines(engines, self.timeout)
+
+    def _join(self, engines: Mapping[str, Any]) -> None:
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+
+        self._leave()
+        self.trainer = None
+        self.client = Engines(engines, self.timeout, broadcast=self.transport != "ipc")
         self.trainer = WeightTransferTrainerFactory.trainer_init(self._init_info(len(engines)), client=self.client, source=self.source)
 
     def _init_info(self, engines: int) -> Any:
@@ -98,7 +161,7 @@ class Sender:
         from zj_ray.weights.gloo import GlooTrainerInitInfo, register
 
         register()
-        return GlooTrainerInitInfo(**group)
+        return GlooTrainerInitInfo(**group, timeout=self.timeout)
 
 
 def _source(model: nn.Module, gather: Gather) -> Any:
@@ -110,13 +173,25 @@ def _source(model: nn.Module, gather: Gather) -> Any:
         raise ConfigError("this vLLM has no trainer's side of weight transfer", where="fleet.transport", remedy=remedy) from error
 
     class Gathered(WeightSource):
-        fingerprint = Fingerprint()
+        def begin(self) -> None:
+            """Another transfer."""
+            self.fingerprint = Fingerprint()
+            self.passing: Iterator[tuple[str, Tensor]] | None = None
+
+        def finish(self) -> None:
+            """Gather for nobody what is left: the other ranks do not know that the transfer broke, and wait for this one."""
+            for _ in self.passing or iter(self):
+                pass
 
         def metadata(self) -> list[ParamMeta]:
             whole = [(name, parts[0]) for name, parts, _ in plain_weights(model)]
             return [ParamMeta(name, part.dtype, tuple(getattr(part, "ds_shape", part.shape))) for name, part in whole]
 
         def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+            self.passing = self._pass()
+            return self.passing
+
+        def _pass(self) -> Iterator[tuple[str, Tensor]]:
             for name, tensor in gather(plain_weights(model)):
                 self.fingerprint.add(name, tensor)
                 yield name, tensor.clone()  # a gathered tensor is gone when the next is asked for, and the wire may still read it

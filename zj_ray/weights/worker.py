@@ -19,12 +19,14 @@ class WeightReceiver:
 
     def receive_weights(self, manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> int:
         """Replace the model's weights; returns the version. `load_weights` alone would fail on CPU: weights are prepacked."""
+        self._drop_unfinished()
         self.model_runner.reload_weights(weights_iterator=unpack_weights(manifest, buckets))
         self._repack_tied_head()
         return manifest.version
 
     def start_transfer(self) -> None:
         """Weights are about to come through vLLM's weight-transfer API: note what the model is given."""
+        self._drop_unfinished()
         model = self.model_runner.model
         self.fingerprint, load = Fingerprint(), model.load_weights
 
@@ -42,6 +44,14 @@ class WeightReceiver:
         del self.model_runner.model.load_weights  # the class's own again
         self._repack_tied_head()
         return self.fingerprint.hex()
+
+    def _drop_unfinished(self) -> None:
+        """End a transfer that broke off: vLLM would count what came of it towards the next weights, and lose their last ones for it."""
+        model = self.model_runner.model
+        if "load_weights" in vars(model):
+            del model.load_weights
+            self._weight_update_active = True  # a failed update has cleared it, but only an active one can be finished
+            self.finish_weight_update()  # type: ignore[attr-defined]
 
     def _repack_tied_head(self) -> None:
         """On CPU the packed lm_head keeps the old weights, silently, when it is tied to the embeddings."""
