@@ -40,7 +40,7 @@ def fleet(ray_session: None, folder: Path) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def roles(ray_session: None, folder: Path) -> Iterator[Roles]:
-    roles = Roles(CONFIG, MODEL, seed=0, start_timeout=60, transport="gloo")
+    roles = Roles(CONFIG, MODEL, seed=0, start_timeout=60, fleet=FLEET)
     roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
     yield roles
     roles.close()

@@ -110,7 +110,18 @@ RULE_FAULTS = {
     "NCCL between CPUs": ("fleet: {transport: nccl}", "is for GPUs", "gloo"),
     "gloo between GPUs": ("fleet: {transport: gloo, engine_gpus: 1}", "is for engines on CPUs", "nccl"),
     "adapters by broadcast": ("ppo: {push: adapter, policy: {lora: {rank: 8}}}\nfleet: {transport: gloo}", "sends whole weights", "object_store"),
-    "asleep at work": ("fleet: {engine_gpus: 0.5, sleep: true}\nppo: {max_staleness: 1}", "hold consultations meanwhile", "GPUs of their own"),
+    "IPC to engines elsewhere": ("fleet: {transport: ipc, engine_gpus: 1}", "does not put them there", "add engines to the policy's group"),
+    "IPC to more engines than ranks": (
+        "ppo: {policy: {gpus: 0.6}, colocate: [[policy, engines]]}\nfleet: {transport: ipc, engine_gpus: 0.4, engines: 3}",
+        "3 engines for 2 ranks",
+        "fleet.engines to at most 2",
+    ),
+    "engines that take a GPU whole": (
+        "fleet: {engine_gpus: 1}\nppo: {policy: {gpus: 0.5}, colocate: [[policy, engines]]}",
+        "policy (0.5), engines (1) on one GPU",
+        "a part",
+    ),
+    "asleep at work": ("ppo: {max_staleness: 1}\nfleet: {engine_gpus: 0.5, sleep: true}", "hold consultations meanwhile", "GPUs of their own"),
     "too much for a GPU": ("ppo: {policy: {gpus: 1}, reference: {gpus: 1}, colocate: [[policy, reference]]}", "more than a whole one", "a part"),
     "Muon on cut matrices": ("sft: {optimizer: muon}", "cuts them into pieces", "zero_stage to 0"),
 }

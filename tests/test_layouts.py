@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from tests.tiny import MODEL, tiny_folder
-from zj_ray.config.schema import FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PolicyRoleConfig, PPOConfig, RoleConfig
+from zj_ray.config.schema import FleetConfig, FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PolicyRoleConfig, PPOConfig, RoleConfig
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import WaitTimeout
 from zj_ray.roles.batch import RolloutBatch
@@ -51,6 +51,16 @@ def test_roles_that_share_a_place_have_a_bundle_for_each_rank_and_the_others_a_p
     together, apart = plan_places(roles, [["policy", "reference"]])
     assert together.roles == ("policy", "reference") and apart.roles == ("reward",)
     assert together.bundles == ({"CPU": 3, "GPU": 1.0}, {"CPU": 3, "GPU": 1.0}, {"CPU": 2, "GPU": 0.6}) and apart.bundles == ({"CPU": 1},)
+
+
+def test_engines_in_a_role_s_place_are_counted_in_and_sit_beside_its_ranks() -> None:
+    fleet = FleetConfig(engines=3, engine_cpus=1, engine_gpus=0.4)
+    ppo = replace(PPOConfig(), policy=PolicyRoleConfig(ranks=2, cpus=2, gpus=0.6), colocate=(("policy", "engines"),))
+    together, *apart = plan_places(ppo.residents(fleet), ppo.colocate)
+    assert together.roles == ("policy", "engines")
+    assert together.bundles == ({"CPU": 3, "GPU": 1.0}, {"CPU": 3, "GPU": 1.0}, {"CPU": 1, "GPU": 0.4})
+    assert [place.roles for place in apart] == [("critic",), ("reward",), ("reference",)]
+    assert "engines" not in replace(ppo, colocate=()).residents(fleet)
 
 
 def test_roles_that_find_no_room_are_named_with_what_they_want(ray_session: None) -> None:

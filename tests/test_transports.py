@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny import MODEL, tiny_folder
-from zj_ray.config.schema import FleetConfig, LearnerRoleConfig, PolicyRoleConfig, PPOConfig
+from zj_ray.config.schema import FleetConfig, LearnerRoleConfig, LoraConfig, PolicyRoleConfig, PPOConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.engine import TurnRequest
@@ -47,7 +47,7 @@ def fleet(ray_session: None, folder: Path) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def roles(ray_session: None, folder: Path) -> Iterator[Roles]:
-    roles = Roles(CONFIG, MODEL, seed=0, start_timeout=60, transport="gloo")
+    roles = Roles(CONFIG, MODEL, seed=0, start_timeout=60, fleet=FLEET)
     roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
     yield roles
     roles.close()
@@ -75,6 +75,10 @@ def _shake(roles: Roles, seed: int) -> None:
     ray.get([actor.__ray_call__.remote(shake) for actor in roles.policy.actors], timeout=60)
 
 
+def _asleep(engine: Any) -> bool:
+    return bool(engine.core.engine.is_sleeping())
+
+
 def _by_object_store(roles: Roles, version: int) -> Any:
     return roles.policy.wait(roles.policy.call("weights", version, False), what="pack")[0]
 
@@ -99,6 +103,7 @@ def test_what_the_policy_sends_is_what_the_object_store_brings(fleet: Fleet, rol
     _shake(roles, seed=1)
     report = fleet.publish(roles.weights(2))
     assert len(report.confirmed) == 2 and report.checksum_failures == 0
+    assert fleet.published[-1].senders  # no packed copy had to repair a broken transfer
     assert report.bytes == sum(tensor.nbytes for tensor in load_file(folder / "lm" / "model.safetensors").values())
     sent = _greedy(fleet, folder, "sent")
     assert {life.version for life in fleet.lives.values()} == {2}
@@ -118,10 +123,15 @@ def test_engines_that_sleep_get_no_work_until_weights_come(fleet: Fleet, roles: 
     for version, weights in ((52, _by_object_store(roles, 52)), (53, roles.weights(53))):
         fleet.sleep()
         assert all(life.state is EngineState.STALE for life in fleet.lives.values())
-        asleep = [actor.__ray_call__.remote(lambda engine: engine.core.engine.is_sleeping()) for actor in fleet.actors.values()]
-        assert all(ray.get(asleep, timeout=30))
+        assert all(ray.get([actor.__ray_call__.remote(_asleep) for actor in fleet.actors.values()], timeout=30))
         fleet.publish(weights)
         assert _greedy(fleet, folder, f"woken for {version}") == awake
+    fleet.sleep()
+    fleet.lives["engine-0"].failed("for all that it knows", tolerated=0)
+    fleet.sleep()
+    fleet.publish(weights)  # the version that it went to sleep with: not taken for what is here
+    assert _greedy(fleet, folder, "woken for the same") == awake
+    assert not any(ray.get([actor.__ray_call__.remote(_asleep) for actor in fleet.actors.values()], timeout=30))
 
 
 @pytest.mark.chaos
@@ -154,3 +164,20 @@ def test_an_engine_that_got_something_else_leaves(fleet: Fleet, roles: Roles) ->
     assert report.confirmed == ("engine-0",) and report.checksum_failures == 1
     assert "arrived damaged" in fleet.lives["engine-1"].last_error
     fleet.heal()
+
+
+def test_merged_adapters_are_sent_like_whole_weights_and_under_zero_2_too(fleet: Fleet, folder: Path) -> None:
+    policy = PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=2, lora=LoraConfig(rank=4))
+    roles = Roles(replace(CONFIG, policy=policy), MODEL, seed=0, start_timeout=60, fleet=FLEET)
+    try:
+        roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
+        fleet.publish(roles.weights(90))
+        before = _greedy(fleet, folder, "before the shake")
+        _shake(roles, seed=4)
+        fleet.publish(roles.weights(91))
+        sent = _greedy(fleet, folder, "sent by ZeRO-2")
+        assert {life.version for life in fleet.lives.values()} == {91} and fleet.published[-1].senders
+        fleet.publish(_by_object_store(roles, 92))
+        assert _greedy(fleet, folder, "packed by ZeRO-2") == sent != before
+    finally:
+        roles.close()

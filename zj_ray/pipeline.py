@@ -126,7 +126,7 @@ def plan(config: Config) -> RenderableType:
     for column in ("stage", "needs", "processes"):
         table.add_column(column)
     fleet = f"{config.fleet.engines} vLLM engines"
-    roles = config.ppo.roles()
+    roles = config.ppo.residents(config.fleet)
     places = [" with ".join(f"{name} ×{roles[name].ranks}" for name in place.roles) for place in plan_places(roles, config.ppo.colocate)]
     processes = {
         "pretrain": f"{config.pretrain.ranks} DeepSpeed ranks (ZeRO-{config.pretrain.zero_stage})",

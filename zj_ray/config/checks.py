@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from zj_ray.config.schema import ROLES, STAGES, Config, FeedbackConfig, FleetConfig, PPOConfig, TrainConfig
+from zj_ray.config.schema import ROLES, STAGES, Config, FeedbackConfig, FleetConfig, PPOConfig, RoleConfig, TrainConfig
 from zj_ray.errors import ConfigError
 
 
@@ -172,11 +172,12 @@ def _faults(config: Config) -> Iterator[Fault]:
         yield from _train_faults(getattr(config, name), name)
     yield from _feedback_faults(config.feedback, config.data.source)
     yield from _fleet_faults(config.fleet, config.serve.replica_gpus)
-    yield from _transport_faults(config.fleet, config.ppo.push)
+    yield from _transport_faults(config.fleet, config.ppo)
     if config.fleet.sleep and config.ppo.max_staleness > 0:
         what = "'fleet.sleep' lets engines sleep while the trainers work, but ppo.max_staleness has them hold consultations meanwhile"
         yield Fault(("fleet.sleep", "ppo.max_staleness"), what, "give the engines GPUs of their own, or set ppo.max_staleness to 0")
     yield from _ppo_faults(config.ppo, config.model.max_length)
+    yield from _colocation_faults(config.ppo, config.ppo.residents(config.fleet))
 
 
 def _out_of_range(config: Config) -> Iterator[Fault]:
@@ -238,14 +239,20 @@ def _feedback_faults(feedback: FeedbackConfig, data_source: str) -> Iterator[Fau
         yield Fault(("feedback.temperatures", "feedback.answers"), what, "give one temperature for each answer")
 
 
-def _transport_faults(fleet: FleetConfig, push: str) -> Iterator[Fault]:
+def _transport_faults(fleet: FleetConfig, ppo: PPOConfig) -> Iterator[Fault]:
     keys = ("fleet.transport", "fleet.engine_gpus")
     if fleet.transport in ("nccl", "ipc") and fleet.engine_gpus == 0:
         what = f"'fleet.transport' {fleet.transport} is for GPUs, but the engines have none"
         yield Fault(keys, what, "use object_store or gloo, or set fleet.engine_gpus")
     if fleet.transport == "gloo" and fleet.engine_gpus > 0:
         yield Fault(keys, "'fleet.transport' gloo is for engines on CPUs", "use nccl, ipc or object_store")
-    if fleet.transport != "object_store" and push == "adapter":
+    if fleet.transport == "ipc" and not any({"policy", "engines"} <= set(group) for group in ppo.colocate):
+        what = "'fleet.transport' ipc is for engines on the policy's GPUs, but ppo.colocate does not put them there"
+        yield Fault((keys[0], "ppo.colocate"), what, "add engines to the policy's group in ppo.colocate, or use nccl or object_store")
+    elif fleet.transport == "ipc" and fleet.engines > ppo.policy.ranks:
+        what = f"'fleet.transport' ipc needs a policy rank on each engine's GPU, but there are {fleet.engines} engines for {ppo.policy.ranks} ranks"
+        yield Fault((keys[0], "fleet.engines", "ppo.policy.ranks"), what, f"set fleet.engines to at most {ppo.policy.ranks}")
+    if fleet.transport != "object_store" and ppo.push == "adapter":
         what = f"'fleet.transport' {fleet.transport} sends whole weights, but ppo.push is adapter"
         yield Fault((keys[0], "ppo.push"), what, "use object_store for adapters: they are small; or set ppo.push to merged")
 
@@ -285,7 +292,6 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
         yield Fault(("ppo.reference_model", "ppo.policy.lora.rank"), what, "set ppo.policy.lora.rank, or ppo.reference_model to separate")
     for name, role in ppo.roles().items():
         yield from _engine_faults(f"ppo.{name}", role)
-    yield from _colocation_faults(ppo)
 
 
 def _engine_faults(name: str, part: Any) -> Iterator[Fault]:
@@ -299,20 +305,21 @@ def _engine_faults(name: str, part: Any) -> Iterator[Fault]:
         yield Fault(keys, what, f"set {name}.zero_stage to {needed}")
 
 
-def _colocation_faults(ppo: PPOConfig) -> Iterator[Fault]:
-    key, present = ("ppo.colocate",), ppo.roles()
+def _colocation_faults(ppo: PPOConfig, present: Mapping[str, RoleConfig]) -> Iterator[Fault]:
+    key = ("ppo.colocate",)
     named = [name for group in ppo.colocate for name in group]
     for name in named:
         if name not in present:
             reason = "is no role of this run" if name in ROLES else "is no role"
-            yield Fault(key, f"'ppo.colocate' names {name!r}, which {reason}", f"choose from {', '.join(present)}")
+            yield Fault(key, f"'ppo.colocate' names {name!r}, which {reason}", f"choose from {', '.join({**present, 'engines': None})}")
         elif named.count(name) > 1:
             yield Fault(key, f"'ppo.colocate' names {name!r} twice", "a role can be in one place only")
     for group in ppo.colocate:
         gpus = {name: present[name].gpus for name in group if name in present}
         if sum(gpus.values()) > 1 and len(gpus) > 1:
             what = f"'ppo.colocate' puts {', '.join(f'{name} ({share:g})' for name, share in gpus.items())} on one GPU: more than a whole one"
-            yield Fault((*key, *(f"ppo.{name}.gpus" for name in gpus)), what, "give each a part, such as 0.6 and 0.4")
+            shares = ("fleet.engine_gpus" if name == "engines" else f"ppo.{name}.gpus" for name in gpus)
+            yield Fault((*key, *shares), what, "give each a part, such as 0.6 and 0.4")
 
 
 def _keys(section: Any, prefix: str = "") -> dict[str, Any]:

@@ -240,7 +240,7 @@ class PPOConfig:
         "merged", "what a LoRA policy sends to the engines: merged: whole weights; adapter: the adapters alone, a hundredth of that"
     )
     colocate: tuple[tuple[str, ...], ...] = setting(
-        (), "roles that share nodes and GPUs, for example [[policy, reference], [critic, reward]]; the others get places of their own"
+        (), "roles that share nodes and GPUs, for example [[policy, engines], [critic, reward]]; the others get places of their own"
     )
     policy: PolicyRoleConfig = field(default_factory=PolicyRoleConfig)
     critic: LearnerRoleConfig = field(default_factory=LearnerRoleConfig)
@@ -252,6 +252,11 @@ class PPOConfig:
         """The roles that this run has, by name: only GAE has a critic, and a LoRA policy may be its own reference."""
         missing = {"critic": self.advantage != "gae", "reference": self.reference_model == "adapter_off"}
         return {name: getattr(self, name) for name in ROLES if not missing.get(name)}
+
+    def residents(self, fleet: FleetConfig) -> dict[str, RoleConfig]:
+        """Who sits in the roles' places: the roles, and the engines where `colocate` names them."""
+        engines = RoleConfig(fleet.engines, fleet.engine_cpus, fleet.engine_gpus, fleet.threads)
+        return self.roles() | ({"engines": engines} if any("engines" in group for group in self.colocate) else {})
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,9 @@ class EngineThread:
 
     def sleep(self) -> None:
         """Give the GPU's memory back until weights come. Level 2 forgets the weights too; those that an adapter stands on are kept."""
+        self.version = -1  # else the same version sent again would be taken for what is here, and not wake it
+        if self.adapter is None:
+            self.base_version = -1
         self.engine.sleep(2 if self.adapter is None else 1)
         self.asleep = {"weights", "kv_cache"}
 
@@ -335,13 +338,14 @@ class RolloutEngine:
         }
 
 
-def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> Any:
-    """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded."""
+def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int, strategy: Any = None) -> Any:
+    """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded. strategy: Ray's, for where it sits."""
     actor = ray.remote(RolloutEngine).options(
         num_cpus=fleet.engine_cpus,
         num_gpus=fleet.engine_gpus,
         max_concurrency=4 * fleet.max_in_flight,
         max_restarts=0,
+        scheduling_strategy=strategy,
         runtime_env={"env_vars": engine_environment(fleet)},
     )
     return actor.remote(name, model_path, model, fleet, lora_rank)

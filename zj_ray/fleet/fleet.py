@@ -8,6 +8,7 @@ that consultations go on while the trainers work, and no state has two writers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from zj_ray.fleet.router import Router
 from zj_ray.fleet.states import EngineLife, EngineState
 from zj_ray.weights.bucket import PublishedWeights
 from zj_ray.weights.transfer import STEPS, Sent
+
+logger = logging.getLogger(__name__)
 
 GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
 FAILURES_TOLERATED = 2  # in a row, before an engine gets no more work until its next sync
@@ -54,9 +57,18 @@ class Consultations:
 
 
 class Fleet:
-    def __init__(self, model_path: str, model: ModelConfig, config: FleetConfig, start_timeout: float, lora_rank: int = 0) -> None:
-        """lora_rank: of the adapters that may be published; 0: none."""
+    def __init__(
+        self,
+        model_path: str,
+        model: ModelConfig,
+        config: FleetConfig,
+        start_timeout: float,
+        lora_rank: int = 0,
+        place: Callable[[int], Any] | None = None,
+    ) -> None:
+        """lora_rank: of the adapters that may be published; 0: none. place: Ray's scheduling strategy for engine i; None: it may sit anywhere."""
         self.model_path, self.model, self.config, self.start_timeout, self.lora_rank = model_path, model, config, start_timeout, lora_rank
+        self.strategies = {f"engine-{i}": place(i) if place else None for i in range(config.engines)}
         self.lives = {f"engine-{i}": EngineLife(f"engine-{i}") for i in range(config.engines)}
         self.actors: dict[str, Any] = {}
         self.router = Router()
@@ -72,7 +84,7 @@ class Fleet:
             self._launch(life)
 
     def _launch(self, life: EngineLife) -> None:
-        self.actors[life.name] = start_engine(life.name, self.model_path, self.model, self.config, self.lora_rank)
+        self.actors[life.name] = start_engine(life.name, self.model_path, self.model, self.config, self.lora_rank, self.strategies[life.name])
         life.placed()
 
     def wait_ready(self) -> None:
@@ -154,8 +166,9 @@ class Fleet:
         if not lives:
             return self._report(started, 0, 0)
         sent = await self._sent(weights, {life.name: self.actors[life.name] for life in lives})
-        for life in lives:
-            life.last_error = sent.failed.get(life.name, life.last_error)
+        for name, why in sent.failed.items():
+            logger.warning("%s got nothing of version %d by %s: %s", name, weights.manifest.version, self.config.transport, why)
+            self.lives[name].last_error = why
         damaged = sum(await asyncio.gather(*[self._confirm(life, sent, weights.manifest.version) for life in lives if life.name in sent.received]))
         damaged += await self._pull([life for life in lives if life.name in sent.failed])
         return self._report(started, sent.nbytes, damaged)
@@ -256,7 +269,8 @@ class Fleet:
             except (TimeoutError, RayActorError, RayTaskError) as error:
                 self._lose(life, error)
 
-        await asyncio.gather(*[one(life) for life in self.lives.values() if life.state is EngineState.SERVING])
+        alive = (EngineState.SERVING, EngineState.SUSPECT, EngineState.STALE)  # one without work holds as much memory as the others
+        await asyncio.gather(*[one(life) for life in self.lives.values() if life.state in alive])
 
     def heal(self) -> list[str]:
         """Replace dead engines and bring the new ones to the current weights, as far as those can be had; returns their names."""

@@ -1,13 +1,15 @@
 """Where the ranks of the roles sit: a Ray placement group for each set of roles that share nodes and GPUs.
 
 Bundle i of a place holds rank i of each of its roles, so that colocated ranks share a node, and a GPU where each takes a
-part of one. A role that shares with nobody has a place of its own: it can come and go by itself.
+part of one. A role that shares with nobody has a place of its own: it can come and go by itself. Engines that share with
+roles count as a role whose ranks they are; they live no longer than the place does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -65,6 +67,12 @@ class Places:
         """Scheduling strategy that puts this rank into its bundle."""
         group = next(group for group, place in zip(self.groups, self.plan, strict=True) if role in place.roles)
         return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+
+    @property
+    def of_engines(self) -> Callable[[int], Any] | None:
+        """The strategy for each engine by number; None where they sit wherever Ray finds room."""
+        shared = any("engines" in place.roles for place in self.plan)
+        return partial(self.strategy, "engines") if shared else None
 
     def close(self) -> None:
         for group in self.groups:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from zj_ray.config.schema import FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PPOConfig
+from zj_ray.config.schema import FleetConfig, FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PPOConfig
 from zj_ray.errors import ZjError
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.critic import CriticRank
@@ -41,11 +41,11 @@ class Updated:
 class Roles:
     """critic is None where advantages need none, reference where the policy without its adapters is the reference."""
 
-    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float, transport: str = "object_store") -> None:
-        """transport: how the policy's weights reach the engines, as `fleet.transport` says."""
-        self.config, self._dtype, self._start_timeout, self._transport = config, model.dtype, start_timeout, transport
+    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float, fleet: FleetConfig = FleetConfig()) -> None:  # noqa: B008
+        """fleet: how the policy's weights reach the engines, and their part of the places that they share with roles."""
+        self.config, self._dtype, self._start_timeout, self._transport = config, model.dtype, start_timeout, fleet.transport
         present, timeout = config.roles(), config.role_timeout
-        self.places = Places(present, config.colocate)
+        self.places = Places(config.residents(fleet), config.colocate)
 
         def group(name: str, rank_class: type, *more: Any) -> RoleGroup:
             return RoleGroup(name, rank_class, present[name], self.places, timeout, model, seed, timeout, *more)

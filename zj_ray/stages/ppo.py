@@ -28,10 +28,13 @@ from zj_ray.training.checkpoint import CheckpointStore
 def ppo(shop: Workshop) -> dict[str, Any]:
     """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints."""
     folder = shop.run.stage("ppo")
-    shop.launch_fleet(shop.model("sft"))  # engines and roles start up side by side
     config = shop.config
-    roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet.transport)
+    roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet)
+    shared = roles.places.of_engines
+    if shared:
+        shop.release_fleet()  # those of an earlier stage sit elsewhere
     try:
+        shop.launch_fleet(shop.model("sft"), shared)  # engines and roles start up side by side
         roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
         fleet = shop.fleet(shop.model("sft"))
         loop = PPOLoop(shop, roles, fleet)
@@ -40,6 +43,8 @@ def ppo(shop: Workshop) -> dict[str, Any]:
         roles.export_policy(folder / "model")
         shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
     finally:
+        if shared:
+            shop.release_fleet()  # they go with their places
         roles.close()
     summary = loop.record.summary(fleet.checksum_failures)
     update_summary(shop.run.folder, summary)

@@ -6,7 +6,9 @@ stage that needs the machines for itself releases it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from zj_ray.config.schema import Config
 from zj_ray.data.chat import ChatFormat
@@ -47,12 +49,12 @@ class Workshop:
         """Folder or hub id of the model that pre-training starts from."""
         return self.config.model.base or str(self.run.folder / "base")
 
-    def launch_fleet(self, model: Path) -> Fleet:
-        """Engines for models shaped like `model`, starting up if they are not there; follow with `fleet`."""
+    def launch_fleet(self, model: Path, place: Callable[[int], Any] | None = None) -> Fleet:
+        """Engines for models shaped like `model`, starting up if they are not there; follow with `fleet`. place: as for `Fleet`."""
         if self._fleet is None:
             ppo = self.config.ppo
             lora_rank = ppo.policy.lora.rank if ppo.push == "adapter" else 0
-            self._fleet = Fleet(str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout, lora_rank)
+            self._fleet = Fleet(str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout, lora_rank, place)
             self._fleet.launch()
         return self._fleet
 
