@@ -2,13 +2,14 @@
 #   make demo    the whole pipeline on small sizes, without a GPU, then its report        (runs/demo/report.html)
 #   make test    all tests          make lint    ruff and mypy          make bench    what the last demo took
 #   make learning    two problems with a known optimum, by every advantage estimator     (docs/learning.md)
+#   make performance    every benchmark of docs/performance.md, one after the other, about fifteen minutes on an idle machine
 #   make demo PYTHON=/path/to/python3.11      another interpreter
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 export VENV PYTHON
 
-.PHONY: demo test lint bench learning install clean
+.PHONY: demo test lint bench learning performance install clean
 
 demo: install
 	$(VENV)/bin/zj run configs/demo.yaml
@@ -26,6 +27,10 @@ bench: install
 # Longer than a test should be.
 learning: install
 	$(PY) -m bench.learning
+
+# ZJ_REAL_DATA=/folder/with/train/jsonl measures padding and balance on real dialogues instead of made-up ones.
+performance: install
+	@for name in ceilings trl_ppo controller trainer sync leak; do echo; echo "## $$name"; echo; $(PY) -m bench.$$name || exit 1; done
 
 install:
 	@requirements/install.sh

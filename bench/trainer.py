@@ -15,6 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def balance(lengths: Sequence[int], ranks: int, batch_tokens: int, row_tokens: i
 
 def _model() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(SHAPE)
+    return LlamaForCausalLM(deepcopy(SHAPE))  # a model keeps its attention in its config: each needs its own
 
 
 def ours(examples: Examples, stage: int) -> Step:
@@ -159,8 +160,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--data", type=Path, default=os.environ.get("ZJ_REAL_DATA"), help="folder with train/*.jsonl; default: ZJ_REAL_DATA")
+    parser.add_argument("--threads", type=int, default=1, help="as many as a rank has; more than are free make every figure meaningless")
     options = parser.parse_args()
-    threads = os.cpu_count() or 1
+    threads = options.threads
     ceilings = measure(threads)
     print(f"{threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n")
     torch.set_num_threads(threads)

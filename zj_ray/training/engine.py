@@ -96,6 +96,10 @@ def _config(spec: EngineSpec) -> dict[str, Any]:
         zero["offload_optimizer"] = {"device": "cpu"}
     if spec.offload == "all":
         zero["offload_param"] = {"device": "cpu"}
+    if spec.zero_stage in (1, 2) and not torch.cuda.is_available():
+        # Else every backward pass allocates a buffer of 2 GB anew and copies the gradients into it. That is against fragmented
+        # GPU memory; on a CPU the fresh pages cost several percent of the whole step.
+        zero["contiguous_gradients"] = False
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # boundaries are set by hand: a batch has as many rows as packing makes
