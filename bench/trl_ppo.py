@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--engines", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each engine")
-    parser.add_argument("--ranks", type=int, default=2, help="of policy and of critic")
+    parser.add_argument("--ranks", type=int, default=1, help="of policy and of critic")
     parser.add_argument("--micro", type=int, default=1024, help="tokens of a packed row")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
