@@ -15,6 +15,7 @@ from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import FleetConfig, FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PolicyRoleConfig, PPOConfig, RoleConfig
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import WaitTimeout
+from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.placement import Places, plan_places
 from zj_ray.roles.roles import Models, Roles
@@ -69,6 +70,23 @@ def test_roles_that_find_no_room_are_named_with_what_they_want(ray_session: None
         with pytest.raises(WaitTimeout, match="no room for policy: 2 × 64 CPU, 1 GPU within 1 s .*free: 4 CPU"):
             places.wait(1)
     finally:
+        places.close()
+
+
+def test_the_fleet_starts_its_engines_there(ray_session: None, tmp_path: Path) -> None:
+    ppo = replace(PPOConfig(), policy=PolicyRoleConfig(ranks=2, cpus=0.1), colocate=(("policy", "engines"),))
+    config = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64)
+    places = Places(ppo.residents(config), ppo.colocate)
+    fleet = Fleet(str(tiny_folder(tmp_path)), MODEL, config, start_timeout=200, place=places.of_engines)
+    try:
+        places.wait(60)
+        fleet.launch()
+        fleet.wait_ready()
+        sit = [actor.__ray_call__.remote(lambda engine: ray.get_runtime_context().get_placement_group_id()) for actor in fleet.actors.values()]
+        assert ray.get(sit, timeout=60) == [places.groups[0].id.hex()] * 2
+        assert Places(ppo.roles()).of_engines is None
+    finally:
+        fleet.close()
         places.close()
 
 

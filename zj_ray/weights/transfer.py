@@ -143,9 +143,9 @@ class Sender:
     def _join(self, engines: Mapping[str, Any]) -> None:
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
+        self.client = Engines(engines, self.timeout, broadcast=self.transport != "ipc")
         self._leave()
         self.trainer = None
-        self.client = Engines(engines, self.timeout, broadcast=self.transport != "ipc")
         self.trainer = WeightTransferTrainerFactory.trainer_init(self._init_info(len(engines)), client=self.client, source=self.source)
 
     def _init_info(self, engines: int) -> Any:
@@ -169,7 +169,7 @@ def _source(model: nn.Module, gather: Gather) -> Any:
     try:
         from vllm.distributed.weight_transfer import ParamMeta, WeightSource
     except ImportError as error:
-        remedy = "install vLLM 0.32 or later, or leave fleet.transport at object_store"
+        remedy = "install vLLM 0.26 or later (0.32 is tested), or leave fleet.transport at object_store"
         raise ConfigError("this vLLM has no trainer's side of weight transfer", where="fleet.transport", remedy=remedy) from error
 
     class Gathered(WeightSource):
