@@ -133,7 +133,7 @@ class FleetConfig:
         "how the policy's weights reach the engines. object_store: any layout; through vLLM's weight-transfer API: nccl between GPUs, "
         "ipc where each engine shares its GPU with a policy rank, gloo between CPUs",
     )
-    sleep: bool = setting(False, "engines give back their GPU memory while the trainers work: for engines that share GPUs with roles (docs/ppo.md)")
+    sleep: bool = setting(False, "engines give back their GPU memory while the trainers work: for engines that share GPUs with roles")
     turn_timeout: float = setting(120.0, "longest wait for one doctor turn [s]")
     sync_timeout: float = setting(120.0, "longest wait for an engine to take new weights [s]")
     turn_retries: int = setting(3, "attempts at one doctor turn before its dialogue is given up and reported by name")
