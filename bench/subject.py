@@ -98,7 +98,7 @@ def ppo_stage(run: Run) -> Iterator[PPOLoop]:
     with connect(run.config.ray, log_folder=run.folder):
         shop = Workshop(run)
         shop.launch_fleet(shop.model("sft"))
-        roles = Roles(run.config.ppo, run.config.model, run.config.seed, run.config.ray.start_timeout)
+        roles = Roles(run.config.ppo, run.config.model, run.config.seed, run.config.ray.start_timeout, run.config.fleet)
         try:
             roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
             loop = PPOLoop(shop, roles, shop.fleet(shop.model("sft")))

@@ -70,3 +70,14 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 << 20, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny causal LM in `lm` and a reward model on its trunk in `reward`."""
+    from tests.tiny import MODEL, tiny_folder
+    from zj_ray.training.model import new_heads
+
+    root = tmp_path_factory.mktemp("models")
+    new_heads(tiny_folder(root / "lm"), 4, MODEL, seed=1).save(root / "reward")
+    return root

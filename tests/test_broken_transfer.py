@@ -11,39 +11,29 @@ from typing import Any
 import pytest
 import ray
 
-from tests.test_transports import CONFIG, FLEET, _by_object_store, _greedy, _shake
-from tests.tiny import MODEL, tiny_folder
+from tests.transfer import FLEET, by_object_store, greedy, shake_weights, started
 from zj_ray.errors import ZjError
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.fleet.states import EngineState
-from zj_ray.roles.roles import Models, Roles
-from zj_ray.training.model import new_heads
+from zj_ray.roles.roles import Roles
 from zj_ray.weights.bucket import PublishedWeights, WeightManifest
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("broken")
-    new_heads(tiny_folder(root / "lm"), 4, MODEL, seed=1).save(root / "reward")
-    return root
+def running(ray_session: None, tiny_models: Path) -> Iterator[tuple[Roles, Fleet]]:
+    with started(tiny_models) as both:
+        yield both
 
 
 @pytest.fixture(scope="module")
-def fleet(ray_session: None, folder: Path) -> Iterator[Fleet]:
-    fleet = Fleet(str(folder / "lm"), MODEL, FLEET, start_timeout=300)
-    fleet.launch()
-    fleet.wait_ready()
-    yield fleet
-    fleet.close()
+def roles(running: tuple[Roles, Fleet]) -> Roles:
+    return running[0]
 
 
 @pytest.fixture(scope="module")
-def roles(ray_session: None, folder: Path) -> Iterator[Roles]:
-    roles = Roles(CONFIG, MODEL, seed=0, start_timeout=60, fleet=FLEET)
-    roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
-    yield roles
-    roles.close()
+def fleet(running: tuple[Roles, Fleet]) -> Fleet:
+    return running[1]
 
 
 def _strike(fleet: Fleet, name: str, how: str) -> None:
@@ -67,27 +57,27 @@ def _strike(fleet: Fleet, name: str, how: str) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("how", ["dies", "hangs"])
-def test_an_engine_that_fails_half_way_leaves_and_the_other_serves(fleet: Fleet, roles: Roles, folder: Path, how: str) -> None:
+def test_an_engine_that_fails_half_way_leaves_and_the_other_serves(fleet: Fleet, roles: Roles, tiny_models: Path, how: str) -> None:
     first = fleet.table()[0]["version"] + 1
     fleet.publish(roles.weights(first))
-    before = _greedy(fleet, folder, "before")
+    before = greedy(fleet, tiny_models, "before")
     survivor = fleet.actors["engine-1"]
-    _shake(roles, first)
+    shake_weights(roles, first)
     _strike(fleet, "engine-0", how)
     report = fleet.publish(roles.weights(first + 1))
     assert report.confirmed == ("engine-1",) and report.checksum_failures == 0
     assert fleet.lives["engine-0"].state is EngineState.DEAD  # the witness that the fault took place
     assert report.seconds < (5 if how == "dies" else 3 * FLEET.sync_timeout)
-    [alone] = _greedy(fleet, folder, "alone")
+    [alone] = greedy(fleet, tiny_models, "alone")
     assert alone != before[1]
     assert fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].version == first + 1
-    assert _greedy(fleet, folder, "healed") == [alone, alone]
-    _shake(roles, first + 1)
+    assert greedy(fleet, tiny_models, "healed") == [alone, alone]
+    shake_weights(roles, first + 1)
     fleet.publish(roles.weights(first + 2))  # the ranks are still in step, and a new group works
     assert fleet.actors["engine-1"] == survivor
-    sent = _greedy(fleet, folder, "sent")
-    fleet.publish(_by_object_store(roles, first + 3))
-    assert _greedy(fleet, folder, "packed") == sent != [alone, alone]
+    sent = greedy(fleet, tiny_models, "sent")
+    fleet.publish(by_object_store(roles, first + 3))
+    assert greedy(fleet, tiny_models, "packed") == sent != [alone, alone]
 
 
 def test_a_newcomer_waits_for_the_next_publication_where_the_policy_has_moved_on(fleet: Fleet, roles: Roles, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.placement import Places, plan_places
 from zj_ray.roles.roles import Models, Roles
-from zj_ray.training.model import new_heads
 
 SMALL = 0.1  # CPUs of a rank
 ALONE = replace(
@@ -120,7 +119,7 @@ def _batch() -> RolloutBatch:
 
 def _compute(config: PPOConfig, model: ModelConfig, folder: Path) -> Computed:
     """Score a batch, make three optimizer steps, and look where everybody sat."""
-    roles = Roles(config, model, seed=0, start_timeout=120)
+    roles = Roles(config, model, seed=0, start_timeout=120, fleet=FleetConfig())
     try:
         roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
         batch = _batch()
@@ -140,20 +139,13 @@ def _place(actor: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("layouts")
-    new_heads(tiny_folder(root / "lm"), 4, MODEL, seed=1).save(root / "reward")
-    return root
+def alone(ray_session: None, tiny_models: Path) -> Iterator[Computed]:
+    yield _compute(ALONE, MODEL, tiny_models)
 
 
-@pytest.fixture(scope="module")
-def alone(ray_session: None, folder: Path) -> Iterator[Computed]:
-    yield _compute(ALONE, MODEL, folder)
-
-
-def test_any_layout_scores_and_learns_the_same(alone: Computed, folder: Path) -> None:
+def test_any_layout_scores_and_learns_the_same(alone: Computed, tiny_models: Path) -> None:
     """Other ranks, stages and places; gradient checkpointing too, which recomputes and must not change a number."""
-    spread = _compute(SPREAD, replace(MODEL, gradient_checkpointing=True), folder)
+    spread = _compute(SPREAD, replace(MODEL, gradient_checkpointing=True), tiny_models)
     for name in ("old_logprobs", "reference_logprobs", "values"):
         for ours, theirs in zip(getattr(alone.batch, name), getattr(spread.batch, name), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -166,8 +158,8 @@ def test_any_layout_scores_and_learns_the_same(alone: Computed, folder: Path) ->
     assert len(set.union(*alone.places.values())) == 4  # the witness: nobody shared there
 
 
-def test_half_precision_learns_about_the_same(alone: Computed, folder: Path) -> None:
-    half = _compute(SPREAD, replace(MODEL, dtype="bfloat16"), folder)
+def test_half_precision_learns_about_the_same(alone: Computed, tiny_models: Path) -> None:
+    half = _compute(SPREAD, replace(MODEL, dtype="bfloat16"), tiny_models)
     difference = np.concatenate(half.batch.old_logprobs) - np.concatenate(alone.batch.old_logprobs)
     assert 0 < np.abs(difference).mean() < 0.05 and half.losses == pytest.approx(alone.losses, abs=0.05)
     assert len(half.weights) == len(alone.weights) / 2

@@ -68,7 +68,8 @@ def fleet(ray_session: None, folders: dict[str, Path]) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def roles(ray_session: None, folders: dict[str, Path]) -> Iterator[Roles]:
-    roles = Roles(replace(PPOConfig(), epochs=1, learning_rate=1e-2, critic_warmup=0, micro_batch_tokens=128), MODEL, seed=0, start_timeout=60)
+    config = replace(PPOConfig(), epochs=1, learning_rate=1e-2, critic_warmup=0, micro_batch_tokens=128)
+    roles = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
     roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
     yield roles
     roles.close()
@@ -153,7 +154,7 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
 ) -> None:
     policy = replace(PPOConfig().policy, lora=LoraConfig(rank=4, alpha=8))
     config = replace(PPOConfig(), push="adapter", reference_model="adapter_off", policy=policy, learning_rate=3e-2, advantage="reinforce_pp")
-    learner = Roles(config, MODEL, seed=0, start_timeout=60)
+    learner = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
     fleet = Fleet(str(folders["sft"]), MODEL, replace(FLEET, engines=1), start_timeout=300, lora_rank=4)
     try:
         fleet.launch()
@@ -281,7 +282,7 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
     config = replace(
         PPOConfig(), advantage="rloo", samples=3, kl_in="loss", kl_estimator="k3", entropy_coefficient=0.01, dual_clip=3.0, learning_rate=1e-2
     )
-    roles = Roles(config, MODEL, seed=0, start_timeout=60)
+    roles = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
     try:
         roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
         assert [group.name for group in roles.groups] == ["policy", "reference", "reward"]

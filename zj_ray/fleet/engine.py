@@ -111,7 +111,6 @@ class EngineThread:
         self.version = self.base_version = -1
         self.asleep: set[str] = set()
         self.adapter: Any = None  # vLLM's LoRARequest that goes with every turn
-        self.folder = tempfile.TemporaryDirectory(prefix="zj-adapter-")
         self.tokens = 0
         self.last_progress = time.monotonic()
         self.ready: Future = Future()
@@ -138,6 +137,7 @@ class EngineThread:
                 seed=request.seed,
                 logprobs=0,
                 stop_token_ids=[request.stop_id],
+                ignore_eos=True,  # a base's other end tokens are no turn's end: the template asks for its own
                 detokenize=False,
             )
             self.engine.add_request(request.key, {"prompt_token_ids": request.token_ids}, parameters, lora_request=self.adapter)
@@ -243,7 +243,7 @@ class EngineThread:
         """Every version has an id of its own: under the same id vLLM would go on with the old adapter, silently."""
         from vllm.lora.request import LoRARequest
 
-        folder = Path(self.folder.name) / str(manifest.version)
+        folder = Path(tempfile.mkdtemp(prefix="zj-adapter-"))
         save_adapter(folder, manifest.adapter or "", dict(unpack_weights(manifest, buckets)))
         adapter = LoRARequest(f"version-{manifest.version}", manifest.version, str(folder))
         self._drop_adapter()
@@ -302,25 +302,32 @@ class RolloutEngine:
             if bad:
                 return SyncReceipt(self.core.version, time.monotonic() - started, len(bad))
             await self.finish_turns()
-            loaded = self.core.submit(partial(self.core.load, weights.manifest, buckets))
-            await asyncio.wait_for(asyncio.wrap_future(loaded), self.fleet.sync_timeout)
+            await self._command(partial(self.core.load, weights.manifest, buckets), f"load version {weights.manifest.version}")
         return SyncReceipt(self.core.version, time.monotonic() - started, 0)
 
     async def sleep(self) -> None:
         """Until the next weights come: they wake it."""
         await self.finish_turns()
-        await asyncio.wait_for(asyncio.wrap_future(self.core.submit(self.core.sleep)), self.fleet.sync_timeout)
+        await self._command(self.core.sleep, "go to sleep")
 
     async def transfer(self, method: str, *arguments: Any) -> Any:
         """A step of a weight transfer that the policy drives (`weights/transfer.py`); a model in the middle of one answers nobody."""
         await self.finish_turns()
-        return await asyncio.wait_for(asyncio.wrap_future(self.core.submit(partial(self.core.transfer, method, *arguments))), self.fleet.sync_timeout)
+        return await self._command(partial(self.core.transfer, method, *arguments), method)
 
-    async def confirm(self, version: int) -> SyncReceipt:
-        """What was transferred is whole and of this version."""
-        done = self.core.submit(partial(self.core.transferred, version))
-        await asyncio.wait_for(asyncio.wrap_future(done), self.fleet.sync_timeout)
-        return SyncReceipt(version, 0.0, 0)
+    async def confirm(self, version: int) -> int:
+        """What was transferred is whole and of this version, which is returned."""
+        await self._command(partial(self.core.transferred, version), f"confirm version {version}")
+        return version
+
+    async def _command(self, command: Callable[[], Any], what: str) -> Any:
+        """Its result. Raises WaitTimeout after `fleet.sync_timeout` seconds."""
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self.core.submit(command)), self.fleet.sync_timeout)
+        except TimeoutError:
+            raise WaitTimeout(
+                f"did not {what} within {self.fleet.sync_timeout:.0f} s", where=f"engine {self.name}", remedy="raise fleet.sync_timeout"
+            ) from None
 
     async def finish_turns(self) -> None:
         """No turn may be spoken by two policies. The fleet sends no new ones meanwhile; each has a limit of its own."""

@@ -23,7 +23,7 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError, brief
 from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult
-from zj_ray.fleet.engine import SyncReceipt, TurnRequest, start_engine
+from zj_ray.fleet.engine import TurnRequest, start_engine
 from zj_ray.fleet.loop import Loop
 from zj_ray.fleet.router import Router
 from zj_ray.fleet.states import EngineLife, EngineState
@@ -33,6 +33,7 @@ from zj_ray.weights.transfer import STEPS, Sent
 logger = logging.getLogger(__name__)
 
 GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
+LOST = object()  # in place of an engine's answer
 FAILURES_TOLERATED = 2  # in a row, before an engine gets no more work until its next sync
 
 
@@ -177,15 +178,20 @@ class Fleet:
         """Those that have spoken their last turn. The dead leave here: a transfer would wait for them."""
 
         async def settled(life: EngineLife) -> bool:
-            try:
-                await asyncio.wait_for(self.actors[life.name].finish_turns.remote(), self._sync_limit)
-            except (TimeoutError, RayActorError, RayTaskError) as error:
-                self._lose(life, error)
-                return False
-            return True
+            return await self._answer(life, "finish_turns", self._sync_limit, what="finish its turns") is not LOST
 
         answers = await asyncio.gather(*map(settled, lives))
         return [life for life, answer in zip(lives, answers, strict=True) if answer]
+
+    async def _answer(self, life: EngineLife, method: str, limit: float, *arguments: Any, what: str) -> Any:
+        """What the engine answers, or LOST if it does not in time or fails: then it is out."""
+        try:
+            return await asyncio.wait_for(getattr(self.actors[life.name], method).remote(*arguments), limit)
+        except TimeoutError:
+            self._lose(life, WaitTimeout(f"did not {what} within {limit:.0f} s", where=f"engine {life.name}"))
+        except (RayActorError, RayTaskError, ZjError) as error:
+            self._lose(life, error)
+        return LOST
 
     async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
         """Raises ZjError when it is the policy that failed."""
@@ -228,23 +234,15 @@ class Fleet:
         if sent.received[life.name] != sent.fingerprint:
             self._lose(life, ZjError(f"weights of version {version} arrived damaged"))
             return 1
-        try:
-            await asyncio.wait_for(self.actors[life.name].confirm.remote(version), self.config.sync_timeout)
+        if await self._answer(life, "confirm", self.config.sync_timeout, version, what=f"confirm version {version}") is not LOST:
             life.synced(version, version)
-        except (TimeoutError, RayActorError, RayTaskError) as error:
-            self._lose(life, error)
         return 0
 
     async def _bring_up_to_date(self, life: EngineLife) -> int:
         """One engine confirms what is published, or is out; returns how many buckets arrived damaged."""
         version = self.published[-1].manifest.version
-        try:
-            receipt: SyncReceipt = await asyncio.wait_for(self.actors[life.name].apply.remote(*self.published), self._sync_limit)
-        except TimeoutError:
-            self._lose(life, WaitTimeout(f"weights of version {version} not confirmed in time", where=f"engine {life.name}"))
-            return 0
-        except (RayActorError, RayTaskError, ZjError) as error:
-            self._lose(life, error)
+        receipt = await self._answer(life, "apply", self._sync_limit, *self.published, what=f"confirm weights of version {version}")
+        if receipt is LOST:
             return 0
         if receipt.corrupted_buckets:
             self._lose(life, ZjError(f"{receipt.corrupted_buckets} buckets of version {version} arrived damaged"))
@@ -264,10 +262,7 @@ class Fleet:
     async def _sleep(self) -> None:
         async def one(life: EngineLife) -> None:
             life.outdated()
-            try:
-                await asyncio.wait_for(self.actors[life.name].sleep.remote(), self._sync_limit)
-            except (TimeoutError, RayActorError, RayTaskError) as error:
-                self._lose(life, error)
+            await self._answer(life, "sleep", self._sync_limit, what="go to sleep")
 
         alive = (EngineState.SERVING, EngineState.SUSPECT, EngineState.STALE)  # one without work holds as much memory as the others
         await asyncio.gather(*[one(life) for life in self.lives.values() if life.state in alive])
@@ -293,7 +288,7 @@ class Fleet:
         avoid: frozenset[str] = frozenset()
         error: BaseException | None = None
         for attempt in range(1, self.config.turn_retries + 1):
-            await asyncio.wait_for(self._at_rest.wait(), self._publish_limit + GRACE)  # a publication is bounded by the first
+            await self._rested(request)
             name = self.router.choose(self.lives.values(), previous, avoid)
             if name is None:
                 break
@@ -315,6 +310,15 @@ class Fleet:
                 self.router.finished(name)
             avoid |= {name}
         raise ZjError(f"turn {request.key} was given up: {brief(error) if error else 'no engine serves'}", where="fleet")
+
+    async def _rested(self, request: TurnRequest) -> None:
+        """Weights that are on their way have arrived. A publication has the first limit itself."""
+        limit = self._publish_limit + GRACE
+        try:
+            await asyncio.wait_for(self._at_rest.wait(), limit)
+        except TimeoutError:
+            version = self.published[-1].manifest.version
+            raise WaitTimeout(f"turn {request.key} waited {limit:.0f} s for the weights of version {version}", where="fleet") from None
 
     def rollout(
         self,

@@ -41,7 +41,7 @@ class Updated:
 class Roles:
     """critic is None where advantages need none, reference where the policy without its adapters is the reference."""
 
-    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float, fleet: FleetConfig = FleetConfig()) -> None:  # noqa: B008
+    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float, fleet: FleetConfig) -> None:
         """fleet: how the policy's weights reach the engines, and their part of the places that they share with roles."""
         self.config, self._dtype, self._start_timeout, self._transport = config, model.dtype, start_timeout, fleet.transport
         present, timeout = config.roles(), config.role_timeout

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.errors import ZjError
+from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.fleet.fleet import Consultations
 
 
@@ -37,7 +37,12 @@ class Rollouts:
         for ahead in range(step, min(step + self.max_staleness + 1, self.steps)):
             if ahead not in self._asked:
                 self._asked[ahead] = self._worker.submit(self._hold, ahead)
-        return self._asked.pop(step).result((self.max_staleness + 1) * self.limit)
+        limit = (self.max_staleness + 1) * self.limit
+        try:
+            return self._asked.pop(step).result(limit)
+        except TimeoutError:
+            remedy = "raise ppo.rollout_timeout, or add engines"
+            raise WaitTimeout(f"the consultations of step {step} were not held within {limit:.0f} s", where="ppo", remedy=remedy) from None
 
     def __enter__(self) -> Rollouts:
         return self
