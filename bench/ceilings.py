@@ -22,6 +22,10 @@ class Ceilings:
     flops: float
     copied: float
 
+    def best(self, other: Ceilings) -> Ceilings:
+        """Of two measurements; others who use the machine make it slower, never faster."""
+        return Ceilings(self.threads, max(self.flops, other.flops), max(self.copied, other.copied))
+
 
 def fastest(work: Callable[[], object], repeats: int = 5) -> float:
     """Seconds of the fastest of several runs after one that warms up: what others take from the machine makes times longer, never shorter."""

@@ -54,9 +54,13 @@ def speaker(shape: LlamaConfig, tokenizer: PreTrainedTokenizerBase, stop: float)
 
 
 def config(shape: LlamaConfig, engines: int, threads: int, max_length: int = 512, ranks: int = 1, **ppo: Any) -> Config:
-    """A PPO run without safety prompts. ranks: of policy and critic; every rank has one thread and whole weights (ZeRO 0)."""
+    """A PPO run without safety prompts. ranks: of policy and critic; every rank has one thread and whole weights (ZeRO 0).
+
+    Two roles share each place and take turns there, the heavier with the lighter, as two cores have room for two at a time.
+    """
     base = Config()
-    kind: dict[str, Any] = {"safety_share": 0.0, "critic_warmup": 0, "checkpoint_every": 10**6, "kl_bound": 1e9, **ppo}
+    pairs = (("policy", "reward"), ("critic", "reference"))
+    kind: dict[str, Any] = {"safety_share": 0.0, "critic_warmup": 0, "checkpoint_every": 10**6, "kl_bound": 1e9, "colocate": pairs, **ppo}
     for role in ("policy", "critic"):
         kind[role] = replace(getattr(base.ppo, role), ranks=ranks, zero_stage=0)
     return replace(

@@ -192,7 +192,7 @@ def compare(name: str, rounds: int, layout: dict[str, int], ceilings: Ceilings, 
         for number in range(rounds + 1):
             seconds["zj_ray"].append(with_processor(lambda number=number: ours.step(number)))
             seconds["TRL"].append(with_processor(lambda: together([trl.step() for trl in theirs])))
-    report(case, {who: found[1:] for who, found in seconds.items()}, ours.trajectories, ceilings)
+    report(case, {who: found[1:] for who, found in seconds.items()}, ours.trajectories, ceilings.best(measure(ceilings.threads)))
 
 
 def together(steps: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -210,7 +210,8 @@ def report(case: Case, seconds: dict[str, list[dict[str, float]]], trajectories:
     ours, theirs = middle["zj_ray"], middle["TRL"]
     needed[WHOLE] = sum(needed.values())
     print(f"\n### {case.name}: {len(trajectories)} consultations, {len(turns)} doctor turns of {min(turns)} to {max(turns)} tokens "
-          f"(mean {sum(turns) / len(turns):.1f}), {sum(turns)} tokens generated of {sum(lengths)}\n")  # fmt: skip
+          f"(mean {sum(turns) / len(turns):.1f}), {sum(turns)} tokens generated of {sum(lengths)}; "
+          f"ceiling {ceilings.flops / 1e9:.0f} GFLOP/s\n")  # fmt: skip
     rows: list[tuple[object, ...]] = [(key, ours[key], theirs[key], needed[key]) for key in (*PHASES, WHOLE)]
     rows += [
         (PROCESSOR, ours[PROCESSOR], theirs[PROCESSOR], ""),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ import ray
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import FleetConfig, FrozenRoleConfig, LearnerRoleConfig, ModelConfig, PolicyRoleConfig, PPOConfig, RoleConfig
 from zj_ray.data.trajectory import Trajectory, Turn
-from zj_ray.errors import WaitTimeout
+from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.batch import RolloutBatch
-from zj_ray.roles.placement import Places, plan_places
+from zj_ray.roles.placement import Places, in_turns, plan_places
 from zj_ray.roles.roles import Models, Roles
 
 SMALL = 0.1  # CPUs of a rank
@@ -163,3 +165,34 @@ def test_half_precision_learns_about_the_same(alone: Computed, tiny_models: Path
     difference = np.concatenate(half.batch.old_logprobs) - np.concatenate(alone.batch.old_logprobs)
     assert 0 < np.abs(difference).mean() < 0.05 and half.losses == pytest.approx(alone.losses, abs=0.05)
     assert len(half.weights) == len(alone.weights) / 2
+
+
+def test_roles_of_one_place_take_turns_and_places_work_side_by_side() -> None:
+    places = plan_places({name: FrozenRoleConfig() for name in ("policy", "reward", "critic")}, (("policy", "reward"),))
+    both_places = threading.Barrier(2, timeout=20)  # breaks unless somebody of each place is here at once
+    shared = threading.Lock()
+
+    def work(name: str) -> Callable[[], str]:
+        def do() -> str:
+            if name == "critic":
+                both_places.wait()
+                return name
+            assert shared.acquire(blocking=False), "policy and reward share a place"
+            if name == "policy":
+                both_places.wait()
+            time.sleep(0.05)
+            shared.release()
+            return name
+
+        return do
+
+    found = in_turns(places, {name: [work(name)] for name in ("critic", "policy", "reward")})
+    assert found == {"policy": ["policy"], "reward": ["reward"], "critic": ["critic"]}
+
+
+def test_a_failure_in_one_place_is_raised() -> None:
+    def fail() -> None:
+        raise ZjError("no", where="role reward", remedy="none")
+
+    with pytest.raises(ZjError, match="no"):
+        in_turns(plan_places({"policy": FrozenRoleConfig(), "reward": FrozenRoleConfig()}), {"policy": [lambda: None], "reward": [fail]})

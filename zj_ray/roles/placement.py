@@ -8,9 +8,10 @@ roles count as a role whose ranks they are; they live no longer than the place d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -18,6 +19,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from zj_ray.config.schema import RoleConfig
 from zj_ray.errors import WaitTimeout
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,14 @@ def _bundles(roles: Sequence[RoleConfig]) -> tuple[dict[str, float], ...]:
         amounts = {"CPU": sum(role.cpus for role in here), "GPU": sum(role.gpus for role in here)}
         found.append({resource: amount for resource, amount in amounts.items() if amount > 0})
     return tuple(found)
+
+
+def in_turns(places: Sequence[Place], work: Mapping[str, Sequence[Callable[[], T]]]) -> dict[str, list[T]]:
+    """Do each role's work: those who share a place take turns, as they share its GPU or cores; places work side by side."""
+    shares = [[name for name in place.roles if name in work] for place in places]
+    with ThreadPoolExecutor(len(shares), "place") as pool:
+        done = pool.map(lambda names: {name: [do() for do in work[name]] for name in names}, shares)
+        return {name: results for share in done for name, results in share.items()}
 
 
 class Places:

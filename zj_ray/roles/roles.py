@@ -15,7 +15,7 @@ from zj_ray.errors import ZjError
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.group import RoleGroup
-from zj_ray.roles.placement import Places
+from zj_ray.roles.placement import Places, in_turns
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.reference import ReferenceRank
 from zj_ray.roles.reward import RewardRank
@@ -84,30 +84,42 @@ class Roles:
         return EngineSpec(learning_rate, self.config.clip_norm, role.zero_stage, offload=role.offload, dtype=self._dtype)
 
     def score(self, batch: RolloutBatch) -> list[np.ndarray]:
-        """Fill in old and reference log-probs and, with a critic, values, side by side; returns raw reward scores `[turns, heads]` of each."""
+        """Fill in old and reference log-probs and, with a critic, values; returns raw reward scores `[turns, heads]` of each."""
         ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
         token_ids, positions, turn_ends = ray.put(batch.token_ids), ray.put(batch.positions), ray.put(ends)
 
-        def ask(group: RoleGroup, method: str, where: Any) -> Callable[[], list[np.ndarray]]:
+        def ask(group: RoleGroup, method: str, where: Any = positions) -> Callable[[], list[np.ndarray]]:
             rows: list[list[Row]] = plan_rows(batch.lengths, group.size, self.config.micro_batch_tokens)
-            references = group.call(method, token_ids, where, rows)
-            return lambda: group.merge(references, len(batch), what=f"compute {method}")
+            return lambda: group.merge(group.call(method, token_ids, where, rows), len(batch), what=f"compute {method}")
 
-        reference = ask(self.reference, "logprobs", positions) if self.reference else ask(self.policy, "reference_logprobs", positions)
-        scores = ask(self.reward, "scores", turn_ends)
-        values = ask(self.critic, "values", positions) if self.critic else list
-        old = ask(self.policy, "logprobs", positions)
-        batch.reference_logprobs, batch.values, batch.old_logprobs = reference(), values(), old()
-        return scores()
+        work = {"policy": [ask(self.policy, "logprobs")], "reward": [ask(self.reward, "scores", turn_ends)]}
+        if self.reference:
+            work["reference"] = [ask(self.reference, "logprobs")]
+        else:
+            work["policy"].append(ask(self.policy, "reference_logprobs"))
+        if self.critic:
+            work["critic"] = [ask(self.critic, "values")]
+        found = in_turns(self.places.plan, work)
+        batch.old_logprobs = found["policy"][0]
+        batch.reference_logprobs = (found["reference"] if self.reference else found["policy"])[-1]
+        batch.values = found["critic"][0] if self.critic else []
+        return found["reward"][0]
 
     def update(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], kl_coefficient: float, learn_policy: bool) -> Updated:
-        """Critic and policy learn side by side. mini_batches: for each epoch, the trajectory numbers of each mini-batch."""
+        """Critic and policy learn. mini_batches: for each epoch, the trajectory numbers of each mini-batch."""
         shared = ray.put(batch)
-        critic, policy = self.critic, self.policy if learn_policy else None
-        taught = critic.call("update", shared, self._plans(batch, mini_batches, critic.size)) if critic else []
-        moved = policy.call("update", shared, self._plans(batch, mini_batches, policy.size), kl_coefficient) if policy else []
-        critic_stats = critic.wait(taught, what="update")[0] if critic else None
-        return Updated(policy.wait(moved, what="update")[0] if policy else None, critic_stats)
+        work: dict[str, list[Callable[[], Any]]] = {}
+
+        def teach(group: RoleGroup, *arguments: Any) -> None:
+            plans = self._plans(batch, mini_batches, group.size)
+            work[group.name] = [lambda: group.wait(group.call("update", shared, plans, *arguments), what="update")[0]]
+
+        if self.critic:
+            teach(self.critic)
+        if learn_policy:
+            teach(self.policy, kl_coefficient)
+        found = in_turns(self.places.plan, work)
+        return Updated(*(found[name][0] if name in found else None for name in ("policy", "critic")))
 
     def _plans(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], ranks: int) -> list[MiniBatchPlan]:
         plans = []
