@@ -67,7 +67,7 @@ def config(shape: LlamaConfig, engines: int, threads: int, max_length: int = 512
         base,
         name="bench",
         model=ModelConfig(tiny=replace(base.model.tiny, vocab_size=shape.vocab_size), max_length=max_length),
-        fleet=replace(base.fleet, engines=engines, threads=threads),
+        fleet=replace(base.fleet, initial=engines, threads=threads),
         ppo=replace(base.ppo, **kind),
     )
 

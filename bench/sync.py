@@ -94,7 +94,7 @@ def main() -> None:
 
 def _measure(folder: str, rounds: int, stage: int) -> None:
     model = ModelConfig(max_length=512)
-    fleet = Fleet(folder, model, replace(FleetConfig(), engines=2, kv_cache_mb=256), start_timeout=300)
+    fleet = Fleet(folder, model, replace(FleetConfig(), initial=2, kv_cache_mb=256), start_timeout=300)
     fleet.launch()
     role = PolicyRoleConfig(ranks=1, threads=2)
     policy = RoleGroup("policy", PolicyRank, role, Places({"policy": role}), 300.0, model, 0, 300.0, PolicyObjective(1.0, 0.2, 0.2))

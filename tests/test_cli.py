@@ -171,7 +171,7 @@ def test_bench_prints_the_stages_of_a_finished_run_and_fails_without_one(tmp_pat
 
 def test_config_prints_one_section() -> None:
     answer = runner.invoke(app, ["config", "fleet"])
-    assert "fleet.engines: int = 2" in answer.output and "ppo." not in answer.output
+    assert "fleet.initial: int = 2" in answer.output and "ppo." not in answer.output
 
 
 def test_progress_without_a_terminal_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

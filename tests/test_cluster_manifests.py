@@ -88,7 +88,7 @@ def test_the_job_runs_a_config_that_loads_on_enough_gpus() -> None:
     assert words[:2] == ["zj", "run"] and words[2].startswith("/opt/zj/configs/")
     config = load_config(ROOT / words[2].removeprefix("/opt/zj/"), [words[i + 1] for i, word in enumerate(words) if word == "--set"])
     ppo, fleet = config.ppo, config.fleet
-    wanted = sum(role.ranks * role.gpus for role in (ppo.policy, ppo.critic, ppo.reward, ppo.reference)) + fleet.engines * fleet.engine_gpus
+    wanted = sum(role.ranks * role.gpus for role in (ppo.policy, ppo.critic, ppo.reward, ppo.reference)) + fleet.initial * fleet.engine_gpus
     assert wanted <= _gpus("rayjob")
 
 

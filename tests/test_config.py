@@ -79,7 +79,9 @@ RULE_FAULTS = {
     "name with a slash": ("name: a/b", "can't be a folder", "letters"),
     "name that leaves the folder": ("name: ..", "can't be a folder", "letters"),
     "negative rate": ("sft: {learning_rate: -1}", "must be more than 0", "range"),
-    "no engine": ("fleet: {engines: 0}", "must be at least 1", "range"),
+    "no engine": ("fleet: {initial: 0}", "must be at least 1", "range"),
+    "more engines than allowed": ("fleet: {initial: 12}", "not between fleet.min 1 and fleet.max 8", "fleet.max to 12"),
+    "engines that can't come and go": ("ppo: {colocate: [[policy, engines]]}\nfleet: {autoscale: true}", "fixed places", "out of ppo.colocate"),
     "share above one": ("ppo: {safety_share: 1.5}", "at least 0 and at most 1", "range"),
     "nothing held out": ("feedback: {held_out: 0}", "more than 0 and less than 1", "range"),
     "sampling that can't be compared": ("ppo: {top_p: 0.9}", "must be 1", "log-probs"),
@@ -112,9 +114,9 @@ RULE_FAULTS = {
     "adapters by broadcast": ("ppo: {push: adapter, policy: {lora: {rank: 8}}}\nfleet: {transport: gloo}", "sends whole weights", "object_store"),
     "IPC to engines elsewhere": ("fleet: {transport: ipc, engine_gpus: 1}", "does not put them there", "add engines to the policy's group"),
     "IPC to more engines than ranks": (
-        "ppo: {policy: {gpus: 0.6}, colocate: [[policy, engines]]}\nfleet: {transport: ipc, engine_gpus: 0.4, engines: 3}",
+        "ppo: {policy: {gpus: 0.6}, colocate: [[policy, engines]]}\nfleet: {transport: ipc, engine_gpus: 0.4, initial: 3}",
         "3 engines for 2 ranks",
-        "fleet.engines to at most 2",
+        "fleet.initial to at most 2",
     ),
     "engines that take a GPU whole": (
         "fleet: {engine_gpus: 1}\nppo: {policy: {gpus: 0.5}, colocate: [[policy, engines]]}",

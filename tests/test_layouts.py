@@ -56,7 +56,7 @@ def test_roles_that_share_a_place_have_a_bundle_for_each_rank_and_the_others_a_p
 
 
 def test_engines_in_a_role_s_place_are_counted_in_and_sit_beside_its_ranks() -> None:
-    fleet = FleetConfig(engines=3, engine_cpus=1, engine_gpus=0.4)
+    fleet = FleetConfig(initial=3, engine_cpus=1, engine_gpus=0.4)
     ppo = replace(PPOConfig(), policy=PolicyRoleConfig(ranks=2, cpus=2, gpus=0.6), colocate=(("policy", "engines"),))
     together, *apart = plan_places(ppo.residents(fleet), ppo.colocate)
     assert together.roles == ("policy", "engines")
@@ -76,7 +76,7 @@ def test_roles_that_find_no_room_are_named_with_what_they_want(ray_session: None
 
 def test_the_fleet_starts_its_engines_there(ray_session: None, tmp_path: Path) -> None:
     ppo = replace(PPOConfig(), policy=PolicyRoleConfig(ranks=2, cpus=0.1), colocate=(("policy", "engines"),))
-    config = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64)
+    config = FleetConfig(initial=2, engine_cpus=0.1, kv_cache_mb=64)
     places = Places(ppo.residents(config), ppo.colocate)
     fleet = Fleet(str(tiny_folder(tmp_path)), MODEL, config, start_timeout=200, place=places.of_engines)
     try:

@@ -17,7 +17,7 @@ from zj_ray.config.schema import FleetConfig, LoraConfig, PPOConfig
 from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
-from zj_ray.errors import ZjError
+from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.fleet.dialogue import DialogueSettings
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
@@ -30,7 +30,7 @@ from zj_ray.training.model import new_heads
 from zj_ray.weights.bucket import PublishedWeights, corrupted
 from zj_ray.weights.folder import publish_folder
 
-FLEET = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60)
+FLEET = FleetConfig(initial=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60)
 CASE = Case(
     "case-1",
     "内科",
@@ -95,9 +95,11 @@ def _scored_batch(roles: Roles, trajectories: list) -> tuple[RolloutBatch, list[
 
 
 def test_an_engine_without_confirmed_weights_gets_no_work(fleet: Fleet, chat: ChatFormat) -> None:
-    fresh = Fleet(fleet.model_path, MODEL, FLEET, 1.0)
-    assert all(life.state is not EngineState.SERVING for life in fresh.lives.values())
-    assert fresh.router.choose(fresh.lives.values()) is None
+    assert {life.state for life in fleet.lives.values()} == {EngineState.STALE}  # loaded, and nothing was published yet
+    assert fleet.router.choose() is None
+    request = TurnRequest("early", chat.open("头痛。"), 4, 0.0, 0, chat.stop_id)
+    with pytest.raises(WaitTimeout, match="0 turns in flight"):
+        fleet.generate([request], timeout=2)
 
 
 def test_trajectories_are_token_exact_and_engines_agree_with_the_trainer(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
@@ -139,7 +141,7 @@ def test_greedy_tokens_after_a_sync_equal_those_of_an_engine_started_from_the_ch
     exported = folders["root"] / "exported"
     roles.export_policy(exported)
     load_tokenizer(folders["sft"]).save_pretrained(exported)
-    fresh = Fleet(str(exported), MODEL, replace(FLEET, engines=1), start_timeout=300)
+    fresh = Fleet(str(exported), MODEL, replace(FLEET, initial=1), start_timeout=300)
     try:
         fresh.launch()
         fresh.wait_ready()
@@ -155,7 +157,7 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
     policy = replace(PPOConfig().policy, lora=LoraConfig(rank=4, alpha=8))
     config = replace(PPOConfig(), push="adapter", reference_model="adapter_off", policy=policy, learning_rate=3e-2, advantage="reinforce_pp")
     learner = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
-    fleet = Fleet(str(folders["sft"]), MODEL, replace(FLEET, engines=1), start_timeout=300, lora_rank=4)
+    fleet = Fleet(str(folders["sft"]), MODEL, replace(FLEET, initial=1), start_timeout=300, lora_rank=4)
     try:
         fleet.launch()
         learner.start(Models(reference=folders["sft"], reward=folders["reward"]))
@@ -188,7 +190,7 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
         fleet.close()
         learner.close()
     load_tokenizer(folders["sft"]).save_pretrained(folders["root"] / "lora" / "model")
-    fresh = Fleet(str(folders["root"] / "lora" / "model"), MODEL, replace(FLEET, engines=1), start_timeout=300)
+    fresh = Fleet(str(folders["root"] / "lora" / "model"), MODEL, replace(FLEET, initial=1), start_timeout=300)
     try:
         fresh.launch()
         fresh.wait_ready()

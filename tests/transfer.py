@@ -19,7 +19,7 @@ from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.roles import Models, Roles
 
-FLEET = FleetConfig(engines=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=20, transport="gloo")
+FLEET = FleetConfig(initial=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=20, transport="gloo")
 CONFIG = replace(
     PPOConfig(), advantage="reinforce_pp", policy=PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=3), critic=LearnerRoleConfig(cpus=0.1)
 )

@@ -167,7 +167,7 @@ def gpus_wanted(config: Config) -> float:
     ppo, fleet = config.ppo, config.fleet
     supervised = (stage.ranks * stage.gpus for stage in (config.pretrain, config.sft, config.reward))
     roles = sum(role.ranks * role.gpus for role in ppo.roles().values())
-    return max(*supervised, fleet.engines * fleet.engine_gpus + roles)
+    return max(*supervised, fleet.initial * fleet.engine_gpus + roles)
 
 
 def check_memory() -> Check:
@@ -175,9 +175,9 @@ def check_memory() -> Check:
     memory = psutil.virtual_memory()
     detail = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
     if memory.available < 6 * GIB:
-        return Check("memory", False, detail, "close other programs: the demo needs about 9 GiB; fleet.engines=1 and ranks of 1 need less")
+        return Check("memory", False, detail, "close other programs: the demo needs about 9 GiB; fleet.initial=1 and ranks of 1 need less")
     ok = True if memory.available >= 10 * GIB else None
-    return Check("memory", ok, detail, "" if ok else "tight for the demo (about 9 GiB): set fleet.engines=1, or close other programs")
+    return Check("memory", ok, detail, "" if ok else "tight for the demo (about 9 GiB): set fleet.initial=1, or close other programs")
 
 
 def check_shared_memory(object_store_mb: int) -> Check:

@@ -82,10 +82,24 @@ class JobServer:
         return self._known(job_id, self._client.get_job_logs)
 
     def follow(self, job_id: str, show: Callable[[str], None]) -> None:
-        """Give the job's output to `show` as it comes, until the job ends. Raises ZjError if the connection breaks."""
+        """Give the job's output to `show` as it comes, until the job ends. Raises ZjError if the connection breaks.
+
+        A job may say nothing for hours, so silence alone ends nothing. But a connection whose other end is gone is silent too:
+        meanwhile the job server is asked, and WaitTimeout raised if it does not answer, or knows that the job has ended.
+        """
 
         async def tail() -> None:
-            async for text in self._client.tail_job_logs(job_id):
+            texts = self._client.tail_job_logs(job_id)
+            while True:
+                coming = asyncio.ensure_future(anext(texts, None))
+                ended = False
+                while not (await asyncio.wait({coming}, timeout=REQUEST_SECONDS))[0]:
+                    if ended:
+                        what = f"job {job_id} has ended, but its output did not within {REQUEST_SECONDS:g} s"
+                        raise WaitTimeout(what, where=self.address, remedy="see all of it with: zj logs RUN")
+                    ended = self.state(job_id) in ENDED
+                if (text := await coming) is None:
+                    return
                 show(text)
 
         try:

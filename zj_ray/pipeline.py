@@ -125,7 +125,7 @@ def plan(config: Config) -> RenderableType:
     table = Table(title=f"run {config.name}", title_justify="left")
     for column in ("stage", "needs", "processes"):
         table.add_column(column)
-    fleet = f"{config.fleet.engines} vLLM engines"
+    fleet = f"{config.fleet.initial} vLLM engines"
     roles = config.ppo.residents(config.fleet)
     places = [" with ".join(f"{name} ×{roles[name].ranks}" for name in place.roles) for place in plan_places(roles, config.ppo.colocate)]
     processes = {

@@ -138,6 +138,23 @@ def read_status(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def want_rollouts(folder: Path, engines: int | None) -> None:
+    """Ask for so many rollout engines, or with None for what the config says; a run that works on the folder sees to it within seconds."""
+    path = folder / "scale.json"
+    if engines is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_atomic(path, json.dumps({"rollouts": engines, "asked": time.time()}) + "\n")
+
+
+def wanted_rollouts(folder: Path) -> int | None:
+    """The engines that `want_rollouts` asked for last."""
+    try:
+        return int(json.loads((folder / "scale.json").read_text(encoding="utf-8"))["rollouts"])
+    except FileNotFoundError:
+        return None
+
+
 def find_run(name_or_path: str, runs: Path) -> Path:
     """The folder of a run given by its name under `runs` or by its path. Raises ZjError listing the nearest names."""
     for folder in (runs / name_or_path, Path(name_or_path)):

@@ -61,10 +61,12 @@ _BOUNDS: dict[str, Bound] = {
     "rank": Bound(0, 512),  # of LoRA adapters; vLLM has no room for larger ones
     "alpha": AT_LEAST_ONE,
     "dual_clip": Bound(1.0, open_low=True),
-    **dict.fromkeys(("start_timeout", "stall_timeout", "turn_timeout", "sync_timeout", "rollout_timeout", "role_timeout"), POSITIVE),
+    **dict.fromkeys(("start_timeout", "stall_timeout", "turn_timeout", "sync_timeout", "wait_timeout", "rollout_timeout", "role_timeout"), POSITIVE),
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE),
     **dict.fromkeys(("cpus", "engine_cpus", "kl_target", "kl_bound", "mismatch_bound", "temperatures"), POSITIVE),
-    **dict.fromkeys(("local_cpus", "ranks", "threads", "engines", "max_in_flight", "turn_retries", "max_steps", "save_every"), AT_LEAST_ONE),
+    **dict.fromkeys(("local_cpus", "ranks", "threads", "max_in_flight", "turn_retries", "max_steps", "save_every"), AT_LEAST_ONE),
+    **dict.fromkeys(("fleet.initial", "fleet.min", "fleet.max", "lost_engines"), AT_LEAST_ONE),
+    **dict.fromkeys(("restarts", "idle_seconds"), NOT_NEGATIVE),
     **dict.fromkeys(("layers", "heads", "hidden_size", "intermediate_size", "batch_tokens", "micro_batch_tokens", "annotators"), AT_LEAST_ONE),
     **dict.fromkeys(("steps", "mini_batches", "turn_tokens", "kl_horizon", "checkpoint_every", "keep_checkpoints", "replicas"), AT_LEAST_ONE),
     **dict.fromkeys(("consultations", "single_turn", "passages", "cases", "prompts", "safety_prompts", "controls"), AT_LEAST_ONE),
@@ -142,6 +144,8 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
         yield from ((f"fleet.{key}", "fleet.engine_gpus > 0: the engines run on GPUs") for key in ("threads", "kv_cache_mb"))
     else:
         yield from ((f"fleet.{key}", "fleet.engine_gpus is 0: the engines run on CPUs") for key in ("gpu_memory_utilization", "sleep"))
+    if not fleet.autoscale:
+        yield "fleet.idle_seconds", "fleet.autoscale is off, so no engine is let go because it is idle"
     if ppo.kl_controller == "fixed":
         yield from ((f"ppo.{key}", "ppo.kl_controller is fixed") for key in ("kl_target", "kl_horizon"))
     if ppo.advantage != "gae":
@@ -177,6 +181,9 @@ def _faults(config: Config) -> Iterator[Fault]:
         what = "'fleet.sleep' lets engines sleep while the trainers work, but ppo.max_staleness has them hold consultations meanwhile"
         yield Fault(("fleet.sleep", "ppo.max_staleness"), what, "give the engines GPUs of their own, or set ppo.max_staleness to 0")
     yield from _ppo_faults(config.ppo, config.model.max_length)
+    if config.fleet.autoscale and any("engines" in group for group in config.ppo.colocate):
+        what = "'fleet.autoscale' adds and removes engines, but ppo.colocate gives them fixed places beside roles"
+        yield Fault(("fleet.autoscale", "ppo.colocate"), what, "take the engines out of ppo.colocate, or leave fleet.autoscale out")
     yield from _colocation_faults(config.ppo, config.ppo.residents(config.fleet))
 
 
@@ -249,15 +256,19 @@ def _transport_faults(fleet: FleetConfig, ppo: PPOConfig) -> Iterator[Fault]:
     if fleet.transport == "ipc" and not any({"policy", "engines"} <= set(group) for group in ppo.colocate):
         what = "'fleet.transport' ipc is for engines on the policy's GPUs, but ppo.colocate does not put them there"
         yield Fault((keys[0], "ppo.colocate"), what, "add engines to the policy's group in ppo.colocate, or use nccl or object_store")
-    elif fleet.transport == "ipc" and fleet.engines > ppo.policy.ranks:
-        what = f"'fleet.transport' ipc needs a policy rank on each engine's GPU, but there are {fleet.engines} engines for {ppo.policy.ranks} ranks"
-        yield Fault((keys[0], "fleet.engines", "ppo.policy.ranks"), what, f"set fleet.engines to at most {ppo.policy.ranks}")
+    elif fleet.transport == "ipc" and fleet.initial > ppo.policy.ranks:
+        what = f"'fleet.transport' ipc needs a policy rank on each engine's GPU, but there are {fleet.initial} engines for {ppo.policy.ranks} ranks"
+        yield Fault((keys[0], "fleet.initial", "ppo.policy.ranks"), what, f"set fleet.initial to at most {ppo.policy.ranks}")
     if fleet.transport != "object_store" and ppo.push == "adapter":
         what = f"'fleet.transport' {fleet.transport} sends whole weights, but ppo.push is adapter"
         yield Fault((keys[0], "ppo.push"), what, "use object_store for adapters: they are small; or set ppo.push to merged")
 
 
 def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:
+    if not fleet.min <= fleet.initial <= fleet.max:
+        what = f"'fleet.initial' is {fleet.initial}, which is not between fleet.min {fleet.min} and fleet.max {fleet.max}"
+        remedy = f"raise fleet.max to {max(fleet.initial, fleet.min)} or more, or lower the others"
+        yield Fault(("fleet.initial", "fleet.max", "fleet.min"), what, remedy)
     for key, gpus in (("fleet.engine_gpus", fleet.engine_gpus), ("serve.replica_gpus", replica_gpus)):
         if gpus > 1 and gpus != int(gpus):
             yield Fault((key,), f"'{key}' is {gpus:g}: Ray gives out parts of one GPU or whole GPUs", f"set it to {int(gpus)} or {int(gpus) + 1}")

@@ -121,7 +121,11 @@ class RewardTrainConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class FleetConfig:
-    engines: int = setting(2, "vLLM rollout engines")
+    initial: int = setting(2, "vLLM rollout engines to start with")
+    min: int = setting(1, "fewest engines: `zj scale` and the autoscaler keep at least so many")
+    max: int = setting(8, "most engines")
+    autoscale: bool = setting(False, "follow the queue of turns between min and max, until `zj scale` asks for a number")
+    idle_seconds: float = setting(300.0, "fewer engines must have been enough for so long before the autoscaler lets some go [s]")
     engine_cpus: float = setting(0.25, "logical CPUs each engine reserves")
     engine_gpus: float = setting(0.0, "GPUs each engine reserves; 0 runs vLLM on the CPU")
     threads: int = setting(1, "CPU threads of each engine (CPU engines only)")
@@ -136,7 +140,11 @@ class FleetConfig:
     sleep: bool = setting(False, "engines give back their GPU memory while the trainers work: for engines that share GPUs with roles")
     turn_timeout: float = setting(120.0, "longest wait for one doctor turn [s]")
     sync_timeout: float = setting(120.0, "longest wait for an engine to take new weights [s]")
-    turn_retries: int = setting(3, "attempts at one doctor turn before its dialogue is given up and reported by name")
+    stall_timeout: float = setting(60.0, "an engine that has turns but makes no progress for so long, or does not say how it is, is replaced [s]")
+    wait_timeout: float = setting(900.0, "longest that a turn waits for an engine that has room [s]")
+    turn_retries: int = setting(3, "times that engines may fail at one doctor turn before its prompt is given up and reported by name")
+    lost_engines: int = setting(10, "times that one doctor turn may lose its engine before its prompt is given up and reported by name")
+    restarts: int = setting(5, "times in a row that an engine may die without having answered a turn before the run stops with the reason")
 
 
 @dataclass(frozen=True)
@@ -255,7 +263,7 @@ class PPOConfig:
 
     def residents(self, fleet: FleetConfig) -> dict[str, RoleConfig]:
         """Who sits in the roles' places: the roles, and the engines where `colocate` names them."""
-        engines = RoleConfig(fleet.engines, fleet.engine_cpus, fleet.engine_gpus, fleet.threads)
+        engines = RoleConfig(fleet.initial, fleet.engine_cpus, fleet.engine_gpus, fleet.threads)
         return self.roles() | ({"engines": engines} if any("engines" in group for group in self.colocate) else {})
 
 

@@ -98,7 +98,7 @@ def _config(folder: Path) -> Row | None:
         return None
     text = path.read_text(encoding="utf-8")
     tree = yaml.safe_load(text) or {}
-    keys = ("seed", "data.source", "model.base", "model.dtype", "pretrain.ranks", "fleet.engines", "ppo.steps", "ppo.consultations")
+    keys = ("seed", "data.source", "model.base", "model.dtype", "pretrain.ranks", "fleet.initial", "ppo.steps", "ppo.consultations")
     return {"text": text, "chosen": {key: _at(tree, key) for key in keys if _at(tree, key) is not None}}
 
 

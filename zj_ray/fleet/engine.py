@@ -29,6 +29,7 @@ from zj_ray.weights.adapter import save_adapter
 from zj_ray.weights.bucket import PublishedWeights, WeightManifest, corrupted, unpack_weights
 
 TURN_POLL_SECONDS = 0.01
+GRACE = 5.0  # beyond the limit of a turn, so that its own error comes first [s]
 LORA_SIZES = (8, 16, 32, 64, 128, 256, 512)  # ranks that vLLM makes room for
 
 
@@ -120,6 +121,8 @@ class EngineThread:
     def submit(self, command: Callable[[], Any]) -> Future:
         """Run `command` between two steps."""
         done: Future = Future()
+        if not self.pending and self.commands.empty():
+            self.last_progress = time.monotonic()  # it had nothing to do until now
         self.commands.put((command, done))
         return done
 
@@ -331,14 +334,19 @@ class RolloutEngine:
 
     async def finish_turns(self) -> None:
         """No turn may be spoken by two policies. The fleet sends no new ones meanwhile; each has a limit of its own."""
+        limit = self.fleet.turn_timeout + GRACE
+        deadline = time.monotonic() + limit
         while self.core.pending:
+            if time.monotonic() > deadline:
+                what = f"did not finish its {len(self.core.pending)} turns within {limit:.0f} s at weight version {self.core.version}"
+                raise WaitTimeout(what, where=f"engine {self.name}", remedy="raise fleet.turn_timeout if its answers are this slow")
             await asyncio.sleep(TURN_POLL_SECONDS)
 
     async def health(self) -> dict[str, Any]:
         core = self.core
         return {
             "version": core.version,
-            "in_flight": len(core.pending),
+            "in_flight": len(core.pending) + core.commands.qsize(),
             "tokens": core.tokens,
             "seconds_since_progress": time.monotonic() - core.last_progress,
             "alive": core.thread.is_alive(),

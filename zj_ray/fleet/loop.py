@@ -27,6 +27,10 @@ class Loop:
             future.cancel()
             raise
 
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let `work` go on until it ends by itself or the loop is stopped."""
+        asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def stop(self) -> None:
         """Cancel what is running and end the thread. A second call does nothing."""
         if self._loop.is_closed():

@@ -7,16 +7,17 @@ every trajectory it touched would be attributed to the wrong policy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 
 
 class EngineState(Enum):
-    PROVISIONING = "provisioning"  # its actor is being placed
+    PROVISIONING = "provisioning"  # its place in the cluster is asked for
     LOADING = "loading"  # vLLM builds the model
     STALE = "stale"  # alive, but its weights are not the current version
     SERVING = "serving"  # confirmed at the current version
-    SUSPECT = "suspect"  # failed lately: gets no new work until a sync succeeds
+    SUSPECT = "suspect"  # failed lately: gets one turn at a time on trial, until one succeeds
     DRAINING = "draining"  # finishes what it has, gets nothing new
     GONE = "gone"  # left on purpose
     DEAD = "dead"  # lost; only a new actor can take its place
@@ -25,11 +26,11 @@ class EngineState(Enum):
 _ALLOWED: dict[EngineState, tuple[EngineState, ...]] = {
     EngineState.PROVISIONING: (EngineState.LOADING, EngineState.DEAD, EngineState.GONE),
     EngineState.LOADING: (EngineState.STALE, EngineState.DEAD, EngineState.GONE),
-    EngineState.STALE: (EngineState.SERVING, EngineState.SUSPECT, EngineState.DRAINING, EngineState.DEAD),
+    EngineState.STALE: (EngineState.SERVING, EngineState.DRAINING, EngineState.DEAD),
     EngineState.SERVING: (EngineState.STALE, EngineState.SUSPECT, EngineState.DRAINING, EngineState.DEAD),
     EngineState.SUSPECT: (EngineState.STALE, EngineState.SERVING, EngineState.DRAINING, EngineState.DEAD),
     EngineState.DRAINING: (EngineState.GONE, EngineState.DEAD),
-    EngineState.DEAD: (EngineState.PROVISIONING,),
+    EngineState.DEAD: (EngineState.PROVISIONING, EngineState.GONE),
     EngineState.GONE: (),
 }
 
@@ -40,19 +41,22 @@ class IllegalTransition(AssertionError):
 
 @dataclass
 class EngineLife:
-    """One engine's state, weight version and failures. `current` is the version the fleet is at."""
+    """One engine's state, weight version and failures. watch: is told of every event that sets the state, also to what it was."""
 
     name: str
     state: EngineState = EngineState.PROVISIONING
     version: int = -1
     restarts: int = 0
-    failures: int = 0  # in a row; a success clears them
+    failures: int = 0  # turns in a row; a success clears them
+    ejections: int = 0  # failure streaks and failed trials since its last success
     last_error: str = ""
+    watch: Callable[[EngineLife], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def _go(self, to: EngineState) -> None:
         if to is not self.state and to not in _ALLOWED[self.state]:
             raise IllegalTransition(f"engine {self.name}: {self.state.value} → {to.value} is not allowed")
         self.state = to
+        self.watch(self)
 
     def placed(self) -> None:
         self._go(EngineState.LOADING)
@@ -63,25 +67,28 @@ class EngineLife:
 
     def outdated(self) -> None:
         """A new version was published; nothing here has confirmed it yet."""
-        if self.state is EngineState.SERVING:
+        if self.state in (EngineState.SERVING, EngineState.SUSPECT):
             self._go(EngineState.STALE)
 
     def synced(self, version: int, current: int) -> None:
         """A sync was confirmed by checksum. Only the current version admits to SERVING."""
-        if self.state not in (EngineState.STALE, EngineState.SUSPECT, EngineState.SERVING):
+        if self.state not in (EngineState.STALE, EngineState.SERVING):
             raise IllegalTransition(f"engine {self.name}: a sync was confirmed in state {self.state.value}")
         self.version = version
         self.failures = 0
         self._go(EngineState.SERVING if version == current else EngineState.STALE)
 
     def succeeded(self) -> None:
-        self.failures = 0
+        """A turn was answered. Who is suspect has the current version, and serves again."""
+        self.failures = self.ejections = 0
+        if self.state is EngineState.SUSPECT:
+            self._go(EngineState.SERVING)
 
     def failed(self, error: str, tolerated: int) -> None:
-        """One piece of work failed there; after more than `tolerated` in a row it gets no more."""
+        """A turn failed there; after more than `tolerated` in a row it is on trial."""
         self.failures += 1
         self.last_error = error
-        if self.failures > tolerated and self.state is EngineState.SERVING:
+        if self.state is EngineState.SUSPECT or (self.failures > tolerated and self.state is EngineState.SERVING):
             self._go(EngineState.SUSPECT)
 
     def died(self, error: str) -> None:
@@ -92,7 +99,7 @@ class EngineLife:
     def replaced(self) -> None:
         self._go(EngineState.PROVISIONING)
         self.restarts += 1
-        self.failures = 0
+        self.failures = self.ejections = 0
 
     def drain(self) -> None:
         self._go(EngineState.DRAINING)

@@ -12,7 +12,7 @@ from zj_ray.data.datasets import load_prompts
 from zj_ray.errors import ZjError
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
-from zj_ray.fleet.fleet import GRACE
+from zj_ray.fleet.publisher import GRACE
 from zj_ray.patients.stream import PromptStream
 from zj_ray.progress import Bar, progress
 from zj_ray.roles.batch import RolloutBatch
@@ -104,7 +104,6 @@ class PPOLoop:
         updated = self.roles.update(batch, self._mini_batches(len(batch), step), self.kl.coefficient, learn_policy=step >= self.warmup)
         self._count_skipped(updated, step)
         watch.lap("update")
-        self.fleet.heal()
         sync = self.shop.publish(self.roles.weights(self.shop.next_version()))
         watch.lap("sync")
         reward = self.record.write(step, rollout, scored, batch, agreement, updated, sync, self.kl.coefficient, watch)

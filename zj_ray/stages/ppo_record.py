@@ -15,7 +15,7 @@ import numpy as np
 from zj_ray.data.case import Prompt
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.fleet.fleet import SyncReport
+from zj_ray.fleet.publisher import SyncReport
 from zj_ray.metrics import MetricLog
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Updated

@@ -7,6 +7,7 @@ stage that needs the machines for itself releases it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from zj_ray.config.schema import Config
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import CheckpointError
-from zj_ray.fleet.fleet import Fleet, SyncReport
-from zj_ray.run import Run
+from zj_ray.fleet.fleet import Fleet
+from zj_ray.fleet.publisher import SyncReport
+from zj_ray.run import Run, wanted_rollouts
 from zj_ray.weights.bucket import PublishedWeights
 from zj_ray.weights.folder import publish_folder
 
@@ -54,7 +56,10 @@ class Workshop:
         if self._fleet is None:
             ppo = self.config.ppo
             lora_rank = ppo.policy.lora.rank if ppo.push == "adapter" else 0
-            self._fleet = Fleet(str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout, lora_rank, place)
+            self._fleet = Fleet(
+                str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout, lora_rank, place,
+                on_change=lambda table: self.run.status(fleet=table), wanted=partial(wanted_rollouts, self.run.folder),
+            )  # fmt: skip
             self._fleet.launch()
         return self._fleet
 
@@ -62,7 +67,7 @@ class Workshop:
         """The fleet with the weights of `model`, ready to serve."""
         fleet = self.launch_fleet(model)
         fleet.wait_ready()
-        fleet.heal()
+        fleet.supervise()
         self.publish(publish_folder(model, self.next_version()))
         return fleet
 

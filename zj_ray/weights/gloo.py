@@ -32,14 +32,14 @@ class Wire:
 
     def __init__(self, address: str, port: int, rank: int, world: int, timeout: float) -> None:
         """timeout: longest wait for the others, to join and in each message [s]."""
-        limit = timedelta(seconds=timeout)
-        store = TCPStore(address, port, world, is_master=rank == 0, timeout=limit)
-        self.group: Any = ProcessGroupGloo(store, rank, world, limit)
+        self.limit = timedelta(seconds=timeout)
+        store = TCPStore(address, port, world, is_master=rank == 0, timeout=self.limit)
+        self.group: Any = ProcessGroupGloo(store, rank, world, self.limit)
 
     def broadcast(self, tensor: Tensor) -> None:
         options = BroadcastOptions()
         options.rootRank = options.rootTensor = 0
-        self.group.broadcast([tensor], options).wait()
+        self.group.broadcast([tensor], options).wait(self.limit)
 
 
 @dataclass(kw_only=True)
@@ -94,7 +94,7 @@ class GlooTrainerEngine(NCCLTrainerWeightTransferEngine):
         with ThreadPoolExecutor(1) as pool:  # both ends meet inside the calls
             joined = pool.submit(client.init_weight_transfer_engine, worker_init_payload(GlooInitInfo(**meeting, rank_offset=1)))
             engine.wire = Wire(init_info.master_address, init_info.master_port, 0, init_info.world_size, init_info.timeout)
-            joined.result()
+            joined.result(2 * init_info.timeout)  # the call's own limit comes first, and names the engines that did not join
         return engine
 
     def _broadcast(self, source: Any, meta: Any) -> None:

@@ -1,0 +1,194 @@
+"""Every turn that was accepted is answered exactly once or reported by name: pure bookkeeping, no Ray, no torch.
+
+Turns wait here, oldest first, until an engine has room; what failed waits out a pause and goes elsewhere. Failures come in
+two kinds with a budget each: the turn's own (an engine answered with an error, or not in time) and the engines' (the one
+that had it is gone). An answer to an attempt that was taken away meanwhile counts for nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from zj_ray.fleet.router import Router
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # before a turn is tried again [s]
+
+
+class Fault(Enum):
+    TURN = "turn"  # an engine that lives did not answer it
+    ENGINE = "engine"  # its engine is gone
+
+
+@dataclass(frozen=True)
+class Limits:
+    """faults: of each kind that one turn may meet; tolerated: failures in a row before an engine is on trial; wait: longest without an engine [s]."""
+
+    faults: dict[Fault, int]
+    tolerated: int
+    wait: float
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One attempt at a turn; attempts count from 1."""
+
+    key: str
+    attempt: int
+    engine: str
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A turn whose budget is spent."""
+
+    key: str
+    attempts: int
+    error: str
+
+
+@dataclass
+class _Turn:
+    number: int  # the order in which turns were accepted
+    previous: str | None
+    waiting_since: float
+    attempts: int = 0
+    faults: Counter[Fault] = field(default_factory=Counter)
+    failed_at: set[str] = field(default_factory=set)
+    error: str = "no engine serves"
+    now: Assignment | None = None
+
+
+class Dispatcher:
+    def __init__(self, router: Router, limits: Limits, clock: Callable[[], float]) -> None:
+        self.router, self.limits, self.clock = router, limits, clock
+        self.held = False  # while weights are on their way, nothing is given out
+        self._turns: dict[str, _Turn] = {}
+        self._ready: list[tuple[int, str]] = []
+        self._pausing: list[tuple[float, int, str]] = []
+        self._at: dict[str, dict[str, Assignment]] = {}  # by engine and key
+        self._numbers = itertools.count()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(map(len, self._at.values()))
+
+    @property
+    def waiting(self) -> int:
+        return len(self._turns) - self.in_flight
+
+    def accept(self, key: str, previous: str | None = None) -> None:
+        """previous: the engine that had the dialogue's last turn."""
+        assert key not in self._turns, f"turn {key} was accepted twice"
+        number = next(self._numbers)
+        self._turns[key] = _Turn(number, previous, self.clock())
+        heapq.heappush(self._ready, (number, key))
+
+    def drop(self, key: str) -> None:
+        """Nobody waits for it any more."""
+        turn = self._turns.pop(key, None)
+        if turn is not None and turn.now is not None:
+            self._take_back(turn.now, succeeded=False)
+
+    def assign(self) -> list[Assignment]:
+        """What can be given out now."""
+        now = self.clock()
+        while self._pausing and self._pausing[0][0] <= now:
+            _, number, key = heapq.heappop(self._pausing)
+            heapq.heappush(self._ready, (number, key))
+        given: list[Assignment] = []
+        passed_over: list[tuple[int, str]] = []
+        while self._ready and not self.held:
+            number, key = heapq.heappop(self._ready)
+            turn = self._turns.get(key)
+            if turn is None or turn.number != number:
+                continue
+            engine = self.router.choose(turn.previous, turn.failed_at)
+            if engine is None:
+                passed_over.append((number, key))
+                if not turn.failed_at:
+                    break  # nobody has room; else only those that it failed at
+                continue
+            given.append(self._give(key, turn, engine))
+        for entry in passed_over:
+            heapq.heappush(self._ready, entry)
+        return given
+
+    def _give(self, key: str, turn: _Turn, engine: str) -> Assignment:
+        turn.attempts += 1
+        turn.now = Assignment(key, turn.attempts, engine)
+        self._at.setdefault(engine, {})[key] = turn.now
+        self.router.started(engine)
+        return turn.now
+
+    def succeeded(self, assignment: Assignment) -> bool:
+        """Whether this answer counts; the turn is then done."""
+        if not self._is_current(assignment):
+            return False
+        self._take_back(assignment, succeeded=True)
+        self.router.lives[assignment.engine].succeeded()
+        del self._turns[assignment.key]
+        return True
+
+    def failed(self, assignment: Assignment, error: str) -> GivenUp | None:
+        """Its engine lives, but did not answer."""
+        if not self._is_current(assignment):
+            return None
+        self._take_back(assignment, succeeded=False)
+        self.router.lives[assignment.engine].failed(error, self.limits.tolerated)
+        return self._again(assignment, Fault.TURN, error)
+
+    def engine_left(self, engine: str, error: str, blameless: bool = False) -> list[GivenUp]:
+        """The engine has no turns any more: they go elsewhere. blameless: it left on purpose, which costs no budget."""
+        given_up = []
+        for assignment in list(self._at.pop(engine, {}).values()):
+            self.router.finished(engine, succeeded=False)
+            given_up.append(self._again(assignment, None if blameless else Fault.ENGINE, error))
+        return [lost for lost in given_up if lost is not None]
+
+    def expired(self) -> list[GivenUp]:
+        """Turns that have waited too long for an engine."""
+        oldest = self.clock() - self.limits.wait
+        late = [key for key, turn in self._turns.items() if turn.now is None and turn.waiting_since < oldest]
+        return [self._give_up(key, f"no engine had room for it within {self.limits.wait:.0f} s; last: {self._turns[key].error}") for key in late]
+
+    def abandoned(self) -> list[GivenUp]:
+        """All that wait, given up: there will be no engine any more."""
+        return [self._give_up(key, f"no engine is left; last: {turn.error}") for key, turn in list(self._turns.items()) if turn.now is None]
+
+    def wake_at(self) -> float | None:
+        """When something changes by time alone."""
+        moments = [self._pausing[0][0]] if self._pausing else []
+        trial = self.router.paused_until()
+        if trial is not None and self._ready:
+            moments.append(trial)
+        return min(moments, default=None)
+
+    def _is_current(self, assignment: Assignment) -> bool:
+        turn = self._turns.get(assignment.key)
+        return turn is not None and turn.now == assignment
+
+    def _take_back(self, assignment: Assignment, succeeded: bool) -> None:
+        self._at[assignment.engine].pop(assignment.key)
+        self.router.finished(assignment.engine, succeeded)
+
+    def _again(self, assignment: Assignment, fault: Fault | None, error: str) -> GivenUp | None:
+        key, turn, now = assignment.key, self._turns[assignment.key], self.clock()
+        turn.now, turn.error, turn.waiting_since = None, f"{assignment.engine}: {error}", now
+        if fault is None:
+            heapq.heappush(self._ready, (turn.number, key))
+            return None
+        turn.faults[fault] += 1
+        if turn.faults[fault] >= self.limits.faults[fault]:
+            return self._give_up(key, turn.error)
+        turn.failed_at.add(assignment.engine)
+        pause = 0.0 if fault is Fault.ENGINE else min(FIRST_PAUSE * 2 ** (turn.faults[fault] - 1), LONGEST_PAUSE)
+        heapq.heappush(self._pausing, (now + pause, turn.number, key))
+        return None
+
+    def _give_up(self, key: str, error: str) -> GivenUp:
+        return GivenUp(key, self._turns.pop(key).attempts, error)

@@ -1,0 +1,210 @@
+"""New weights into the engines: through the object store, or sent by the policy's ranks to all engines at once.
+
+An engine serves only after it has confirmed, by checksum, what is published *now*. One that does not leaves; the others
+go on. A newcomer pulls by itself, whenever it comes (`admit`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from zj_ray.config.schema import FleetConfig
+from zj_ray.errors import WaitTimeout, ZjError, brief
+from zj_ray.fleet.roster import ALIVE, LOST, Roster, Seat
+from zj_ray.fleet.states import EngineState
+from zj_ray.weights.bucket import PublishedWeights
+from zj_ray.weights.transfer import STEPS, Sent
+
+logger = logging.getLogger(__name__)
+
+GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """bytes: of one copy of the weights; seconds: until the last engine had confirmed or left."""
+
+    version: int
+    bytes: int
+    seconds: float
+    confirmed: tuple[str, ...]
+    checksum_failures: int
+
+
+class Publisher:
+    def __init__(self, roster: Roster, config: FleetConfig) -> None:
+        self.roster, self.config = roster, config
+        self.published: tuple[PublishedWeights, ...] = ()  # whole weights, and the adapter that stands on them if there is one
+        self.checksum_failures = 0
+        self.asleep = self.busy = False
+
+    @property
+    def version(self) -> int:
+        return self.published[-1].manifest.version if self.published else -1
+
+    @property
+    def sync_limit(self) -> float:
+        """Longest that one engine may take to confirm [s]: the turns in flight, the pull and the load."""
+        return self.config.turn_timeout + 2 * self.config.sync_timeout
+
+    @property
+    def _transfer_limit(self) -> float:
+        """Longest that the policy may take to send; its own waits for the engines end before [s]."""
+        return (STEPS + 1) * self.config.sync_timeout + GRACE
+
+    @property
+    def limit(self) -> float:
+        """Longest that a publication may take: with a transfer the last turns, the transfer, and packing and pulling if it broke [s]."""
+        return 2 * self.sync_limit + GRACE if self.config.transport == "object_store" else 3 * self.sync_limit + self._transfer_limit
+
+    async def publish(self, weights: PublishedWeights) -> SyncReport:
+        self.busy = True
+        try:
+            return await self._publish(weights)
+        finally:
+            self.busy = False
+
+    async def _publish(self, weights: PublishedWeights) -> SyncReport:
+        started = time.monotonic()
+        self.published = (self.published[0], weights) if weights.manifest.adapter else (weights,)
+        self.asleep = False
+        for seat in self.roster.seats.values():
+            seat.life.outdated()
+        before, nbytes = self.checksum_failures, weights.manifest.nbytes
+        if weights.senders:
+            nbytes = await self._transfer(weights)
+        late = self._out_of_date()
+        if late and await self._pack():
+            await asyncio.gather(*map(self._bring_up_to_date, late))
+        confirmed = tuple(seat.name for seat in self.roster.among([EngineState.SERVING]))
+        damaged = self.checksum_failures - before
+        return SyncReport(weights.manifest.version, nbytes, time.monotonic() - started, confirmed, damaged)
+
+    def _out_of_date(self) -> list[Seat]:
+        return self.roster.among([EngineState.STALE])
+
+    async def admit(self, seat: Seat) -> None:
+        """Bring one engine to what is published, until it serves or is out. Sleepers wait for the next publication."""
+        async with self._alone(seat):
+            tried = None
+            while seat.life.state is EngineState.STALE and self.published and not self.asleep and tried != self.version:
+                tried = self.version  # another may be published meanwhile
+                if await self._pack():
+                    await self._take(seat)
+
+    async def _transfer(self, weights: PublishedWeights) -> int:
+        """The policy's ranks send to all engines at once; returns bytes sent.
+
+        Who is loading weights just now takes no part: it pulls a packed copy, as does who was left with nothing, but lives.
+        """
+        seats = await self._settled([seat for seat in self._out_of_date() if not seat.busy.locked()])
+        if not seats:
+            return 0
+        version = weights.manifest.version
+        sent = await self._sent(weights, {seat.name: seat.actor for seat in seats})
+        for seat in seats:
+            if (why := sent.failed.get(seat.name)) is not None:
+                logger.warning("%s got nothing of version %d by %s: %s", seat.name, version, self.config.transport, why)
+                seat.life.last_error = why
+        await asyncio.gather(*[self._confirm(seat, sent, version) for seat in seats if seat.name in sent.received])
+        return sent.nbytes
+
+    async def _settled(self, seats: Sequence[Seat]) -> list[Seat]:
+        """Those that have spoken their last turn. The dead leave here: a transfer would wait for them."""
+
+        async def settled(seat: Seat) -> bool:
+            return await self.roster.answer(seat, "finish_turns", self.sync_limit, what="finish its turns") is not LOST
+
+        answers = await asyncio.gather(*map(settled, seats))
+        return [seat for seat, answer in zip(seats, answers, strict=True) if answer]
+
+    async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
+        """Raises ZjError when it is the policy that failed."""
+        version, limit = weights.manifest.version, self._transfer_limit
+        sends = [sender.send_weights.remote(version, engines, self.config.transport, self.config.sync_timeout) for sender in weights.senders]
+        return (await self._of_policy(sends, limit, f"send weights of version {version} to {', '.join(engines)}"))[0]
+
+    async def _of_policy(self, work: Sequence[Any], limit: float, what: str) -> list[Any]:
+        """The answers of all its ranks."""
+        try:
+            return await asyncio.wait_for(asyncio.gather(*work), limit)
+        except TimeoutError:
+            raise WaitTimeout(f"did not {what} within {limit:.0f} s", where="role policy", remedy="raise fleet.sync_timeout") from None
+        except (RayActorError, RayTaskError) as error:
+            remedy = "`zj run` again resumes from the last checkpoint; see log.txt"
+            raise ZjError(f"could not {what}: {brief(error)}", where="role policy", remedy=remedy) from error
+
+    async def _confirm(self, seat: Seat, sent: Sent, version: int) -> None:
+        """One engine serves if it got what was sent, or is out."""
+        if sent.received[seat.name] != sent.fingerprint:
+            self.checksum_failures += 1
+            self.roster.lose(seat, ZjError(f"weights of version {version} arrived damaged"))
+        elif await self.roster.answer(seat, "confirm", self.config.sync_timeout, version, what=f"confirm version {version}") is not LOST:
+            seat.life.synced(version, self.version)
+
+    async def _pack(self) -> bool:
+        """Whether what is published can be pulled; what the policy sent is packed for that.
+
+        Where the policy has moved on meanwhile, or is gone, there is nothing to pack: engines wait for the next publication.
+        """
+        last = self.published[-1]
+        if not last.senders:
+            return True
+        version = last.manifest.version
+        try:
+            packs = [sender.packed_weights.remote(version) for sender in last.senders]
+            packed = (await self._of_policy(packs, self.sync_limit, f"pack weights of version {version}"))[0]
+        except WaitTimeout:
+            raise
+        except ZjError:
+            packed = None
+        if packed is not None and self.version == version:
+            self.published = (packed,)
+        return packed is not None
+
+    async def _bring_up_to_date(self, seat: Seat) -> None:
+        async with self._alone(seat):
+            if seat.life.state is EngineState.STALE:
+                await self._take(seat)
+
+    @asynccontextmanager
+    async def _alone(self, seat: Seat) -> AsyncIterator[None]:
+        """Nobody else loads weights there meanwhile."""
+        limit = 2 * self.sync_limit + GRACE
+        try:
+            await asyncio.wait_for(seat.busy.acquire(), limit)
+        except TimeoutError:
+            what = f"was still loading other weights after {limit:.0f} s when version {self.version} was to come"
+            raise WaitTimeout(what, where=f"engine {seat.name}", remedy="raise fleet.sync_timeout") from None
+        try:
+            yield
+        finally:
+            seat.busy.release()
+
+    async def _take(self, seat: Seat) -> None:
+        """One engine pulls what is published and confirms it, or is out."""
+        published, version = self.published, self.version
+        receipt = await self.roster.answer(seat, "apply", self.sync_limit, *published, what=f"confirm weights of version {version}")
+        if receipt is LOST or seat.life.state is not EngineState.STALE:
+            return
+        if receipt.corrupted_buckets:
+            self.checksum_failures += receipt.corrupted_buckets
+            self.roster.lose(seat, ZjError(f"{receipt.corrupted_buckets} buckets of version {version} arrived damaged"))
+        else:
+            seat.life.synced(receipt.version, self.version)
+
+    async def sleep(self) -> None:
+        async def one(seat: Seat) -> None:
+            seat.life.outdated()
+            await self.roster.answer(seat, "sleep", self.sync_limit, what="go to sleep")
+
+        self.asleep = True
+        await asyncio.gather(*[one(seat) for seat in self.roster.among(ALIVE)])  # one without work holds as much memory as the others

@@ -1,0 +1,184 @@
+"""Keeps the fleet as large as it should be and every engine at work: starts, watches, replaces, drains.
+
+One pass a second compares what there should be with what there is. What takes long (a start, a drain) goes on in a task of
+its own, so that nobody waits for an engine who need not: not the consultations, and not the step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from zj_ray.config.schema import FleetConfig
+from zj_ray.errors import WaitTimeout, ZjError, brief
+from zj_ray.fleet.publisher import Publisher
+from zj_ray.fleet.roster import ALIVE, LOST, Roster, Seat
+from zj_ray.fleet.scaling import Scaler
+from zj_ray.fleet.states import EngineState
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+EJECTIONS_TOLERATED = 4  # failure streak and failed trials after it, without a success between, before an engine is replaced
+STARTING = (EngineState.PROVISIONING, EngineState.LOADING)
+LEAVES_FIRST = (EngineState.DEAD, *STARTING, EngineState.STALE, EngineState.SUSPECT, EngineState.SERVING)
+
+
+class Supervisor:
+    def __init__(
+        self, roster: Roster, publisher: Publisher, scaler: Scaler, wanted: Callable[[], int | None], on_change: Callable[[], None]
+    ) -> None:
+        """wanted: how many engines somebody asked for. on_change: called after a pass, and whenever an engine has come to serve or left."""
+        self.roster, self.publisher, self.scaler, self.wanted, self.on_change = roster, publisher, scaler, wanted, on_change
+        self.config: FleetConfig = roster.config
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # what is being done about each engine
+
+    async def run(self) -> None:
+        """Until cancelled. Who is slow to say how it is does not hold up the rest."""
+        await asyncio.gather(self._again(self._adjust), self._again(self._examine))
+
+    async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
+        """A pass every second; one that fails is logged and the next one tries again."""
+        while True:
+            try:
+                await look()
+            except Exception:
+                logger.exception("a pass over the rollout fleet failed; the next one tries again")
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _adjust(self) -> None:
+        self._resize()
+        self._replace(self.roster.clock())
+        self._sync_late()
+        self.on_change()
+
+    @property
+    def hopeless(self) -> bool:
+        """Every engine has died too often to be tried again."""
+        return all(seat.deaths > self.config.restarts and seat.life.state is EngineState.DEAD for seat in self.roster.seats.values())
+
+    def start(self) -> None:
+        """Start the engines that are there from the beginning."""
+        for _ in range(self.scaler.desired(0, 0)):
+            self._begin(self.roster.hire())
+
+    async def started(self, limit: float) -> None:
+        """Until all engines that are starting have loaded or died."""
+        waiting = [self._tasks[seat.name] for seat in self.roster.among(STARTING) if seat.name in self._tasks]
+        if waiting:
+            await asyncio.wait(waiting, timeout=limit)
+
+    async def heal(self, limit: float) -> list[str]:
+        """Replace the dead at once and wait until the new ones are up, as far as they can be; returns their names."""
+        dead = [seat.name for seat in self.roster.among([EngineState.DEAD])]
+        self._replace(float("inf"))
+        await self.started(limit)
+        self._sync_late()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=limit)
+        return dead
+
+    def _resize(self) -> None:
+        dispatcher = self.roster.dispatcher
+        self.scaler.ask(self.wanted())
+        desired = self.scaler.desired(dispatcher.waiting, dispatcher.in_flight)
+        present = self.roster.among(LEAVES_FIRST)
+        for _ in range(desired - len(present)):
+            seat = self.roster.hire()
+            logger.info("%s is added: %d engines are wanted", seat.name, desired)
+            self._begin(seat)
+        rank = {state: place for place, state in enumerate(LEAVES_FIRST)}
+        present.sort(key=lambda seat: (rank[seat.life.state], self.roster.router.in_flight[seat.name], -int(seat.name.rpartition("-")[2])))
+        for seat in present[: max(len(present) - desired, 0)]:
+            logger.info("%s leaves: %d engines are wanted", seat.name, desired)
+            self._let_go(seat)
+
+    def _begin(self, seat: Seat) -> None:
+        self.roster.open(seat)
+        self._do(seat, self._bring_up(seat))
+
+    async def _bring_up(self, seat: Seat) -> None:
+        await self.roster.settle(seat)
+        await self.publisher.admit(seat)
+        self.on_change()
+
+    def _let_go(self, seat: Seat) -> None:
+        self._forget(seat)
+        if seat.life.state in ALIVE:
+            seat.life.drain()
+            self._do(seat, self._drain(seat))
+        else:
+            self.roster.dismiss(seat)
+
+    async def _drain(self, seat: Seat) -> None:
+        """What it has is finished here if that does not take longer than a turn may; the rest moves."""
+        deadline = self.roster.clock() + self.config.turn_timeout
+        while self.roster.router.in_flight[seat.name] and self.roster.clock() < deadline:
+            await asyncio.sleep(TICK_SECONDS / 10)
+        if seat.life.state is EngineState.DRAINING:  # it may have died
+            self.roster.dismiss(seat)
+        self.on_change()
+
+    def _replace(self, now: float) -> None:
+        for seat in self.roster.among([EngineState.DEAD]):
+            if seat.replace_at > now or seat.deaths > self.config.restarts:
+                continue
+            seat.life.replaced()
+            self._forget(seat)
+            self._begin(seat)
+
+    def _sync_late(self) -> None:
+        """Who is alive but has missed a publication, gets it."""
+        if self.publisher.busy:
+            return
+        for seat in self.roster.among([EngineState.STALE]):
+            if seat.name not in self._tasks and not seat.busy.locked():
+                self._do(seat, self._admit(seat))
+
+    async def _admit(self, seat: Seat) -> None:
+        await self.publisher.admit(seat)
+        self.on_change()
+
+    async def _examine(self) -> None:
+        """Liveness and progress: who does not say how it is, or has turns and makes no progress, is out."""
+        seats = [seat for seat in self.roster.among((*ALIVE, EngineState.DRAINING)) if not seat.busy.locked()]
+        await asyncio.gather(*map(self._examine_one, seats))
+        for seat in self.roster.among([EngineState.SUSPECT]):
+            if seat.life.ejections > EJECTIONS_TOLERATED:
+                self.roster.lose(seat, ZjError(f"it failed at every turn; last: {seat.life.last_error}", where=f"engine {seat.name}"))
+
+    async def _examine_one(self, seat: Seat) -> None:
+        limit, actor = self.config.stall_timeout, seat.actor
+        health = await self.roster.answer(seat, "health", limit, what="say how it is")
+        if health is LOST or seat.actor is not actor:
+            return
+        now = self.roster.clock()
+        seat.tokens_per_second = (health["tokens"] - seat.tokens) / max(now - seat.asked_at, 1e-6)
+        if health["tokens"] > seat.tokens:
+            seat.deaths = 0
+        seat.tokens, seat.asked_at = health["tokens"], now
+        if not health["alive"]:
+            self.roster.lose(seat, ZjError("its vLLM thread has ended", where=f"engine {seat.name}"))
+        elif health["in_flight"] and health["seconds_since_progress"] > limit:
+            what = f"made no progress for {health['seconds_since_progress']:.0f} s with {health['in_flight']} turns at version {health['version']}"
+            self.roster.lose(seat, WaitTimeout(what, where=f"engine {seat.name}"))
+
+    def _do(self, seat: Seat, work: Coroutine[Any, Any, None]) -> None:
+        async def done() -> None:
+            try:
+                await work
+            except (ZjError, TimeoutError) as error:
+                logger.warning("%s is lost: %s", seat.name, brief(error))
+                self.roster.lose(seat, error)
+            finally:
+                if self._tasks.get(seat.name) is asyncio.current_task():
+                    del self._tasks[seat.name]
+
+        self._tasks[seat.name] = asyncio.get_running_loop().create_task(done(), name=seat.name)
+
+    def _forget(self, seat: Seat) -> None:
+        task = self._tasks.pop(seat.name, None)
+        if task is not None:
+            task.cancel()
