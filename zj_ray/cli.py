@@ -181,6 +181,27 @@ def stop(run: RunName, runs: Runs = RUNS) -> None:
 
 
 @app.command()
+def scale(
+    run: RunName,
+    rollouts: Annotated[int | None, typer.Option(metavar="N", help="rollout engines from now on", show_default=False)] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="leave the number to the config and its autoscaler again")] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Change the number of rollout engines while a run goes on; nothing that is being said is lost.
+
+    New ones fetch the current weights and start slowly; those that leave finish their turns first. fleet.min and fleet.max bound it.
+
+    Example: [bold]zj scale demo --rollouts 4[/]
+    """
+    from zj_ray.errors import ConfigError
+    from zj_ray.jobs import scale as scale_run
+
+    if (rollouts is None) != auto:
+        raise ConfigError("say how many engines there should be", where="zj scale", remedy="give --rollouts N, or --auto, not both")
+    _show(scale_run(run, rollouts, runs=runs))
+
+
+@app.command()
 def report(run: RunName, runs: Runs = RUNS) -> None:
     """Write a run's HTML report again: every stage, curves, win/tie/loss, consultations. Example: [bold]zj report demo[/]"""
     from zj_ray.evaluation.report import write_report

@@ -50,3 +50,7 @@ class CheckpointError(ZjError):
 
 class WaitTimeout(ZjError):
     """Something did not answer in time; names the engine, role, prompt and version that was waited for."""
+
+
+class RoleLost(ZjError):
+    """A rank of a PPO role died. The roles can be built anew from the last checkpoint, inside the run."""

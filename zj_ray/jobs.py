@@ -32,7 +32,7 @@ from zj_ray.errors import ConfigError, WaitTimeout, ZjError
 from zj_ray.jobstatus import JOB_STATES, render
 from zj_ray.progress import console
 from zj_ray.raycluster import PASSED_ON, package_root
-from zj_ray.run import JOB_ADDRESS, JOB_ID, find_run, read_status, write_atomic
+from zj_ray.run import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts, write_atomic
 from zj_ray.runlock import is_alive
 
 if TYPE_CHECKING:
@@ -119,6 +119,18 @@ def stop(run: str, *, runs: Path) -> str:
     if read_status(folder).get("state") in ("running", "submitted"):  # it was ended before it could say so
         _remember(folder, state="stopped")
     return f"{ended}; what it finished is kept, and zj run goes on from there"
+
+
+def scale(run: str, rollouts: int | None, *, runs: Path) -> str:
+    """Ask for so many rollout engines while the run goes on, or with None for what its config says; says what was done.
+
+    Raises ConfigError for a number outside fleet.min and fleet.max.
+    """
+    work = Run.load(find_run(run, runs))
+    want_rollouts(work, rollouts)
+    wish = "as many rollout engines as its config says" if rollouts is None else f"{rollouts} rollout engines"
+    going_on = _owner(work.folder) is not None
+    return f"{work.config.name} is to have {wish}" + ("; follow it with: zj status " + run if going_on else ", from when it goes on")
 
 
 def _stop_job(job_id: str, address: str) -> str | None:

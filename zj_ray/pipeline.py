@@ -16,6 +16,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from zj_ray.config.schema import STAGES, Config
+from zj_ray.control import control
 from zj_ray.errors import ConfigError
 from zj_ray.evaluation.report import write_report
 from zj_ray.evaluation.summary import read_summary, update_summary
@@ -84,7 +85,7 @@ def _run_stages(work: Run) -> None:
     prepare(work)
     if not todo:
         return
-    with connect(work.config.ray, log_folder=work.folder):
+    with control(work), connect(work.config.ray, log_folder=work.folder):
         shop = Workshop(work)
         try:
             for stage in todo:

@@ -138,13 +138,22 @@ def read_status(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def want_rollouts(folder: Path, engines: int | None) -> None:
-    """Ask for so many rollout engines, or with None for what the config says; a run that works on the folder sees to it within seconds."""
-    path = folder / "scale.json"
+def want_rollouts(run: Run, engines: int | None) -> None:
+    """Ask for so many rollout engines, or with None for what the config says; the process that works on the run sees to it within seconds.
+
+    The wish stays when the run is stopped and resumed. Raises ConfigError if the run can't have so many.
+    """
+    path, fleet = run.folder / "scale.json", run.config.fleet
     if engines is None:
         path.unlink(missing_ok=True)
-    else:
-        write_atomic(path, json.dumps({"rollouts": engines, "asked": time.time()}) + "\n")
+        return
+    if any("engines" in group for group in run.config.ppo.colocate):
+        remedy = "start a run without engines in ppo.colocate"
+        raise ConfigError("the run's engines have fixed places beside roles", where="ppo.colocate", remedy=remedy)
+    if not fleet.min <= engines <= fleet.max:
+        what = f"{engines} engines are not between fleet.min {fleet.min} and fleet.max {fleet.max}"
+        raise ConfigError(what, where=str(run.folder / "config.yaml"), remedy="ask for a number between them; the bounds stand when a run is started")
+    write_atomic(path, json.dumps({"rollouts": engines, "asked": time.time()}) + "\n")
 
 
 def wanted_rollouts(folder: Path) -> int | None:

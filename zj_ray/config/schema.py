@@ -126,6 +126,9 @@ class FleetConfig:
     max: int = setting(8, "most engines")
     autoscale: bool = setting(False, "follow the queue of turns between min and max, until `zj scale` asks for a number")
     idle_seconds: float = setting(300.0, "fewer engines must have been enough for so long before the autoscaler lets some go [s]")
+    http_port: int | None = setting(
+        None, "port on this machine where GET and PUT /fleet show and set the number of engines; 0: any free one; null: none"
+    )
     engine_cpus: float = setting(0.25, "logical CPUs each engine reserves")
     engine_gpus: float = setting(0.0, "GPUs each engine reserves; 0 runs vLLM on the CPU")
     threads: int = setting(1, "CPU threads of each engine (CPU engines only)")
@@ -241,6 +244,7 @@ class PPOConfig:
     keep_checkpoints: int = setting(2, "checkpoints kept")
     rollout_timeout: float = setting(1800.0, "longest wait for one step's consultations [s]")
     role_timeout: float = setting(1800.0, "longest wait for one call to a role [s]")
+    role_restarts: int = setting(3, "times that the roles are built anew from the last checkpoint, inside the run, because a rank died")
     reference_model: Literal["separate", "adapter_off"] = setting(
         "separate", "separate: a role of its own; adapter_off: the policy without its LoRA adapters, which saves a whole model"
     )

@@ -17,7 +17,7 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 
 from zj_ray.config.schema import FleetConfig
-from zj_ray.errors import WaitTimeout, ZjError, brief
+from zj_ray.errors import RoleLost, WaitTimeout, ZjError, brief
 from zj_ray.fleet.roster import ALIVE, LOST, Roster, Seat
 from zj_ray.fleet.states import EngineState
 from zj_ray.weights.bucket import PublishedWeights
@@ -139,8 +139,9 @@ class Publisher:
         except TimeoutError:
             raise WaitTimeout(f"did not {what} within {limit:.0f} s", where="role policy", remedy="raise fleet.sync_timeout") from None
         except (RayActorError, RayTaskError) as error:
+            kind = RoleLost if isinstance(error, RayActorError) else ZjError
             remedy = "`zj run` again resumes from the last checkpoint; see log.txt"
-            raise ZjError(f"could not {what}: {brief(error)}", where="role policy", remedy=remedy) from error
+            raise kind(f"could not {what}: {brief(error)}", where="role policy", remedy=remedy) from error
 
     async def _confirm(self, seat: Seat, sent: Sent, version: int) -> None:
         """One engine serves if it got what was sent, or is out."""

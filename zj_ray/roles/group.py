@@ -10,10 +10,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from zj_ray.config.schema import RoleConfig
-from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.errors import RoleLost, WaitTimeout, ZjError
 from zj_ray.roles.placement import Places
 from zj_ray.roles.rank import rank_environment
 from zj_ray.training.engine import EngineSpec
+
+DEATH_SECONDS = 10.0  # between a rank's death and Ray's word on it
 
 
 class RoleGroup:
@@ -43,16 +45,22 @@ class RoleGroup:
         except GetTimeoutError:
             raise WaitTimeout(f"did not {what} within {self.timeout:.0f} s", where=f"role {self.name}", remedy="raise ppo.role_timeout") from None
         except RayTaskError as error:
+            death = _death(references)  # its peers fail as well, and may say so first
+            if death is not None:
+                raise self._lost(what, death) from error
             cause = error.cause
             if isinstance(cause, ZjError):
                 raise cause from None
             raise
         except RayActorError as error:
-            raise ZjError(
-                f"a rank died when it was to {what}: {str(error).splitlines()[0]}",
-                where=f"role {self.name}",
-                remedy="`zj run` again resumes from the last checkpoint; see log.txt, a rank that dies at once usually ran out of memory",
-            ) from error
+            raise self._lost(what, error) from error
+
+    def _lost(self, what: str, error: RayActorError) -> RoleLost:
+        return RoleLost(
+            f"a rank died when it was to {what}: {str(error).splitlines()[0]}",
+            where=f"role {self.name}",
+            remedy="`zj run` again resumes from the last checkpoint; see log.txt, a rank that dies at once usually ran out of memory",
+        )
 
     def merge(self, references: Sequence[Any], count: int, *, what: str) -> list[np.ndarray]:
         """Join the ranks' `{trajectory number: array}` into a list of `count` arrays."""
@@ -64,3 +72,16 @@ class RoleGroup:
     def close(self) -> None:
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
+
+
+def _death(references: Sequence[Any]) -> RayActorError | None:
+    """Of a rank among those that were called, if one becomes known within DEATH_SECONDS."""
+    ended, _ = ray.wait(list(references), num_returns=len(references), timeout=DEATH_SECONDS)
+    for reference in ended:
+        try:
+            ray.get(reference, timeout=DEATH_SECONDS)
+        except RayActorError as death:
+            return death
+        except RayTaskError:
+            continue
+    return None

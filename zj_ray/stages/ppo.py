@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from zj_ray.algorithms.kl import KLController
 from zj_ray.config.schema import PPOConfig
 from zj_ray.data.datasets import load_prompts
-from zj_ray.errors import ZjError
+from zj_ray.errors import RoleLost, ZjError
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.publisher import GRACE
@@ -24,31 +27,47 @@ from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.checkpoint import CheckpointStore
 
+logger = logging.getLogger(__name__)
+
 
 def ppo(shop: Workshop) -> dict[str, Any]:
-    """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints."""
-    folder = shop.run.stage("ppo")
+    """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints. A role that dies is built anew from the last of them."""
+    folder, restarts = shop.run.stage("ppo"), shop.config.ppo.role_restarts
+    with progress("ppo", shop.config.ppo.steps) as bar:
+        for left in reversed(range(restarts + 1)):
+            try:
+                with _started(shop) as loop:
+                    loop.train(bar)
+                    loop.roles.export_policy(folder / "model")
+                    summary = loop.record.summary(loop.fleet.checksum_failures)
+                break
+            except RoleLost as lost:
+                if left == 0:
+                    raise
+                logger.warning("%s; the roles are built anew from the last checkpoint (%d more times at most)", lost, left - 1)
+    shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
+    update_summary(shop.run.folder, summary)
+    return summary
+
+
+@contextmanager
+def _started(shop: Workshop) -> Iterator[PPOLoop]:
+    """The loop with its roles and engines, which start up side by side."""
     config = shop.config
     roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet)
     shared = roles.places.of_engines
     if shared:
         shop.release_fleet()  # those of an earlier stage sit elsewhere
     try:
-        shop.launch_fleet(shop.model("sft"), shared)  # engines and roles start up side by side
+        shop.launch_fleet(shop.model("sft"), shared)
         roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
-        fleet = shop.fleet(shop.model("sft"))
-        loop = PPOLoop(shop, roles, fleet)
-        with progress("ppo", shop.config.ppo.steps) as bar, loop.rollouts:
-            loop.train(bar)
-        roles.export_policy(folder / "model")
-        shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
+        loop = PPOLoop(shop, roles, shop.fleet(shop.model("sft")))
+        with loop.rollouts:
+            yield loop
     finally:
         if shared:
             shop.release_fleet()  # they go with their places
         roles.close()
-    summary = loop.record.summary(fleet.checksum_failures)
-    update_summary(shop.run.folder, summary)
-    return summary
 
 
 class PPOLoop:
@@ -74,7 +93,7 @@ class PPOLoop:
     def train(self, bar: Bar) -> None:
         """All remaining steps."""
         first = self._resume()
-        bar.advance(first)
+        bar.advance(first - bar.done)
         for step in range(first, self.config.steps):
             reward, kl = self.step(step)
             if (step + 1) % self.config.checkpoint_every == 0 or step + 1 == self.config.steps:
@@ -116,7 +135,7 @@ class PPOLoop:
         prompts = self.prompts.take(step, self.config.consultations // samples)
         consultations = self.fleet.rollout(
             [(prompt, place * samples + k) for place, prompt in enumerate(prompts) for k in range(samples)],
-            key=f"step-{step}",
+            key=f"step-{step}/v{self.shop.version}",  # the version tells it from a rollout that a lost role left behind
             seed=stable_seed(self.shop.config.seed, step),
             chat=self.chat,
             settings=self.settings,
