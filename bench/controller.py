@@ -60,6 +60,9 @@ class IdleEngine:
         self.version = published[-1].manifest.version
         return SyncReceipt(self.version, 0.0, 0)
 
+    async def health(self) -> dict[str, Any]:
+        return {"version": self.version, "in_flight": 0, "tokens": 0, "seconds_since_progress": 0.0, "alive": True}
+
 
 class IdleRank(Rank):
     """Answers at once, in the right shapes."""

@@ -16,9 +16,8 @@ from zj_ray.config.schema import Config, ModelConfig
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.raycluster import connect
-from zj_ray.roles.roles import Models, Roles
 from zj_ray.run import Run
-from zj_ray.stages.ppo import PPOLoop
+from zj_ray.stages.ppo import PPOLoop, started
 from zj_ray.stages.prepare import prepare
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.model import HEADS, new_heads
@@ -101,13 +100,9 @@ def ppo_stage(run: Run) -> Iterator[PPOLoop]:
     """The PPO stage's own loop, started up and with the first weights published, on a Ray of its own."""
     with connect(run.config.ray, log_folder=run.folder):
         shop = Workshop(run)
-        shop.launch_fleet(shop.model("sft"))
-        roles = Roles(run.config.ppo, run.config.model, run.config.seed, run.config.ray.start_timeout, run.config.fleet)
         try:
-            roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
-            loop = PPOLoop(shop, roles, shop.fleet(shop.model("sft")))
-            shop.publish(roles.weights(shop.next_version()))
-            yield loop
+            with started(shop) as loop:
+                shop.publish(loop.roles.weights(shop.next_version()))
+                yield loop
         finally:
-            roles.close()
             shop.release_fleet()

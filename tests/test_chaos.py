@@ -154,7 +154,7 @@ def test_an_engine_that_stands_still_is_replaced(scene: Scene) -> None:
     victim, pid = "engine-1", scene.pid("engine-1")
     with scene.during_a_rollout(victim) as held:
         os.kill(pid, signal.SIGSTOP)
-        assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        scene.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the process to stop", 10)
         scene.check(held.result(300), "one engine stopped")
     assert "did not say how it is" in scene.fleet.lives[victim].last_error
     scene.whole(3)
@@ -192,7 +192,8 @@ def test_an_engine_that_answers_at_once_with_errors_gets_little_to_do_and_is_rep
     scene.tell(victim, break_)
     scene.check(scene.hold("broken"), "one engine answers with errors")
     assert "broken for this test" in scene.fleet.lives[victim].last_error
-    assert 1 <= ray.get(scene.fleet.actors[victim].__ray_call__.remote(lambda engine: engine.calls), timeout=30) < 0.1 * 3 * len(PROMPTS)
+    calls = ray.get(scene.fleet.actors[victim].__ray_call__.remote(lambda engine: engine.calls), timeout=30)
+    assert 1 <= calls <= CONFIG.max_in_flight + 8  # what was given to it before its first answer, and a trial from time to time
     started = time.monotonic()
     while scene.fleet.lives[victim].restarts == restarts:  # it fails on every trial as long as there is work
         assert time.monotonic() - started < 200

@@ -36,7 +36,7 @@ def ppo(shop: Workshop) -> dict[str, Any]:
     with progress("ppo", shop.config.ppo.steps) as bar:
         for left in reversed(range(restarts + 1)):
             try:
-                with _started(shop) as loop:
+                with started(shop) as loop:
                     loop.train(bar)
                     loop.roles.export_policy(folder / "model")
                     summary = loop.record.summary(loop.fleet.checksum_failures)
@@ -51,7 +51,7 @@ def ppo(shop: Workshop) -> dict[str, Any]:
 
 
 @contextmanager
-def _started(shop: Workshop) -> Iterator[PPOLoop]:
+def started(shop: Workshop) -> Iterator[PPOLoop]:
     """The loop with its roles and engines, which start up side by side."""
     config = shop.config
     roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet)
