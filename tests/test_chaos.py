@@ -223,7 +223,7 @@ def test_a_node_that_goes_takes_no_consultation_with_it_and_its_engines_come_bac
         scene.cluster.remove_node(lost, allow_graceful=False)
         scene.check(held.result(300), "a node removed")
     scene.until(lambda: len(scene.serving()) < 3, "the engines of that node to be missed", 60)
-    assert sum(node["Alive"] for node in ray.nodes()) == 2
+    scene.until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, "Ray to see that the node is gone", 120)
     scene.nodes.append(scene.cluster.add_node(num_cpus=2, object_store_memory=200 << 20))
     scene.whole(3)
 

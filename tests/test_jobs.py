@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import pytest
 from rich.console import Console
 
+from tests.rayhead import end, free_port, wait_for_port, wait_until
 from zj_ray import jobs, jobserver
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
@@ -93,7 +91,7 @@ def test_ages_are_given_in_the_unit_that_fits() -> None:
 def test_submitting_where_nobody_listens_names_the_address(tmp_path: Path) -> None:
     config = _config(tmp_path, "a")
     with pytest.raises(ZjError, match="no Ray job server answers"):
-        jobs.submit(config, address=f"http://127.0.0.1:{_free_port()}", runs=tmp_path)
+        jobs.submit(config, address=f"http://127.0.0.1:{free_port()}", runs=tmp_path)
     with pytest.raises(ConfigError, match="no URL of a dashboard"):
         jobs.submit(config, address="127.0.0.1:8265", runs=tmp_path)
 
@@ -182,7 +180,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCluster]:
     folder = Path("/tmp") / f"zjt{os.getpid()}"  # short: the path of a socket may have 107 characters
     folder.mkdir()
     home = tmp_path_factory.mktemp("home")
-    gcs, dashboard, client, agent = (_free_port() for _ in range(4))
+    gcs, dashboard, client, agent = (free_port() for _ in range(4))
     token = "0123456789abcdef" * 4
     environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     arguments = f"start --head --block --disable-usage-stats --num-cpus 2 --object-store-memory 80000000 --port {gcs} --dashboard-host 127.0.0.1"
@@ -191,10 +189,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCluster]:
     with (home / "ray.log").open("w") as output:
         process = subprocess.Popen([ray, *arguments.split()], env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        _wait_for_port(dashboard, process, home / "ray.log")
+        wait_for_port(dashboard, process, home / "ray.log")
         yield OwnCluster(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", token)
     finally:
-        _end(process)
+        end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -211,7 +209,7 @@ def test_a_job_is_submitted_followed_and_stopped(with_token: OwnCluster, tmp_pat
     runs = tmp_path / "runs"
     job = jobs.submit(config, address=with_token.dashboard, overrides=["seed=5"], runs=runs, _entry=("-c", WORKS))
     assert read_status(runs / "far")["job_id"] == job
-    _wait_until(lambda: read_status(runs / "far").get("stage") == "sft", 180, lambda: jobs.logs("far", runs=runs))
+    wait_until(lambda: read_status(runs / "far").get("stage") == "sft", 180, lambda: jobs.logs("far", runs=runs))
     shown = _text(jobs.status("far", runs=runs))
     assert re.search(r"state\s+running", shown) and "sft, step 3 of 9" in shown and f"{job} at {with_token.dashboard}: RUNNING" in shown
     jobs.logs("far", runs=runs)
@@ -290,45 +288,3 @@ def _config(folder: Path, name: str) -> str:
     path = folder / f"{name}.yaml"
     path.write_text(dump_config(replace(Config(), name=name)), encoding="utf-8")
     return str(path)
-
-
-def _free_port() -> int:
-    """A free port outside 10002–19999, which Ray keeps for its workers."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if not 10002 <= port <= 19999:
-            return port
-
-
-def _wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
-    _wait_until(lambda: process.poll() is not None or _listens(port), 120, log.read_text)
-    assert process.poll() is None, log.read_text()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait_until(condition, seconds: float, explain) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.2)
-
-
-def _end(process: subprocess.Popen) -> None:
-    """SIGTERM to `ray start --block`, then to what it leaves behind: its own descendants, by id."""
-    own = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.send_signal(signal.SIGTERM)
-    psutil.wait_procs(own, timeout=3)
-    for one in own:
-        if one.is_running():
-            one.terminate()
-    _, left = psutil.wait_procs(own, timeout=10)
-    for one in left:
-        one.kill()
-    process.kill()
-    process.wait(10)

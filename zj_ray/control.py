@@ -17,13 +17,19 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Body, Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
 from zj_ray.run import Run, read_status, want_rollouts, wanted_rollouts
 
 START_SECONDS = 30.0
+BEARER = HTTPBearer()
+
+
+class Wish(BaseModel):
+    rollouts: int | None
 
 
 @contextlib.contextmanager
@@ -66,9 +72,7 @@ def _wait_until_started(server: uvicorn.Server, port: int) -> None:
 
 
 def _application(run: Run, token: str) -> FastAPI:
-    bearer = HTTPBearer()
-
-    def allowed(given: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]) -> None:
+    def allowed(given: Annotated[HTTPAuthorizationCredentials, Depends(BEARER)]) -> None:
         if not secrets.compare_digest(given.credentials, token):
             raise HTTPException(401, "wrong token: control.json in the run folder has the right one")
 
@@ -79,9 +83,9 @@ def _application(run: Run, token: str) -> FastAPI:
         return {"wanted": wanted_rollouts(run.folder), "engines": read_status(run.folder).get("fleet") or []}
 
     @application.put("/fleet")
-    def scale(rollouts: Annotated[int | None, Body(embed=True)]) -> dict[str, Any]:
+    def scale(wish: Wish) -> dict[str, Any]:
         try:
-            want_rollouts(run, rollouts)
+            want_rollouts(run, wish.rollouts)
         except ZjError as error:
             raise HTTPException(422, str(error)) from error
         return fleet()

@@ -130,9 +130,10 @@ class Roster:
         """It is out; its turns go elsewhere."""
         if seat.life.state in (EngineState.DEAD, EngineState.GONE):
             return
+        if seat.life.state is not EngineState.PROVISIONING:  # that the cluster has no room is no fault of the engine
+            seat.deaths += 1
         seat.life.died(brief(error))
-        seat.deaths += 1
-        seat.replace_at = self.clock() + min(FIRST_PAUSE * 2 ** (seat.deaths - 1), LONGEST_PAUSE)
+        seat.replace_at = self.clock() + min(FIRST_PAUSE * 2**seat.deaths, LONGEST_PAUSE)
         self._vacate(seat)
         for lost in self.dispatcher.engine_left(seat.name, seat.life.last_error):
             self._on_given_up(lost)
