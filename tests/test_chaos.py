@@ -35,11 +35,12 @@ from zj_ray.weights.folder import publish_folder
 
 pytestmark = pytest.mark.chaos
 
+ENGINES = 4
 CONFIG = FleetConfig(
-    initial=3, min=1, max=4, engine_cpus=1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=30, stall_timeout=8, turn_retries=5
+    initial=ENGINES, min=1, max=4, engine_cpus=1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=30, stall_timeout=8, turn_retries=5
 )
 SETTINGS = DialogueSettings(max_turns=3, turn_tokens=60, max_length=256, temperature=1.0)
-PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(48)]
+PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(96)]
 UP = 240.0  # longest for an engine to come up while others work on the same two cores [s]
 
 
@@ -130,39 +131,40 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def test_engines_have_places_of_their_own_on_several_nodes(scene: Scene) -> None:
     where = [actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for actor in scene.fleet.actors.values()]
     groups = [actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_placement_group_id()) for actor in scene.fleet.actors.values()]
-    assert len(set(ray.get(where, timeout=60))) == 2 and len(set(ray.get(groups, timeout=60))) == 3
+    assert len(set(ray.get(where, timeout=60))) == 2 and len(set(ray.get(groups, timeout=60))) == ENGINES
 
 
 def test_an_engine_killed_in_mid_dialogue_loses_nothing(scene: Scene) -> None:
-    scene.whole(3)
+    scene.whole(ENGINES)
     victim, pid = "engine-0", scene.pid("engine-0")
     restarts = scene.fleet.lives[victim].restarts
     with scene.during_a_rollout(victim) as held:
         os.kill(pid, signal.SIGKILL)
         scene.until(lambda: scene.fleet.lives[victim].state is not EngineState.SERVING, "the fault to be seen", 30)
         result = held.result(300)
-    scene.check(result, "one engine of three killed")
+    scene.check(result, "one engine of four killed")
+    assert result.seconds < 1.5 * scene.quiet["seconds"] + 1.0  # a second for the noise of a shared machine
     assert any(turn.attempts > 1 for t in result.trajectories for turn in t.turns) and not psutil.pid_exists(pid)
-    scene.whole(3)
+    scene.whole(ENGINES)
     assert scene.fleet.lives[victim].restarts == restarts + 1 and scene.fleet.lives[victim].version == scene.version
     assert scene.pid(victim) != pid
 
 
 def test_an_engine_that_stands_still_is_replaced(scene: Scene) -> None:
     """Its process is stopped: it is alive and its connections are open, but it does nothing."""
-    scene.whole(3)
+    scene.whole(ENGINES)
     victim, pid = "engine-1", scene.pid("engine-1")
     with scene.during_a_rollout(victim) as held:
         os.kill(pid, signal.SIGSTOP)
         scene.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the process to stop", 10)
         scene.check(held.result(300), "one engine stopped")
     assert "did not say how it is" in scene.fleet.lives[victim].last_error
-    scene.whole(3)
+    scene.whole(ENGINES)
     scene.until(lambda: not psutil.pid_exists(pid), "the stopped process to be ended", 60)
 
 
 def test_an_engine_whose_model_hangs_is_replaced_although_its_actor_answers(scene: Scene) -> None:
-    scene.whole(3)
+    scene.whole(ENGINES)
     victim = "engine-2"
 
     def hang(engine: Any) -> None:
@@ -172,11 +174,11 @@ def test_an_engine_whose_model_hangs_is_replaced_although_its_actor_answers(scen
         scene.tell(victim, hang)
         scene.check(held.result(300), "one engine's model hung")
     assert "made no progress" in scene.fleet.lives[victim].last_error
-    scene.whole(3)
+    scene.whole(ENGINES)
 
 
 def test_an_engine_that_answers_at_once_with_errors_gets_little_to_do_and_is_replaced(scene: Scene) -> None:
-    scene.whole(3)
+    scene.whole(ENGINES)
     victim = "engine-0"
     restarts = scene.fleet.lives[victim].restarts
 
@@ -198,11 +200,11 @@ def test_an_engine_that_answers_at_once_with_errors_gets_little_to_do_and_is_rep
     while scene.fleet.lives[victim].restarts == restarts:  # it fails on every trial as long as there is work
         assert time.monotonic() - started < 200
         scene.hold(f"broken-{time.monotonic()}")
-    scene.whole(3)
+    scene.whole(ENGINES)
 
 
 def test_an_engine_that_dies_in_the_middle_of_a_sync_holds_up_nobody(scene: Scene) -> None:
-    scene.whole(3)
+    scene.whole(ENGINES)
     victim, pid = "engine-1", scene.pid("engine-1")
 
     def die_while_loading(engine: Any) -> None:
@@ -210,26 +212,38 @@ def test_an_engine_that_dies_in_the_middle_of_a_sync_holds_up_nobody(scene: Scen
 
     scene.tell(victim, die_while_loading)
     report = scene.publish()
-    assert set(report.confirmed) == {"engine-0", "engine-2"} and not psutil.pid_exists(pid)
+    assert set(report.confirmed) == {"engine-0", "engine-2", "engine-3"} and not psutil.pid_exists(pid)
     scene.check(scene.hold("after"), "one engine died in a sync")
-    scene.whole(3)
+    scene.whole(ENGINES)
     assert scene.fleet.lives[victim].version == scene.version
 
 
 def test_a_node_that_goes_takes_no_consultation_with_it_and_its_engines_come_back_with_another(scene: Scene) -> None:
-    scene.whole(3)
+    scene.whole(ENGINES)
     lost = scene.nodes.pop()
     with scene.during_a_rollout("engine-0") as held:
         scene.cluster.remove_node(lost, allow_graceful=False)
         scene.check(held.result(300), "a node removed")
-    scene.until(lambda: len(scene.serving()) < 3, "the engines of that node to be missed", 60)
+    scene.until(lambda: len(scene.serving()) < ENGINES, "the engines of that node to be missed", 60)
     scene.until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, "Ray to see that the node is gone", 120)
     scene.nodes.append(scene.cluster.add_node(num_cpus=2, object_store_memory=200 << 20))
-    scene.whole(3)
+    scene.whole(ENGINES)
+
+
+def _slow_as_a_gpu_would_be(engine: Any) -> None:
+    """Every decoding step takes 20 ms more, in which the processor is free: else all engines share two cores, whatever their number."""
+    if not hasattr(engine, "quick_step"):
+        engine.quick_step = engine.core.engine.step
+
+        def step() -> Any:
+            time.sleep(0.02)
+            return engine.quick_step()
+
+        engine.core.engine.step = step
 
 
 def test_the_fleet_grows_and_shrinks_while_it_works(scene: Scene) -> None:
-    """2 → 4 → 1 in one rollout after the other; no consultation is lost and each has the right version."""
+    """2 → 4 → 1, each in the middle of a rollout: none is lost, each turn has the right version, and throughput follows."""
     rates = {}
     for engines in (2, 4, 1):
         with scene.during_a_rollout() as held:
@@ -237,10 +251,13 @@ def test_the_fleet_grows_and_shrinks_while_it_works(scene: Scene) -> None:
             scene.check(held.result(300), f"on the way to {engines} engines")
         scene.whole(engines)
         scene.publish()
+        for name in scene.serving():
+            scene.tell(name, _slow_as_a_gpu_would_be)
         result = scene.hold(f"with-{engines}")
-        scene.check(result, f"{engines} engines")
-        rates[engines] = sum(len(turn.text) for t in result.trajectories for turn in t.turns) / result.seconds
+        scene.check(result, f"{engines} engines, slowed")
+        rates[engines] = sum(turn.end - turn.start for t in result.trajectories for turn in t.turns) / result.seconds
         assert len({turn.engine for t in result.trajectories for turn in t.turns}) == engines
-    print("characters a second:", {engines: round(rate) for engines, rate in rates.items()})
+    print("tokens a second:", {engines: round(rate) for engines, rate in rates.items()})
+    assert rates[4] > 1.5 * rates[2] > 1.5 * 1.5 * rates[1]
     scene.until(lambda: ray.available_resources().get("CPU") == 3, "the places of those that left to be free", 30)
-    scene.wanted[0] = CONFIG.initial
+    scene.wanted[0] = ENGINES

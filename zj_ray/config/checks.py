@@ -65,7 +65,7 @@ _BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE),
     **dict.fromkeys(("cpus", "engine_cpus", "kl_target", "kl_bound", "mismatch_bound", "temperatures"), POSITIVE),
     **dict.fromkeys(("local_cpus", "ranks", "threads", "max_in_flight", "turn_retries", "max_steps", "save_every"), AT_LEAST_ONE),
-    **dict.fromkeys(("fleet.initial", "fleet.min", "fleet.max", "lost_engines"), AT_LEAST_ONE),
+    **dict.fromkeys(("fleet.initial", "fleet.min", "fleet.max", "tensor_parallel", "lost_engines"), AT_LEAST_ONE),
     **dict.fromkeys(("restarts", "role_restarts", "idle_seconds"), NOT_NEGATIVE),
     **dict.fromkeys(("layers", "heads", "hidden_size", "intermediate_size", "batch_tokens", "micro_batch_tokens", "annotators"), AT_LEAST_ONE),
     **dict.fromkeys(("steps", "mini_batches", "turn_tokens", "kl_horizon", "checkpoint_every", "keep_checkpoints", "replicas"), AT_LEAST_ONE),
@@ -259,6 +259,9 @@ def _transport_faults(fleet: FleetConfig, ppo: PPOConfig) -> Iterator[Fault]:
     elif fleet.transport == "ipc" and fleet.initial > ppo.policy.ranks:
         what = f"'fleet.transport' ipc needs a policy rank on each engine's GPU, but there are {fleet.initial} engines for {ppo.policy.ranks} ranks"
         yield Fault((keys[0], "fleet.initial", "ppo.policy.ranks"), what, f"set fleet.initial to at most {ppo.policy.ranks}")
+    if fleet.transport != "object_store" and fleet.tensor_parallel > 1:
+        what = f"'fleet.transport' {fleet.transport} sends to engines of one process, but fleet.tensor_parallel is {fleet.tensor_parallel}"
+        yield Fault((keys[0], "fleet.tensor_parallel"), what, "use object_store, or engines of one GPU")
     if fleet.transport != "object_store" and ppo.push == "adapter":
         what = f"'fleet.transport' {fleet.transport} sends whole weights, but ppo.push is adapter"
         yield Fault((keys[0], "ppo.push"), what, "use object_store for adapters: they are small; or set ppo.push to merged")
@@ -269,6 +272,12 @@ def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:
         what = f"'fleet.initial' is {fleet.initial}, which is not between fleet.min {fleet.min} and fleet.max {fleet.max}"
         remedy = f"raise fleet.max to {max(fleet.initial, fleet.min)} or more, or lower the others"
         yield Fault(("fleet.initial", "fleet.max", "fleet.min"), what, remedy)
+    if fleet.engine_gpus > 0 and fleet.tensor_parallel not in (1, fleet.engine_gpus):
+        what = f"'fleet.tensor_parallel' cuts a model over {fleet.tensor_parallel} GPUs, but an engine has {fleet.engine_gpus:g} (fleet.engine_gpus)"
+        yield Fault(("fleet.tensor_parallel", "fleet.engine_gpus"), what, f"set fleet.engine_gpus to {fleet.tensor_parallel}")
+    if fleet.sleep and fleet.tensor_parallel > 1:
+        what = "'fleet.sleep' is for engines of one GPU that share it with roles"
+        yield Fault(("fleet.sleep", "fleet.tensor_parallel"), what, "set fleet.tensor_parallel to 1, or leave fleet.sleep out")
     for key, gpus in (("fleet.engine_gpus", fleet.engine_gpus), ("serve.replica_gpus", replica_gpus)):
         if gpus > 1 and gpus != int(gpus):
             yield Fault((key,), f"'{key}' is {gpus:g}: Ray gives out parts of one GPU or whole GPUs", f"set it to {int(gpus)} or {int(gpus) + 1}")

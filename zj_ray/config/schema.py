@@ -131,6 +131,7 @@ class FleetConfig:
     )
     engine_cpus: float = setting(0.25, "logical CPUs each engine reserves")
     engine_gpus: float = setting(0.0, "GPUs each engine reserves; 0 runs vLLM on the CPU")
+    tensor_parallel: int = setting(1, "GPUs (or processes, on CPUs) over which one engine's model is cut; all on one node")
     threads: int = setting(1, "CPU threads of each engine (CPU engines only)")
     kv_cache_mb: int = setting(256, "KV cache of a CPU engine [MiB]")
     gpu_memory_utilization: float = setting(0.85, "share of its GPU an engine may fill (GPU engines only)")

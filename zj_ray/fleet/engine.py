@@ -95,6 +95,8 @@ def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig, lo
         arguments |= {"gpu_memory_utilization": fleet.gpu_memory_utilization, "enable_sleep_mode": fleet.sleep}
     else:
         arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": fleet.kv_cache_mb << 20}
+    if fleet.tensor_parallel > 1:
+        arguments |= {"tensor_parallel_size": fleet.tensor_parallel, "distributed_executor_backend": "mp"}
     if fleet.transport != "object_store":
         arguments["weight_transfer_config"] = {"backend": fleet.transport}
     if lora_rank:

@@ -1,0 +1,137 @@
+"""Ten random kills in one PPO run, against runs without. `python -m bench.soak`
+
+SIGKILL for a process of a random kind (an engine, or a rank of a role) every other step. The disturbed run must do all its
+steps, ask the same prompts in the same steps, and end with a reward within the spread of runs with other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from transformers import LlamaConfig
+
+from bench.ceilings import table
+from bench.subject import config, room, settle, speaker
+from zj_ray.metrics import read_metrics
+from zj_ray.raycluster import connect
+from zj_ray.run import Run
+from zj_ray.stages.ppo import ppo
+from zj_ray.stages.workshop import Workshop
+
+SHAPE = LlamaConfig(vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1)
+KINDS = ("RolloutEngine", "PolicyRank", "CriticRank", "RewardRank", "ReferenceRank")
+LONGEST_STEP = 600.0  # with the recovery in it [s]
+
+
+def small_run(folder: Path, steps: int, seed: int = 0, engines: int = 1, **ppo: Any) -> Run:
+    """PPO alone, with a checkpoint after every step."""
+    settings = config(SHAPE, engines, 1, max_length=384, ranks=2, consultations=8, turn_tokens=12, max_turns=3, steps=steps, **ppo)
+    settings = replace(settings, seed=seed, fleet=replace(settings.fleet, kv_cache_mb=64), ppo=replace(settings.ppo, checkpoint_every=1))
+    run, tokenizer = room(folder, settings)
+    settle(run, speaker(SHAPE, tokenizer, stop=0.1), tokenizer)
+    return run
+
+
+def learn(run: Run) -> float:
+    """The PPO stage, on the Ray that is there; returns its seconds."""
+    shop, started = Workshop(run), time.monotonic()
+    try:
+        ppo(shop)
+    finally:
+        shop.release_fleet()
+    return time.monotonic() - started
+
+
+def steps_done(run: Run) -> list[dict[str, Any]]:
+    path = run.folder / "ppo" / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else []
+
+
+def asked(run: Run) -> list[tuple[int, str]]:
+    """(step, prompt) of every consultation, in the order of the file."""
+    rows = [json.loads(line) for line in (run.folder / "ppo" / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(row["step"], row["prompt_id"]) for row in rows]
+
+
+def wait_for_step(run: Run, step: int) -> None:
+    """Until it is written down and its checkpoint is there."""
+    deadline = time.monotonic() + LONGEST_STEP
+    while len(steps_done(run)) < step or not (run.folder / "ppo" / "checkpoints" / f"step-{step:06d}").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"step {step} was not done within {LONGEST_STEP:.0f} s")
+        time.sleep(0.02)
+
+
+def kill(kind: str) -> int:
+    """SIGKILL for the youngest process of a kind below this one; returns its pid."""
+    victim = max((p.create_time(), p.pid) for p in psutil.Process().children(recursive=True) if kind in "".join(p.cmdline()[:1]))[1]
+    os.kill(victim, signal.SIGKILL)
+    return victim
+
+
+@dataclass
+class Killer:
+    """Kills in a thread of its own while `run` goes on."""
+
+    run: Run
+    kinds: list[str]
+    seed: int = 0
+    killed: list[tuple[int, str, int]] = field(default_factory=list)  # (after step, kind, pid)
+
+    def start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self) -> None:
+        draw = random.Random(self.seed)
+        for number, kind in enumerate(self.kinds):
+            wait_for_step(self.run, 1 + 2 * number)
+            time.sleep(draw.uniform(0.0, 1.0))  # into a rollout, an update, a publication, whatever it may be
+            self.killed.append((1 + 2 * number, kind, kill(kind)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3, help="undisturbed runs, each with a seed of its own")
+    options = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    steps, draw = 2 * options.kills + 2, random.Random(0)
+    kinds = [draw.choice(KINDS) for _ in range(options.kills)]
+    with tempfile.TemporaryDirectory() as root:
+        quiet = [small_run(Path(root) / f"quiet-{seed}", steps, seed, engines=2) for seed in range(options.seeds)]
+        disturbed = small_run(Path(root) / "disturbed", steps, 0, engines=2, role_restarts=options.kills)
+        with connect(disturbed.config.ray, log_folder=Path(root)):
+            seconds = [learn(run) for run in quiet]
+            killer = Killer(disturbed, kinds)
+            thread = killer.start()
+            longer = learn(disturbed)
+            thread.join(timeout=10)
+        assert len(killer.killed) == options.kills and not any(psutil.pid_exists(pid) for _, _, pid in killer.killed), killer.killed
+        assert [row["step"] for row in steps_done(disturbed)] == [row["step"] for row in steps_done(quiet[0])]
+        same = asked(disturbed) == asked(quiet[0])
+        rewards = [float(np.mean([row["reward"] for row in steps_done(run)[-4:]])) for run in (*quiet, disturbed)]
+        rows = [(f"undisturbed, seed {seed}", len(steps_done(run)), seconds[seed], rewards[seed]) for seed, run in enumerate(quiet)]
+        rows.append((f"{options.kills} kills, seed 0", len(steps_done(disturbed)), longer, rewards[-1]))
+        print("\n" + table(("run", "steps", "seconds", "reward of the last 4 steps"), rows))
+        print(f"\nkilled: {', '.join(f'{kind} after step {step}' for step, kind, _ in killer.killed)}")
+        print(f"same prompts in the same steps: {same}; the reward of seed 0 differs by {abs(rewards[-1] - rewards[0]):.2g}, "
+              f"seeds spread over {max(rewards[:-1]) - min(rewards[:-1]):.2g}; {(longer - seconds[0]) / options.kills:.1f} s a kill")  # fmt: skip
+        assert same
+
+
+if __name__ == "__main__":
+    main()
