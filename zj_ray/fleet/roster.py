@@ -58,10 +58,11 @@ class Roster:
         start_timeout: float,
         place: Callable[[int], Any] | None,
         on_given_up: Callable[[GivenUp], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """start: makes an engine's actor, given its name and Ray's scheduling strategy; place: the strategy of engine i where roles share theirs."""
         self.config, self._start, self.start_timeout, self._place, self._on_given_up = config, start, start_timeout, place, on_given_up
-        self.clock = time.monotonic
+        self.clock = clock
         self.seats: dict[str, Seat] = {}
         self._hired = 0
         self.router = Router(config.max_in_flight, self.clock, random.Random(0))

@@ -1,0 +1,460 @@
+"""Planning past this machine: the fleet's real controller with hundreds of simulated engines. `python -m bench.fleet`
+
+The dispatcher, the router, the engines' life, the roster's rule of how long a dead engine's place waits, and the supervisor's
+rule of who is replaced are the real ones, on a virtual clock; nothing of them is written anew here. Simulated is what an
+engine does with time: it decodes all its turns together, a decoding step of b turns takes base + slope · b seconds, and a
+prompt that its prefix cache does not hold is read first, while the others wait. Engines die at random; what they had in
+flight goes elsewhere, and they are back after a pause, a start and a pull of the weights.
+
+base : slope is measured, on this machine's CPU: `python -m bench.fleet --measure`. Seconds are not: FULL_STEP below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import heapq
+import itertools
+import math
+import os
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.ceilings import table
+from zj_ray.config.schema import FleetConfig
+from zj_ray.errors import ZjError
+from zj_ray.evaluation.plots import line_plot
+from zj_ray.fleet.dispatch import Assignment, GivenUp
+from zj_ray.fleet.roster import Roster, Seat
+from zj_ray.fleet.scaling import Bounds, Scaler
+from zj_ray.fleet.supervisor import TICK_SECONDS, Supervisor
+
+DOCS = Path(__file__).parents[1] / "docs"
+SIZES = (4, 16, 64, 256, 512)
+
+# `python -m bench.fleet --measure` on 2026-11-25: vLLM 0.32 (CPU), one thread of an AVX-512 EPYC, the 7.3 M model of bench/subject.py, float32:
+# 4.39 ms + 0.330 ms a turn for batches of 1 to 64 (every point within 7 % of the line), 0.091 ms for a prompt's token.
+SLOPE = 0.075  # of a decoding step for each turn in it, in units of its base
+READING = 0.021  # of one prompt token, in the same units
+
+# Assumed, as no GPU was at hand: a decoding step of a 7B model with a full batch, in the middle of 30 to 60 ms.
+FULL_STEP = 0.05
+MEMORY_BOUND = 0.01  # a slope as that of a large model whose weights are what a decoding step reads: assumed too
+
+# Fitted by mean and deviation of the logarithm of the characters in 850 real consultations (3,848 doctor turns, 850 openings, 2,998 patient
+# turns): exp(mean) 95.7, 37.1 and 25.7 characters, deviations as here; 1.5 characters a token assumed. The doctor's mean is raised
+# to 200 tokens, as what a model says after fine-tuning is longer than what doctors type (75 tokens).
+SPREAD, HEAVY_SPREAD = 0.585, 1.0
+MEAN_TOKENS, DOCTORS_MEAN = 200.0, 75.0
+LONGEST_TURN = 1024
+OPENING, REPLY = (25.0, 0.55), (17.0, 0.48)  # median and spread [tokens]
+TURNS = {1: 0.026, 2: 0.025, 3: 0.093, 4: 0.856}  # shares of consultations, of those longer than four turns the first four
+
+CAPACITY = FleetConfig().max_in_flight
+WAVES = 4  # consultations of a step for each turn that the fleet holds at once
+START, PULL = 60.0, 5.0  # of a new engine until its model is loaded, and of its weights [s]: assumed
+FAILURES = (0.0, 1.0, 4.0)  # an hour and engine
+LATE = 1.0  # so long after an engine's loss come the answers that it had sent [s]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """failures: an hour and engine; steps: simulated one after the other; overlap: a step's consultations begin when nothing of the last one waits."""
+
+    engines: int
+    failures: float = 1.0
+    waves: float = WAVES
+    steps: int = 1
+    mean_tokens: float = MEAN_TOKENS
+    spread: float = SPREAD
+    slope: float = SLOPE
+    overlap: bool = False
+    start: float = START
+    seed: int = 0
+
+    @property
+    def base(self) -> float:
+        """Seconds of a decoding step, less what grows with its turns."""
+        return FULL_STEP / (1 + self.slope * CAPACITY)
+
+
+@dataclass
+class Consultation:
+    """prompts, answers: tokens of each turn. holder: who answered the last one, as its name and restarts; its cache has all before."""
+
+    step: int
+    prompts: list[int]
+    answers: list[int]
+    held: int = 0  # turns
+    holder: tuple[str, int] | None = None
+
+    def reading(self, reader: tuple[str, int]) -> int:
+        """Prompt tokens that this engine has not in its cache."""
+        before = 0 if self.holder == reader else sum(self.prompts[: self.held]) + sum(self.answers[: self.held])
+        return before + self.prompts[self.held]
+
+
+@dataclass
+class SimulatedEngine:
+    """Its turns share a clock that counts decoding steps: a turn of n tokens ends n steps after it began."""
+
+    seat: Seat
+    base: float
+    slope: float
+    steps: float = 0.0
+    then: float = 0.0  # when that was; ahead of now while a prompt is read
+    ends: list[tuple[float, str, int, Assignment]] = field(default_factory=list)  # heap: the step at which a turn ends, its key, its tokens
+    made: float = 0.0  # tokens, less those of turns that were lost
+    announced: int = 0  # changes of what it does; an end that was announced before the last one is void
+
+    @property
+    def who(self) -> tuple[str, int]:
+        return self.seat.name, self.seat.life.restarts
+
+    def advance(self, now: float) -> None:
+        if now <= self.then:
+            return
+        if self.ends:
+            steps = (now - self.then) / self._step
+            self.steps += steps
+            self.made += steps * len(self.ends)
+        self.then = now
+
+    def begin(self, now: float, assignment: Assignment, tokens: int, reading: float) -> None:
+        """reading: seconds in which it decodes nothing."""
+        self.advance(now)
+        self.then += reading
+        heapq.heappush(self.ends, (self.steps + tokens, assignment.key, tokens, assignment))
+
+    def next_end(self) -> float:
+        return self.then + max(self.ends[0][0] - self.steps, 0.0) * self._step
+
+    def lose(self, now: float) -> list[Assignment]:
+        self.advance(now)
+        lost = [assignment for *_, assignment in self.ends]
+        self.made -= sum(tokens - (end - self.steps) for end, _, tokens, _ in self.ends)
+        self.ends, self.then = [], now
+        return lost
+
+    @property
+    def _step(self) -> float:
+        return self.base * (1 + self.slope * len(self.ends))
+
+
+class SimulatedSupervisor(Supervisor):
+    """Decides as ever; what is begun takes virtual time."""
+
+    def __init__(self, roster: Roster, begin: Callable[[Seat], None], engines: int) -> None:
+        scaler = Scaler(Bounds(engines, engines, 0.0), engines, False, CAPACITY, roster.clock)
+        super().__init__(roster, None, scaler, lambda: None, lambda: None)  # type: ignore[arg-type]
+        self._begin = begin  # type: ignore[method-assign]
+
+    def tick(self) -> None:
+        """One pass, without what asks the engines."""
+        self._resize()
+        self._replace(self.roster.clock())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """wall, necessary: seconds, of the fleet and of full engines that never fail; given: seconds from first engine to answer; see `Simulation.run`."""
+
+    scenario: Scenario
+    wall: float
+    necessary: float
+    up: float  # engine-seconds in which an engine could serve
+    turns: int
+    given: np.ndarray
+    failures: int
+    again: int  # attempts at turns that were lost
+    late: int  # answers that came after their engine's loss, and counted for nothing
+    given_up: int
+    cached: float  # share of the follow-up turns whose engine had all before in its cache
+    controller: float  # processor seconds of the calls to dispatcher, router and supervisor
+
+    @property
+    def efficiency(self) -> float:
+        """Engine-seconds that the answers need on full engines, of those that there were."""
+        return self.necessary / (self.scenario.engines * self.wall)
+
+    @property
+    def efficiency_up(self) -> float:
+        """The same, of those in which engines were up."""
+        return self.necessary / self.up
+
+    @property
+    def core_share(self) -> float:
+        return self.controller / self.wall
+
+    @property
+    def per_turn(self) -> float:
+        return self.controller / self.turns
+
+
+class Simulation:
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario, self.now, self.controller = scenario, 0.0, 0.0
+        self.lengths, self.fate = random.Random(f"lengths {scenario.seed}"), random.Random(f"fate {scenario.seed}")
+        self.roster = Roster(FleetConfig(), lambda *_: None, scenario.start, None, self._give_up, clock=lambda: self.now)
+        self.dispatcher, self.router = self.roster.dispatcher, self.roster.router
+        self.supervisor = SimulatedSupervisor(self.roster, self._start, scenario.engines)
+        self.engines: dict[str, SimulatedEngine] = {}
+        self.version = 1
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
+        self.numbers = itertools.count()
+        self.consultations: dict[str, Consultation] = {}  # by the key of the turn that is asked for
+        self.left: Counter[int] = Counter()  # consultations of each step that have not ended
+        self.begun = 0  # steps
+        self.flying = 0  # attempts
+        self.first_given: dict[str, float] = {}
+        self.given: list[float] = []
+        self.accepted: set[str] = set()
+        self.ended: Counter[str] = Counter()  # by key: answers that counted, and turns that were given up
+        self.failures = self.again = self.late = self.given_up = self.followed = self.cached = 0
+        self.reading = 0.0  # seconds that reading every prompt once takes
+        self.down = 0.0  # engine-seconds
+        self.down_since: dict[str, float] = {}
+        self.wake: float | None = None
+        self.result: tuple[float, float, float] | None = None  # wall, necessary, up
+
+    def run(self) -> Outcome:
+        """Raises AssertionError unless every turn was answered, or given up by name, exactly once.
+
+        A run ends with the last consultation; where steps overlap its figures end when nothing of the last step waits, as
+        another would begin then.
+        """
+        for _ in range(self.scenario.engines):
+            self._serve(self.roster.hire(), first=True)
+        self._at(TICK_SECONDS, self._tick)
+        self._begin_step()
+        while self.left.total():
+            self.now, _, act = heapq.heappop(self.events)
+            act()
+        assert set(self.ended) == self.accepted and set(self.ended.values()) == {1}, "a turn was lost, or answered twice"
+        assert self.dispatcher.in_flight == self.dispatcher.waiting == 0
+        wall, necessary, up = self.result or self._figures()
+        cached = self.cached / max(self.followed, 1)
+        return Outcome(
+            self.scenario, wall, necessary, up, len(self.ended), np.array(self.given), self.failures, self.again, self.late, self.given_up,
+            cached, self.controller,
+        )  # fmt: skip
+
+    def _figures(self) -> tuple[float, float, float]:
+        for engine in self.engines.values():
+            engine.advance(self.now)
+        made = sum(engine.made for engine in self.engines.values())
+        down = self.down + sum(self.now - since for since in self.down_since.values())
+        return self.now, made * FULL_STEP / CAPACITY + self.reading, self.scenario.engines * self.now - down
+
+    def _at(self, moment: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self.events, (moment, next(self.numbers), act))
+
+    def _spend(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The controller's own work, on its account."""
+        started = time.process_time()
+        result = work(*arguments)
+        self.controller += time.process_time() - started
+        return result
+
+    # --- consultations ------------------------------------------------------------------------------------------------------------
+
+    def _tokens(self, median: float, spread: float) -> int:
+        return max(1, min(LONGEST_TURN, round(self.lengths.lognormvariate(math.log(median), spread))))
+
+    def _begin_step(self) -> None:
+        scenario, step = self.scenario, self.begun
+        self.begun += 1
+        count = round(scenario.waves * CAPACITY * scenario.engines)
+        self.left[step] = count
+        median = scenario.mean_tokens * math.exp(-(scenario.spread**2) / 2)
+        for number in range(count):
+            [turns] = self.lengths.choices(list(TURNS), list(TURNS.values()))
+            prompts = [self._tokens(*(REPLY if turn else OPENING)) for turn in range(turns)]
+            self._ask(Consultation(step, prompts, [self._tokens(median, scenario.spread) for _ in range(turns)]), f"{step}/{number}/0")
+
+    def _ask(self, consultation: Consultation, key: str) -> None:
+        self.consultations[key] = consultation
+        self.accepted.add(key)
+        self._spend(self.dispatcher.accept, key, consultation.holder and consultation.holder[0])
+        self._pump()
+
+    def _pump(self) -> None:
+        """As the fleet does after everything that may have made room."""
+        for assignment in self._spend(self.dispatcher.assign):
+            engine, consultation = self.engines[assignment.engine], self.consultations[assignment.key]
+            self.flying += 1
+            self.again += assignment.attempt > 1
+            if assignment.attempt == 1 and consultation.held:
+                self.followed += 1
+                self.cached += consultation.holder == engine.who
+            self.first_given.setdefault(assignment.key, self.now)
+            token = self.scenario.base * READING
+            self.reading += token * consultation.prompts[consultation.held] * (assignment.attempt == 1)
+            engine.begin(self.now, assignment, consultation.answers[consultation.held], token * consultation.reading(engine.who))
+            self._announce(engine)
+        moment = self._spend(self.dispatcher.wake_at)
+        if moment is not None and moment != self.wake:
+            self.wake = moment
+            self._at(moment, self._pump)
+        if self.scenario.overlap and self.result is None and len(self.consultations) == self.flying and self.left.total():
+            self._nothing_waits()
+
+    def _nothing_waits(self) -> None:
+        if self.begun < self.scenario.steps:
+            self._begin_step()
+        else:
+            self.result = self._figures()
+
+    def _announce(self, engine: SimulatedEngine) -> None:
+        engine.announced += 1
+        if engine.ends:
+            self._at(engine.next_end(), partial(self._end, engine, engine.announced))
+
+    def _end(self, engine: SimulatedEngine, announced: int) -> None:
+        if announced != engine.announced:
+            return
+        engine.advance(self.now)
+        *_, assignment = heapq.heappop(engine.ends)
+        self._announce(engine)
+        self.flying -= 1
+        counts = self._spend(self.dispatcher.succeeded, assignment)
+        assert counts, f"the answer to {assignment} did not count"
+        key = assignment.key
+        self.ended[key] += 1
+        self.given.append(self.now - self.first_given.pop(key))
+        consultation = self.consultations.pop(key)
+        self._pump()  # who waits comes first: the patient has not spoken yet
+        consultation.held, consultation.holder = consultation.held + 1, engine.who
+        if consultation.held < len(consultation.answers):
+            self._ask(consultation, f"{key.rpartition('/')[0]}/{consultation.held}")
+        else:
+            self._close(consultation)
+
+    def _close(self, consultation: Consultation) -> None:
+        self.left[consultation.step] -= 1
+        if not self.left[consultation.step] and not self.scenario.overlap and self.begun < self.scenario.steps:
+            self._publish()
+            self._begin_step()
+
+    def _give_up(self, lost: GivenUp) -> None:
+        self.ended[lost.key] += 1
+        self.given_up += 1
+        self.first_given.pop(lost.key, None)
+        self._close(self.consultations.pop(lost.key))
+
+    # --- engines ------------------------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """New weights between two steps, in no time: what they cost is in docs/performance.md."""
+        self.version += 1
+        for seat in self.roster.seats.values():
+            if seat.life.version >= 0:
+                self._spend(seat.life.outdated)
+                self._spend(seat.life.synced, self.version, self.version)
+
+    def _start(self, seat: Seat) -> None:
+        self._at(self.now + self.scenario.start + PULL, partial(self._serve, seat))
+
+    def _serve(self, seat: Seat, first: bool = False) -> None:
+        """It has loaded its model and confirms the current weights."""
+        seat.life.placed()
+        seat.life.loaded()
+        self._spend(seat.life.synced, self.version, self.version)
+        self.down += self.now - self.down_since.pop(seat.name, self.now)
+        self.engines[seat.name] = SimulatedEngine(seat, self.scenario.base, self.scenario.slope, then=self.now)
+        if self.scenario.failures:
+            self._at(self.now + self.fate.expovariate(self.scenario.failures / 3600), partial(self._die, seat))
+        if not first:
+            self._pump()
+
+    def _die(self, seat: Seat) -> None:
+        self.failures += 1
+        engine = self.engines[seat.name]
+        lost = engine.lose(self.now)
+        engine.announced += 1
+        self.flying -= len(lost)
+        self.down_since[seat.name] = self.now
+        self._spend(self.roster.lose, seat, ZjError("killed", where=f"engine {seat.name}"))
+        self._at(self.now + LATE, partial(self._answer_late, lost))
+        self._pump()
+
+    def _answer_late(self, lost: list[Assignment]) -> None:
+        for assignment in lost:
+            assert not self.dispatcher.succeeded(assignment), "an answer counted that had been taken away"
+        self.late += len(lost)
+
+    def _tick(self) -> None:
+        """The supervisor's pass, every second. Whose tokens grow has not died in a row."""
+        for name, engine in self.engines.items():
+            if engine.made > 0:
+                self.roster.seats[name].deaths = 0
+        self._spend(self.supervisor.tick)
+        for lost in self._spend(self.dispatcher.expired):
+            self._give_up(lost)
+        self._at(self.now + TICK_SECONDS, self._tick)
+        self._pump()
+
+
+MEASURED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+# --- measuring the real engine ----------------------------------------------------------------------------------------------------
+
+
+def measure(repeats: int = 3) -> tuple[float, float]:
+    """slope / base of a decoding step, and seconds of reading a prompt's token / base, of the real engine on one thread of this machine."""
+    from bench.subject import SHAPE, config, room, speaker
+    from zj_ray.data.chat import ChatFormat
+    from zj_ray.fleet.engine import EngineThread, TurnRequest, engine_arguments, engine_environment
+
+    settings = config(SHAPE, engines=1, threads=1)
+    os.environ.update(engine_environment(settings.fleet))
+    with tempfile.TemporaryDirectory() as folder:
+        run, tokenizer = room(Path(folder), settings)
+        model = str(run.folder / "model")
+        speaker(SHAPE, tokenizer, 0.0).save_pretrained(model)
+        tokenizer.save_pretrained(model)
+        import torch
+
+        torch.set_num_threads(1)
+        engine = EngineThread(engine_arguments(model, settings.model, settings.fleet, 0))
+        engine.ready.result(300)
+        numbers, stop, draw = itertools.count(), ChatFormat(tokenizer).stop_id, random.Random(0)
+
+        def seconds(batch: int, prompt: int, tokens: int) -> float:
+            """Of `batch` turns asked for together, each with another prompt: the prefix cache helps none."""
+            asked = [[draw.randrange(5, len(tokenizer)) for _ in range(prompt)] for _ in range(batch)]
+            started = time.perf_counter()
+            answers = [engine.generate(TurnRequest(str(number), ids, tokens, 1.0, number, stop)) for ids, number in zip(asked, numbers, strict=False)]
+            for answer in answers:
+                answer.result(600)
+            return time.perf_counter() - started
+
+        def least(batch: int, prompt: int, tokens: int) -> float:
+            return min(seconds(batch, prompt, tokens) for _ in range(repeats))
+
+        seconds(64, 32, 8)
+        steps = [(batch, (least(batch, 32, 112) - least(batch, 32, 16)) / 96) for batch in MEASURED_BATCHES]
+        prompt_token = (least(1, 480, 1) - least(1, 32, 1)) / 448
+    slope, base = np.polyfit(*zip(*steps, strict=True), 1)
+    print(table(("turns in flight", "decoding step [ms]", "fitted"), [(b, 1e3 * s, 1e3 * float(base + slope * b)) for b, s in steps]))
+    print(f"\nbase {1e3 * base:.3f} ms, slope {1e3 * slope:.4f} ms a turn: slope / base {slope / base:.4f}")
+    print(f"a prompt's token {1e3 * prompt_token:.4f} ms: / base {prompt_token / base:.4f}")
+    return float(slope / base), float(prompt_token / base)
+
+
+if __name__ == "__main__":
+    import sys
+    for n in map(int, sys.argv[1].split(",")):
+        for f in FAILURES:
+            t=time.time(); o = Simulation(Scenario(n, f, steps=max(1,min(16,512//n)))).run()
+            print(n, f, round(o.wall,1), f"{o.efficiency:.4f} {o.efficiency_up:.4f}", o.turns, o.failures, o.again, o.late, o.given_up, f"{o.cached:.3f}", np.quantile(o.given,[.5,.99,1]).round(1), f"{o.core_share:.4%} {1e6*o.per_turn:.1f}us", f"{time.time()-t:.1f}s", flush=True)
