@@ -35,7 +35,7 @@ from zj_ray.fleet.states import EngineLife
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CAPACITY = 64  # turns in flight at one engine
 FULL_STEP = 0.05  # of a decoding step with a full batch [s]: assumed, in the range of a 7B model on one GPU; not measured
-STEP_RATIO = 0.045  # slope / base, by `--measure` (7.3 M model, one thread, batches up to 64; 2026-11-25)
+STEP_RATIO = 0.038  # slope / base, by `--measure` (7.3 M model on one thread, 1 to 64 turns: 6.0 to 17.9 ms; 2026-11-25)
 MEDIAN_TOKENS, SPREAD = 49.0, 0.71  # of a doctor's turn: log-normal, fitted to 3,404 turns of real consultations
 LONG_TAIL = 1.1  # spread of a heavier tail
 LONGEST_TURN = 512
@@ -137,9 +137,9 @@ class Simulation:
 
     def _controller(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Only what the controller itself does is on its account."""
-        started = time.perf_counter()
+        started = time.process_time()  # what others take from this machine is not on its account
         result = work(*arguments)
-        self.spent += time.perf_counter() - started
+        self.spent += time.process_time() - started
         return result
 
     def _accept(self, consultation: int, previous: str | None) -> None:
