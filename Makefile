@@ -3,19 +3,21 @@
 #   make test    all tests          make lint    ruff and mypy          make bench    what the last demo took
 #   make learning    two problems with a known optimum, by every advantage estimator     (docs/learning.md)
 #   make performance    every benchmark of docs/performance.md, one after the other, about fifteen minutes on an idle machine
+#   make fleet    fleets of up to 512 simulated engines, with failures                   (docs/fleet.md)
+#   make soak    Ray's autoscaler, and ten random kills in one PPO run: about fifteen minutes
 #   make demo PYTHON=/path/to/python3.11      another interpreter
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 export VENV PYTHON
 
-.PHONY: demo test lint bench learning performance install clean
+.PHONY: demo test lint bench learning performance fleet soak install clean
 
 demo: install
 	$(VENV)/bin/zj run configs/demo.yaml
 
 test: install
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -m "not slow" tests
 
 lint: install
 	$(PY) -m ruff check zj_ray tests bench
@@ -31,6 +33,13 @@ learning: install
 # ZJ_REAL_DATA=/folder/with/train/jsonl measures padding and balance on real dialogues instead of made-up ones.
 performance: install
 	@for name in ceilings trl_ppo controller trainer sync leak; do echo; echo "## $$name"; echo; $(PY) -m bench.$$name || exit 1; done
+
+fleet: install
+	$(PY) -m bench.fleet --draw
+
+soak: install
+	$(PY) -m pytest -q -s -m slow tests
+	$(PY) -m bench.soak
 
 install:
 	@requirements/install.sh

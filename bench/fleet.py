@@ -3,8 +3,8 @@
 The dispatcher, the router, the engines' life, the roster's rule of how long a dead engine's place waits, and the supervisor's
 rule of who is replaced are the real ones, on a virtual clock; nothing of them is written anew here. Simulated is what an
 engine does with time: it decodes all its turns together, a decoding step of b turns takes base + slope · b seconds, and a
-prompt that its prefix cache does not hold is read first, while the others wait. Engines die at random; what they had in
-flight goes elsewhere, and they are back after a pause, a start and a pull of the weights.
+prompt that its prefix cache does not hold is read first, while the others wait. Engines fail at random, half of them by
+hanging; what they had in flight goes elsewhere, and they are back after a pause, a start and a pull of the weights.
 
 base : slope is measured, on this machine's CPU: `python -m bench.fleet --measure`. Seconds are not: FULL_STEP below.
 """
@@ -114,6 +114,7 @@ class SimulatedEngine:
     then: float = 0.0  # when that was; ahead of now while a prompt is read
     ends: list[tuple[float, str, int, Assignment]] = field(default_factory=list)  # heap: the step at which a turn ends, its key, its tokens
     made: float = 0.0  # tokens, less those of turns that were lost
+    hangs: bool = False
     announced: int = 0  # changes of what it does; an end that was announced before the last one is void
 
     @property
@@ -123,7 +124,7 @@ class SimulatedEngine:
     def advance(self, now: float) -> None:
         if now <= self.then:
             return
-        if self.ends:
+        if self.ends and not self.hangs:
             steps = (now - self.then) / self._step
             self.steps += steps
             self.made += steps * len(self.ends)
@@ -209,6 +210,7 @@ class Simulation:
         self.supervisor = SimulatedSupervisor(self.roster, self._start, scenario.engines)
         self.engines: dict[str, SimulatedEngine] = {}
         self.version = 1
+        self.made_before = 0.0  # by engines that were replaced
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.numbers = itertools.count()
         self.consultations: dict[str, Consultation] = {}  # by the key of the turn that is asked for
@@ -251,7 +253,7 @@ class Simulation:
     def _figures(self) -> tuple[float, float, float]:
         for engine in self.engines.values():
             engine.advance(self.now)
-        made = sum(engine.made for engine in self.engines.values())
+        made = self.made_before + sum(engine.made for engine in self.engines.values())
         down = self.down + sum(self.now - since for since in self.down_since.values())
         return self.now, made * FULL_STEP / CAPACITY + self.reading, self.scenario.engines * self.now - down
 
@@ -316,7 +318,7 @@ class Simulation:
 
     def _announce(self, engine: SimulatedEngine) -> None:
         engine.announced += 1
-        if engine.ends:
+        if engine.ends and not engine.hangs:
             self._at(engine.next_end(), partial(self._end, engine, engine.announced))
 
     def _end(self, engine: SimulatedEngine, announced: int) -> None:
@@ -370,22 +372,44 @@ class Simulation:
         seat.life.loaded()
         self._spend(seat.life.synced, self.version, self.version)
         self.down += self.now - self.down_since.pop(seat.name, self.now)
+        if not first:
+            self.made_before += self.engines[seat.name].made
         self.engines[seat.name] = SimulatedEngine(seat, self.scenario.base, self.scenario.slope, then=self.now)
         if self.scenario.failures:
-            self._at(self.now + self.fate.expovariate(self.scenario.failures / 3600), partial(self._die, seat))
+            self._at(self.now + self.fate.expovariate(self.scenario.failures / 3600), partial(self._fail, seat))
         if not first:
             self._pump()
 
-    def _die(self, seat: Seat) -> None:
+    def _fail(self, seat: Seat) -> None:
+        """Half of the failures are deaths, seen at once; half are hangs, which the supervisor sees after its two limits."""
         self.failures += 1
-        engine = self.engines[seat.name]
-        lost = engine.lose(self.now)
-        engine.announced += 1
-        self.flying -= len(lost)
         self.down_since[seat.name] = self.now
-        self._spend(self.roster.lose, seat, ZjError("killed", where=f"engine {seat.name}"))
-        self._at(self.now + LATE, partial(self._answer_late, lost))
+        if self.fate.random() < 0.5:
+            self._lose(seat)
+            return
+        engine, config = self.engines[seat.name], self.roster.config
+        engine.advance(self.now)
+        engine.hangs = True
+        self._announce(engine)
+        self._at(self.now + config.slow_after, partial(self._doubt, seat))
+        self._at(self.now + config.stall_timeout, partial(self._lose, seat))
+
+    def _doubt(self, seat: Seat) -> None:
+        self._forget(self.engines[seat.name])
+        self._spend(self.roster.suspect, seat, "makes no progress")
         self._pump()
+
+    def _lose(self, seat: Seat) -> None:
+        self._forget(self.engines[seat.name])
+        self._spend(self.roster.lose, seat, ZjError("is lost", where=f"engine {seat.name}"))
+        self._pump()
+
+    def _forget(self, engine: SimulatedEngine) -> None:
+        """What it had in flight is lost, though answers to it may still come."""
+        lost = engine.lose(self.now)
+        self._announce(engine)
+        self.flying -= len(lost)
+        self._at(self.now + LATE, partial(self._answer_late, lost))
 
     def _answer_late(self, lost: list[Assignment]) -> None:
         for assignment in lost:
@@ -454,6 +478,7 @@ def measure(repeats: int = 3) -> tuple[float, float]:
 
 if __name__ == "__main__":
     import sys
+    gc.disable()
     for n in map(int, sys.argv[1].split(",")):
         for f in FAILURES:
             t=time.time(); o = Simulation(Scenario(n, f, steps=max(1,min(16,512//n)))).run()

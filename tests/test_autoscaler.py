@@ -30,7 +30,7 @@ from zj_ray.fleet.fleet import Fleet
 from zj_ray.raycluster import worker_environment
 from zj_ray.weights.folder import publish_folder
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.slow
 
 HEAD = "f" * 51 + "00000"
 CONFIG = FleetConfig(

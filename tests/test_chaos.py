@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import ray
+from ray._private.internal_api import memory_summary
 from ray.cluster_utils import Cluster
 
 from tests.test_ppo_wiring import CASE
@@ -216,6 +218,15 @@ def test_an_engine_that_dies_in_the_middle_of_a_sync_holds_up_nobody(scene: Scen
     scene.check(scene.hold("after"), "one engine died in a sync")
     scene.whole(ENGINES)
     assert scene.fleet.lives[victim].version == scene.version
+
+
+def test_a_full_object_store_spills_to_disk_and_nobody_notices(scene: Scene) -> None:
+    scene.whole(ENGINES)
+    ballast = [ray.put(np.full(60 << 20, number, np.uint8)) for number in range(6)]  # 360 MB into a store of 200 MB
+    assert "Spilled" in memory_summary(stats_only=True)
+    assert set(scene.publish().confirmed) == set(scene.serving()) and len(scene.serving()) == ENGINES
+    scene.check(scene.hold("full"), "a full object store")
+    assert all(ray.get(ref, timeout=60)[0] == number for number, ref in enumerate(ballast))
 
 
 def test_a_node_that_goes_takes_no_consultation_with_it_and_its_engines_come_back_with_another(scene: Scene) -> None:

@@ -85,6 +85,7 @@ RULE_FAULTS = {
     "a model cut over GPUs that are not there": ("fleet: {engine_gpus: 1, tensor_parallel: 2}", "an engine has 1", "engine_gpus to 2"),
     "NCCL to a cut model": ("fleet: {transport: nccl, engine_gpus: 2, tensor_parallel: 2}", "engines of one process", "object_store"),
     "a cut model asleep": ("fleet: {engine_gpus: 2, tensor_parallel: 2, sleep: true}", "engines of one GPU", "tensor_parallel to 1"),
+    "suspicion after the verdict": ("fleet: {slow_after: 70}", "comes after fleet.stall_timeout 60", "lower"),
     "share above one": ("ppo: {safety_share: 1.5}", "at least 0 and at most 1", "range"),
     "nothing held out": ("feedback: {held_out: 0}", "more than 0 and less than 1", "range"),
     "sampling that can't be compared": ("ppo: {top_p: 0.9}", "must be 1", "log-probs"),

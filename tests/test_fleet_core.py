@@ -16,7 +16,21 @@ from zj_ray.fleet.router import FIRST_PAUSE, FIRST_TURNS, LONGEST_PAUSE, Router
 from zj_ray.fleet.scaling import BUSY_SECONDS, Bounds, Scaler
 from zj_ray.fleet.states import EngineLife, EngineState, IllegalTransition
 
-EVENTS = ("placed", "loaded", "outdated", "synced_current", "synced_old", "succeeded", "failed", "died", "replaced", "drain", "left")
+EVENTS = (
+    "placed",
+    "loaded",
+    "outdated",
+    "synced_current",
+    "synced_old",
+    "succeeded",
+    "failed",
+    "silent",
+    "heard",
+    "died",
+    "replaced",
+    "drain",
+    "left",
+)
 CAPACITY = 8
 
 
@@ -33,8 +47,8 @@ def _apply(life: EngineLife, event: str) -> None:
         life.synced(7 if event == "synced_current" else 6, current=7)
     elif event == "failed":
         life.failed("boom", tolerated=1)
-    elif event == "died":
-        life.died("boom")
+    elif event in ("died", "silent"):
+        getattr(life, event)("boom")
     else:
         getattr(life, event)()
 
@@ -98,6 +112,26 @@ def test_an_engine_that_failed_this_turn_is_avoided_while_another_serves() -> No
     router.remove("b")
     assert router.choose(avoid={"a"}) == "a"
     assert _router(EngineLife("a", EngineState.STALE)).choose() is None
+
+
+def test_an_engine_of_which_nothing_is_heard_gets_no_turn_until_something_is() -> None:
+    clock, life = Clock(), _serving("a")
+    router = _router(life, clock=clock)
+    dispatcher = _dispatcher(router, clock)
+    dispatcher.accept("t")
+    [late] = dispatcher.assign()
+    life.silent("no progress")
+    assert dispatcher.engine_left("a", "no progress", blameless=True) == []
+    clock.now = 1000.0
+    assert dispatcher.assign() == [] and life.state is EngineState.SUSPECT
+    assert not dispatcher.succeeded(late) and life.state is EngineState.SUSPECT  # too late: the turn may be elsewhere by now
+    life.heard()
+    assert dispatcher.assign() == []
+    moment = dispatcher.wake_at()
+    assert moment is not None and moment <= 1000.0 + 1.5 * FIRST_PAUSE
+    clock.now = moment
+    [trial] = dispatcher.assign()
+    assert dispatcher.succeeded(trial) and life.state is EngineState.SERVING
 
 
 def test_a_newcomer_starts_slowly_and_earns_its_full_share() -> None:
@@ -275,6 +309,15 @@ class FleetMachine(RuleBasedStateMachine):
             life.died("killed")
             for lost in self.dispatcher.engine_left(life.name, "killed"):
                 self._report(lost)
+
+    @rule(number=st.integers(0, 2))
+    def fall_silent(self, number: int) -> None:
+        life = self.lives[number]
+        if life.state is EngineState.SERVING:
+            life.silent("nothing heard")
+            assert self.dispatcher.engine_left(life.name, "nothing heard", blameless=True) == []
+        else:
+            life.heard()
 
     @rule(number=st.integers(0, 2))
     def advance(self, number: int) -> None:

@@ -62,6 +62,7 @@ _BOUNDS: dict[str, Bound] = {
     "alpha": AT_LEAST_ONE,
     "dual_clip": Bound(1.0, open_low=True),
     **dict.fromkeys(("start_timeout", "stall_timeout", "turn_timeout", "sync_timeout", "wait_timeout", "rollout_timeout", "role_timeout"), POSITIVE),
+    "slow_after": POSITIVE,
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE),
     **dict.fromkeys(("cpus", "engine_cpus", "kl_target", "kl_bound", "mismatch_bound", "temperatures"), POSITIVE),
     **dict.fromkeys(("local_cpus", "ranks", "threads", "max_in_flight", "turn_retries", "max_steps", "save_every"), AT_LEAST_ONE),
@@ -272,6 +273,9 @@ def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:
         what = f"'fleet.initial' is {fleet.initial}, which is not between fleet.min {fleet.min} and fleet.max {fleet.max}"
         remedy = f"raise fleet.max to {max(fleet.initial, fleet.min)} or more, or lower the others"
         yield Fault(("fleet.initial", "fleet.max", "fleet.min"), what, remedy)
+    if fleet.slow_after > fleet.stall_timeout:
+        what = f"'fleet.slow_after' {fleet.slow_after:g} s comes after fleet.stall_timeout {fleet.stall_timeout:g} s, when an engine is replaced"
+        yield Fault(("fleet.slow_after", "fleet.stall_timeout"), what, "set fleet.slow_after lower")
     if fleet.engine_gpus > 0 and fleet.tensor_parallel not in (1, fleet.engine_gpus):
         what = f"'fleet.tensor_parallel' cuts a model over {fleet.tensor_parallel} GPUs, but an engine has {fleet.engine_gpus:g} (fleet.engine_gpus)"
         yield Fault(("fleet.tensor_parallel", "fleet.engine_gpus"), what, f"set fleet.engine_gpus to {fleet.tensor_parallel}")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from zj_ray.fleet.router import Router
@@ -33,7 +33,7 @@ class Limits:
     wait: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """One attempt at a turn; attempts count from 1."""
 
@@ -51,14 +51,14 @@ class GivenUp:
     error: str
 
 
-@dataclass
+@dataclass(slots=True)
 class _Turn:
     number: int  # the order in which turns were accepted
     previous: str | None
     waiting_since: float
     attempts: int = 0
-    faults: Counter[Fault] = field(default_factory=Counter)
-    failed_at: set[str] = field(default_factory=set)
+    faults: tuple[Fault, ...] = ()
+    failed_at: tuple[str, ...] = ()
     error: str = "no engine serves"
     now: Assignment | None = None
 
@@ -68,7 +68,8 @@ class Dispatcher:
         self.router, self.limits, self.clock = router, limits, clock
         self.held = False  # while weights are on their way, nothing is given out
         self._turns: dict[str, _Turn] = {}
-        self._ready: list[tuple[int, str]] = []
+        self._fresh: deque[tuple[int, str]] = deque()  # turns that were not given out yet, in their order
+        self._ready: list[tuple[int, str]] = []  # heap of those that were
         self._pausing: list[tuple[float, int, str]] = []
         self._at: dict[str, dict[str, Assignment]] = {}  # by engine and key
         self._numbers = itertools.count()
@@ -86,7 +87,7 @@ class Dispatcher:
         assert key not in self._turns, f"turn {key} was accepted twice"
         number = next(self._numbers)
         self._turns[key] = _Turn(number, previous, self.clock())
-        heapq.heappush(self._ready, (number, key))
+        self._fresh.append((number, key))
 
     def drop(self, key: str) -> None:
         """Nobody waits for it any more."""
@@ -102,21 +103,24 @@ class Dispatcher:
             heapq.heappush(self._ready, (number, key))
         given: list[Assignment] = []
         passed_over: list[tuple[int, str]] = []
-        while self._ready and not self.held:
-            number, key = heapq.heappop(self._ready)
+        while (self._ready or self._fresh) and self.router.has_room and not self.held:
+            number, key = self._oldest()
             turn = self._turns.get(key)
             if turn is None or turn.number != number:
                 continue
             engine = self.router.choose(turn.previous, turn.failed_at)
             if engine is None:
-                passed_over.append((number, key))
-                if not turn.failed_at:
-                    break  # nobody has room; else only those that it failed at
+                passed_over.append((number, key))  # only those that it failed at have room
                 continue
             given.append(self._give(key, turn, engine))
         for entry in passed_over:
             heapq.heappush(self._ready, entry)
         return given
+
+    def _oldest(self) -> tuple[int, str]:
+        if self._ready and (not self._fresh or self._ready[0] < self._fresh[0]):
+            return heapq.heappop(self._ready)
+        return self._fresh.popleft()
 
     def _give(self, key: str, turn: _Turn, engine: str) -> Assignment:
         turn.attempts += 1
@@ -164,13 +168,13 @@ class Dispatcher:
         """When something changes by time alone."""
         moments = [self._pausing[0][0]] if self._pausing else []
         trial = self.router.paused_until()
-        if trial is not None and self._ready:
+        if trial is not None and (self._ready or self._fresh):
             moments.append(trial)
         return min(moments, default=None)
 
     def _is_current(self, assignment: Assignment) -> bool:
         turn = self._turns.get(assignment.key)
-        return turn is not None and turn.now == assignment
+        return turn is not None and turn.now is assignment
 
     def _take_back(self, assignment: Assignment, succeeded: bool) -> None:
         self._at[assignment.engine].pop(assignment.key)
@@ -182,11 +186,12 @@ class Dispatcher:
         if fault is None:
             heapq.heappush(self._ready, (turn.number, key))
             return None
-        turn.faults[fault] += 1
-        if turn.faults[fault] >= self.limits.faults[fault]:
+        turn.faults += (fault,)
+        met = turn.faults.count(fault)
+        if met >= self.limits.faults[fault]:
             return self._give_up(key, turn.error)
-        turn.failed_at.add(assignment.engine)
-        pause = 0.0 if fault is Fault.ENGINE else min(FIRST_PAUSE * 2 ** (turn.faults[fault] - 1), LONGEST_PAUSE)
+        turn.failed_at += (assignment.engine,)
+        pause = 0.0 if fault is Fault.ENGINE else min(FIRST_PAUSE * 2 ** (met - 1), LONGEST_PAUSE)
         heapq.heappush(self._pausing, (now + pause, turn.number, key))
         return None
 

@@ -127,6 +127,12 @@ class Roster:
             self.lose(seat, fault)
         return LOST
 
+    def suspect(self, seat: Seat, error: str) -> None:
+        """It may only be slow: its turns go elsewhere now, and it gets one on trial later. What it still answers to the old ones is ignored."""
+        if seat.life.state is EngineState.SERVING:
+            seat.life.silent(error)
+            self.dispatcher.engine_left(seat.name, error, blameless=True)
+
     def lose(self, seat: Seat, error: BaseException) -> None:
         """It is out; its turns go elsewhere."""
         if seat.life.state in (EngineState.DEAD, EngineState.GONE):

@@ -7,6 +7,8 @@ newcomer starts slowly: its limit grows by one with every answer. Ties go to the
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -27,6 +29,8 @@ class Router:
         self.lives: dict[str, EngineLife] = {}
         self._limit: dict[str, int] = {}  # turns in flight allowed now, of engines that serve or are on trial
         self._room: dict[str, int] = {}  # turns in flight, of engines that may have another
+        self._order: list[tuple[int, int, str]] = []  # heap of (turns in flight, number, name), with entries that are out of date
+        self._numbers = itertools.count()
         self._pausing: dict[str, float] = {}  # until when, before it may have a turn on trial
 
     def add(self, life: EngineLife) -> None:
@@ -40,17 +44,23 @@ class Router:
 
     def choose(self, previous: str | None = None, avoid: Collection[str] = ()) -> str | None:
         """An engine's name, or None while none has room. avoid: engines that failed this very turn, taken only if no other serves."""
-        if self._pausing:
-            self._let_try()
+        if not self.has_room:
+            return None
         room = self._room
         if avoid and any(life.state is EngineState.SERVING and name not in avoid for name, life in self.lives.items()):
             room = {name: load for name, load in room.items() if name not in avoid}
         if not room:
             return None
-        least = min(room, key=room.__getitem__)
+        least = self._least() if room is self._room else min(room, key=room.__getitem__)
         if previous in room and room[previous] <= room[least] + self.slack:
             return previous
         return least
+
+    @property
+    def has_room(self) -> bool:
+        if self._pausing:
+            self._let_try()
+        return bool(self._room)
 
     def started(self, name: str) -> None:
         self.in_flight[name] += 1
@@ -82,12 +92,15 @@ class Router:
 
     def _suspend(self, life: EngineLife) -> None:
         """It failed too often, or on trial. What it had in flight before the pause began counts as the same failure."""
-        if self._limit.get(life.name, 1) > 0:
+        name = life.name
+        if life.unheard:
+            self._pausing.pop(name, None)
+        elif self._limit.get(name, 0) > 0 or name not in self._pausing:
             life.ejections += 1
             pause = min(FIRST_PAUSE * 2 ** (life.ejections - 1), LONGEST_PAUSE)
-            self._pausing[life.name] = self.clock() + pause * self.draw.uniform(1.0, 1.5)  # not all at the same moment
-            self._limit[life.name] = 0
-        self._refresh(life.name)
+            self._pausing[name] = self.clock() + pause * self.draw.uniform(1.0, 1.5)  # not all at the same moment
+        self._limit[name] = 0
+        self._refresh(name)
 
     def _let_try(self) -> None:
         now = self.clock()
@@ -101,5 +114,15 @@ class Router:
         works = life.state in (EngineState.SERVING, EngineState.SUSPECT)
         if works and load < self._limit.get(name, 0):
             self._room[name] = load
+            heapq.heappush(self._order, (load, next(self._numbers), name))
         else:
             self._room.pop(name, None)
+
+    def _least(self) -> str:
+        """Of those that have room. Entries that are out of date are dropped when they come up, or all at once when they are many."""
+        if len(self._order) > 4 * len(self._room) + 64:
+            self._order = [(load, next(self._numbers), name) for name, load in self._room.items()]
+            heapq.heapify(self._order)
+        while self._room.get(self._order[0][2]) != self._order[0][0]:
+            heapq.heappop(self._order)
+        return self._order[0][2]

@@ -49,6 +49,7 @@ class EngineLife:
     restarts: int = 0
     failures: int = 0  # turns in a row; a success clears them
     ejections: int = 0  # failure streaks and failed trials since its last success
+    unheard: bool = False  # suspect because nothing is heard from it: no trial before something is
     last_error: str = ""
     watch: Callable[[EngineLife], None] = field(default=lambda _: None, repr=False, compare=False)
 
@@ -75,12 +76,12 @@ class EngineLife:
         if self.state not in (EngineState.STALE, EngineState.SERVING):
             raise IllegalTransition(f"engine {self.name}: a sync was confirmed in state {self.state.value}")
         self.version = version
-        self.failures = 0
+        self.failures, self.unheard = 0, False
         self._go(EngineState.SERVING if version == current else EngineState.STALE)
 
     def succeeded(self) -> None:
         """A turn was answered. Who is suspect has the current version, and serves again."""
-        self.failures = self.ejections = 0
+        self.failures, self.ejections, self.unheard = 0, 0, False
         if self.state is EngineState.SUSPECT:
             self._go(EngineState.SERVING)
 
@@ -91,6 +92,18 @@ class EngineLife:
         if self.state is EngineState.SUSPECT or (self.failures > tolerated and self.state is EngineState.SERVING):
             self._go(EngineState.SUSPECT)
 
+    def silent(self, error: str) -> None:
+        """It makes no progress or does not say how it is; it may come back."""
+        if self.state is EngineState.SERVING:
+            self.last_error, self.unheard = error, True
+            self._go(EngineState.SUSPECT)
+
+    def heard(self) -> None:
+        """It makes progress again."""
+        if self.unheard:
+            self.unheard = False
+            self._go(self.state)
+
     def died(self, error: str) -> None:
         self.last_error = error
         self.version = -1
@@ -99,7 +112,7 @@ class EngineLife:
     def replaced(self) -> None:
         self._go(EngineState.PROVISIONING)
         self.restarts += 1
-        self.failures = self.ejections = 0
+        self.failures, self.ejections, self.unheard = 0, 0, False
 
     def drain(self) -> None:
         self._go(EngineState.DRAINING)

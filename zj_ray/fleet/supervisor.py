@@ -27,9 +27,7 @@ LEAVES_FIRST = (EngineState.DEAD, *STARTING, EngineState.STALE, EngineState.SUSP
 
 
 class Supervisor:
-    def __init__(
-        self, roster: Roster, publisher: Publisher, scaler: Scaler, wanted: Callable[[], int | None], on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, roster: Roster, publisher: Publisher, scaler: Scaler, wanted: Callable[[], int | None], on_change: Callable[[], None]) -> None:
         """wanted: how many engines somebody asked for. on_change: called after a pass, and whenever an engine has come to serve or left."""
         self.roster, self.publisher, self.scaler, self.wanted, self.on_change = roster, publisher, scaler, wanted, on_change
         self.config: FleetConfig = roster.config
@@ -151,7 +149,9 @@ class Supervisor:
 
     async def _examine_one(self, seat: Seat) -> None:
         limit, actor = self.config.stall_timeout, seat.actor
+        overdue = asyncio.get_running_loop().call_later(self.config.slow_after, self._doubt, seat, "does not say how it is")
         health = await self.roster.answer(seat, "health", limit, what="say how it is")
+        overdue.cancel()
         if health is LOST or seat.actor is not actor:
             return
         now = self.roster.clock()
@@ -159,11 +159,20 @@ class Supervisor:
         if health["tokens"] > seat.tokens:
             seat.deaths = 0
         seat.tokens, seat.asked_at = health["tokens"], now
+        idle = health["seconds_since_progress"] if health["in_flight"] else 0.0
+        what = f"made no progress for {idle:.0f} s with {health['in_flight']} turns at version {health['version']}"
         if not health["alive"]:
             self.roster.lose(seat, ZjError("its vLLM thread has ended", where=f"engine {seat.name}"))
-        elif health["in_flight"] and health["seconds_since_progress"] > limit:
-            what = f"made no progress for {health['seconds_since_progress']:.0f} s with {health['in_flight']} turns at version {health['version']}"
+        elif idle > limit:
             self.roster.lose(seat, WaitTimeout(what, where=f"engine {seat.name}"))
+        elif idle > self.config.slow_after:
+            self._doubt(seat, what)
+        else:
+            seat.life.heard()
+
+    def _doubt(self, seat: Seat, why: str) -> None:
+        self.roster.suspect(seat, why)
+        self.on_change()
 
     def _do(self, seat: Seat, work: Coroutine[Any, Any, None]) -> None:
         async def done() -> None:
