@@ -68,7 +68,7 @@ LATE = 1.0  # so long after an engine's loss come the answers that it had sent [
 
 @dataclass(frozen=True)
 class Scenario:
-    """failures: an hour and engine; steps: simulated one after the other; overlap: a step's consultations begin when nothing of the last one waits."""
+    """failures: an hour and engine; steps: one after the other; overlap: a step's consultations begin when nothing of the last one waits."""
 
     engines: int
     failures: float = 1.0
@@ -78,6 +78,7 @@ class Scenario:
     spread: float = SPREAD
     slope: float = SLOPE
     overlap: bool = False
+    warm_up: float = 0.5  # waves before the first step, which are not counted: else a step would pay for the fleet's own slow start
     start: float = START
     seed: int = 0
 
@@ -167,7 +168,7 @@ class SimulatedSupervisor(Supervisor):
 
 @dataclass(frozen=True)
 class Outcome:
-    """wall, necessary: seconds, of the fleet and of full engines that never fail; given: seconds from first engine to answer; see `Simulation.run`."""
+    """wall, necessary: seconds, of the fleet and of full engines that never fail; given: seconds from first engine to answer."""
 
     scenario: Scenario
     wall: float
@@ -215,7 +216,9 @@ class Simulation:
         self.numbers = itertools.count()
         self.consultations: dict[str, Consultation] = {}  # by the key of the turn that is asked for
         self.left: Counter[int] = Counter()  # consultations of each step that have not ended
-        self.begun = 0  # steps
+        self.begun = -1 if scenario.warm_up else 0  # steps
+        self.asking = False
+        self.zero = (0.0, 0.0, 0.0)  # wall, necessary, up at the end of the warm-up
         self.flying = 0  # attempts
         self.first_given: dict[str, float] = {}
         self.given: list[float] = []
@@ -243,19 +246,26 @@ class Simulation:
             act()
         assert set(self.ended) == self.accepted and set(self.ended.values()) == {1}, "a turn was lost, or answered twice"
         assert self.dispatcher.in_flight == self.dispatcher.waiting == 0
-        wall, necessary, up = self.result or self._figures()
+        wall, necessary, up = (after - before for after, before in zip(self.result or self._figures(), self.zero, strict=True))
         cached = self.cached / max(self.followed, 1)
         return Outcome(
-            self.scenario, wall, necessary, up, len(self.ended), np.array(self.given), self.failures, self.again, self.late, self.given_up,
-            cached, self.controller,
+            self.scenario, wall, necessary, up, len(self.given) + self.given_up, np.array(self.given), self.failures, self.again, self.late,
+            self.given_up, cached, self.controller,
         )  # fmt: skip
+
+    def _count_from_here(self) -> None:
+        self.zero = self._figures()
+        self.given.clear()
+        self.failures = self.again = self.late = self.given_up = self.followed = self.cached = 0
+        self.controller = 0.0
 
     def _figures(self) -> tuple[float, float, float]:
         for engine in self.engines.values():
             engine.advance(self.now)
         made = self.made_before + sum(engine.made for engine in self.engines.values())
         down = self.down + sum(self.now - since for since in self.down_since.values())
-        return self.now, made * FULL_STEP / CAPACITY + self.reading, self.scenario.engines * self.now - down
+        ahead = sum(max(engine.then - self.now, 0.0) for engine in self.engines.values())  # is being read
+        return self.now, made * FULL_STEP / CAPACITY + self.reading - ahead, self.scenario.engines * self.now - down
 
     def _at(self, moment: float, act: Callable[[], None]) -> None:
         heapq.heappush(self.events, (moment, next(self.numbers), act))
@@ -275,13 +285,14 @@ class Simulation:
     def _begin_step(self) -> None:
         scenario, step = self.scenario, self.begun
         self.begun += 1
-        count = round(scenario.waves * CAPACITY * scenario.engines)
-        self.left[step] = count
+        count = round((scenario.waves if step >= 0 else scenario.warm_up) * CAPACITY * scenario.engines)
+        self.left[step], self.asking = count, True
         median = scenario.mean_tokens * math.exp(-(scenario.spread**2) / 2)
         for number in range(count):
             [turns] = self.lengths.choices(list(TURNS), list(TURNS.values()))
             prompts = [self._tokens(*(REPLY if turn else OPENING)) for turn in range(turns)]
             self._ask(Consultation(step, prompts, [self._tokens(median, scenario.spread) for _ in range(turns)]), f"{step}/{number}/0")
+        self.asking = False
 
     def _ask(self, consultation: Consultation, key: str) -> None:
         self.consultations[key] = consultation
@@ -307,7 +318,7 @@ class Simulation:
         if moment is not None and moment != self.wake:
             self.wake = moment
             self._at(moment, self._pump)
-        if self.scenario.overlap and self.result is None and len(self.consultations) == self.flying and self.left.total():
+        if self.scenario.overlap and self.begun > 0 and not self.asking and self.result is None and len(self.consultations) == self.flying:
             self._nothing_waits()
 
     def _nothing_waits(self) -> None:
@@ -334,16 +345,18 @@ class Simulation:
         self.ended[key] += 1
         self.given.append(self.now - self.first_given.pop(key))
         consultation = self.consultations.pop(key)
-        self._pump()  # who waits comes first: the patient has not spoken yet
         consultation.held, consultation.holder = consultation.held + 1, engine.who
         if consultation.held < len(consultation.answers):
             self._ask(consultation, f"{key.rpartition('/')[0]}/{consultation.held}")
         else:
             self._close(consultation)
+        self._pump()
 
     def _close(self, consultation: Consultation) -> None:
         self.left[consultation.step] -= 1
-        if not self.left[consultation.step] and not self.scenario.overlap and self.begun < self.scenario.steps:
+        if not self.left[consultation.step] and (self.begun == 0 or not self.scenario.overlap) and self.begun < self.scenario.steps:
+            if self.begun == 0:
+                self._count_from_here()
             self._publish()
             self._begin_step()
 
@@ -476,10 +489,99 @@ def measure(repeats: int = 3) -> tuple[float, float]:
     return float(slope / base), float(prompt_token / base)
 
 
-if __name__ == "__main__":
-    import sys
+# --- report -----------------------------------------------------------------------------------------------------------------------
+
+
+def simulate(scenario: Scenario) -> Outcome:
+    """Without the cyclic garbage collector, which would charge the simulator's millions of objects to the controller."""
+    gc.collect()
     gc.disable()
-    for n in map(int, sys.argv[1].split(",")):
-        for f in FAILURES:
-            t=time.time(); o = Simulation(Scenario(n, f, steps=max(1,min(16,512//n)))).run()
-            print(n, f, round(o.wall,1), f"{o.efficiency:.4f} {o.efficiency_up:.4f}", o.turns, o.failures, o.again, o.late, o.given_up, f"{o.cached:.3f}", np.quantile(o.given,[.5,.99,1]).round(1), f"{o.core_share:.4%} {1e6*o.per_turn:.1f}us", f"{time.time()-t:.1f}s", flush=True)
+    try:
+        return Simulation(scenario).run()
+    finally:
+        gc.enable()
+
+
+def variations(engines: int) -> dict[str, Scenario]:
+    """What the figures depend on, one thing at a time."""
+    usual = Scenario(engines)
+    return {
+        f"as above ({WAVES} waves)": usual,
+        "1 wave": replace(usual, waves=1, steps=4),
+        "2 waves": replace(usual, waves=2, steps=2),
+        "8 waves": replace(usual, waves=8),
+        "heavier tail": replace(usual, spread=HEAVY_SPREAD),
+        "as short as doctors' turns": replace(usual, mean_tokens=DOCTORS_MEAN),
+        "memory-bound decoding": replace(usual, slope=MEMORY_BOUND),
+        "memory-bound, heavier tail": replace(usual, slope=MEMORY_BOUND, spread=HEAVY_SPREAD),
+        "a start takes 300 s": replace(usual, start=300.0),
+        "steps overlap": replace(usual, overlap=True, steps=2),
+    }
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def by_size(sizes: Sequence[int], draw: bool) -> None:
+    plots: dict[str, dict[str, list[tuple[float, float]]]] = {"efficiency": {}, "latency": {}, "controller": {}}
+    rows, calm = [], {}
+    for rate in FAILURES:
+        for engines in sizes:
+            found = simulate(Scenario(engines, rate, steps=max(1, min(16, 128 // engines))))
+            calm.setdefault(engines, found.efficiency)
+            median, late = (float(q) for q in np.quantile(found.given, (0.5, 0.99)))
+            rows.append((
+                f"{rate:.0f}", engines, found.turns, found.failures, found.again, percent(found.efficiency), percent(1 - calm[engines]),
+                percent(calm[engines] - found.efficiency), median, late, float(found.given.max()), percent(found.core_share, 2), 1e6 * found.per_turn,
+            ))  # fmt: skip
+            print(rows[-1], flush=True)
+            for plot, value in (("efficiency", 100 * found.efficiency), ("latency", late), ("controller", 100 * found.core_share)):
+                plots[plot].setdefault(f"{rate:.0f} failures an hour and engine", []).append((math.log2(engines), value))
+    header = ("failures/h", "engines", "turns", "failures", "asked again", "efficiency", "lost to the step's end", "lost to failures", "turn p50 [s]",
+              "p99", "longest", "of a core", "µs a turn")  # fmt: skip
+    print("\n" + table(header, rows) + "\n", flush=True)
+    titles = {
+        "efficiency": ("Efficiency of a step's consultations", "%", 90.0),
+        "latency": ("Latency of a turn, 99th percentile", "s", None),
+        "controller": ("The controller's share of one core", "%", 5.0),
+    }
+    for plot, series in plots.items() if draw else ():
+        title, unit, level = titles[plot]
+        svg = line_plot(series, title=title, ylabel=unit, xlabel="engines, as a power of two", level=level)
+        (DOCS / f"fleet_{plot}.svg").write_text(svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1), encoding="utf-8")
+        print(f"drawn in docs/fleet_{plot}.svg")
+
+
+def by_variation(engines: int) -> None:
+    rows = []
+    for name, scenario in variations(engines).items():
+        calm, found = simulate(replace(scenario, failures=0.0)), simulate(scenario)
+        rows.append((
+            name, found.wall / scenario.steps, percent(found.efficiency), percent(1 - calm.efficiency), percent(calm.efficiency - found.efficiency),
+            percent(found.efficiency_up), percent(found.cached), float(np.quantile(found.given, 0.99)), percent(found.core_share, 2),
+        ))  # fmt: skip
+        print(rows[-1], flush=True)
+    header = (
+        f"{engines} engines, 1 failure/h", "step [s]", "efficiency", "lost to the step's end", "lost to failures", "of engines that were up",
+        "prefix kept", "turn p99 [s]", "of a core",
+    )  # fmt: skip
+    print("\n" + table(header, rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="measure the decoding step of the real engine instead")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="engines")
+    parser.add_argument("--vary", type=int, default=256, help="engines of the second table")
+    parser.add_argument("--draw", action="store_true", help="draw docs/fleet_*.svg")
+    options = parser.parse_args()
+    if options.measure:
+        measure()
+        return
+    by_size(options.sizes, options.draw)
+    by_variation(options.vary)
+
+
+if __name__ == "__main__":
+    main()

@@ -241,6 +241,22 @@ def test_who_leaves_on_purpose_costs_no_budget_and_late_answers_count_for_nothin
     assert not dispatcher.succeeded(first) and dispatcher.succeeded(second) and not dispatcher.succeeded(second)
 
 
+def test_a_dialogue_that_goes_on_comes_before_those_that_have_not_begun_and_stays_with_its_prefix() -> None:
+    clock = Clock()
+    dispatcher = _dispatcher(_router(_serving("a"), _serving("b"), clock=clock, capacity=2), clock)
+    for number in range(8):
+        dispatcher.accept(f"{number}/0")
+    at = {assignment.key: assignment for assignment in dispatcher.assign()}
+    assert sorted(assignment.engine for assignment in at.values()) == ["a", "a", "b", "b"]
+    for number in (1, 2, 0):
+        done = at[f"{number}/0"]
+        assert dispatcher.succeeded(done)
+        dispatcher.accept(f"{number}/1", previous=done.engine)
+        assert [(next_turn.key, next_turn.engine) for next_turn in dispatcher.assign()] == [(f"{number}/1", done.engine)]
+    assert dispatcher.succeeded(at["3/0"])
+    assert [assignment.key for assignment in dispatcher.assign()] == ["4/0"]
+
+
 def test_a_turn_that_finds_no_engine_expires() -> None:
     clock = Clock()
     dispatcher = _dispatcher(_router(clock=clock), clock, wait=10.0)

@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from bench.fleet import CAPACITY, FULL_STEP, Simulation
+from bench.fleet import CAPACITY, FULL_STEP, PULL, READING, Consultation, Scenario, Simulation
+from zj_ray.fleet.router import FIRST_TURNS
+
+STORMY = Scenario(16, failures=60.0, waves=2, start=20.0, seed=1)
 
 
 def test_many_failures_lose_no_turn_and_a_seed_decides_everything() -> None:
-    first, again, other = (Simulation(8, failures_per_hour=60, seed=seed, waves=2).run() for seed in (1, 1, 2))
-    assert first.failures > 5 and first.retried > CAPACITY  # the faults took place; `run` raises if a turn is lost or answered twice
-    np.testing.assert_array_equal(first.latencies, again.latencies)
-    assert first.seconds == again.seconds != other.seconds
+    first, again, other = (Simulation(replace(STORMY, seed=seed)).run() for seed in (1, 1, 2))  # `run` raises if a turn is lost or counts twice
+    assert first.failures > 16 and first.again > 4 * CAPACITY and first.late == first.again + first.given_up
+    np.testing.assert_array_equal(first.given, again.given)
+    assert (first.wall, first.failures) == (again.wall, again.failures) != (other.wall, other.failures)
 
 
-def test_without_failures_nothing_is_asked_again_and_only_start_and_tail_are_lost() -> None:
-    quiet = Simulation(8, failures_per_hour=0, seed=1, waves=4).run()
-    assert quiet.failures == quiet.retried == 0
-    assert 0.75 < quiet.efficiency < 1.0
-    longer = Simulation(8, failures_per_hour=0, seed=1, waves=12).run()
-    assert longer.efficiency > quiet.efficiency  # start and tail weigh less in a longer step
-    assert Simulation(8, failures_per_hour=60, seed=1, waves=4).run().efficiency < quiet.efficiency
+def test_failures_cost_what_the_lost_engines_could_have_done() -> None:
+    quiet, stormy = Simulation(replace(STORMY, failures=0.0)).run(), Simulation(STORMY).run()
+    assert quiet.failures == quiet.again == quiet.late == 0
+    assert quiet.turns == stormy.turns and quiet.necessary == pytest.approx(stormy.necessary)
+    assert 0.75 < quiet.efficiency == quiet.efficiency_up < 1.0
+    assert 0.2 < stormy.efficiency < stormy.efficiency_up < quiet.efficiency
+    assert quiet.cached > 0.95 > stormy.cached
 
 
-def test_one_turn_alone_takes_its_tokens_times_the_step_of_a_batch_of_one() -> None:
-    simulation = Simulation(1, failures_per_hour=0, seed=3, waves=1)
-    simulation.turns_left = {0: 1}
+def test_the_end_of_a_step_weighs_less_in_a_longer_step_and_nothing_where_steps_overlap() -> None:
+    short, long, overlapping = (
+        Simulation(Scenario(8, failures=0.0, **kind)).run() for kind in ({"waves": 1}, {"waves": 4}, {"waves": 1, "steps": 6, "overlap": True})
+    )
+    assert short.efficiency < long.efficiency < 0.99 < overlapping.efficiency < 1.001
+
+
+def test_a_turn_alone_takes_its_prompt_and_its_tokens_times_the_step_of_a_batch_of_one() -> None:
+    simulation = Simulation(Scenario(1, failures=0.0, waves=1 / CAPACITY, warm_up=0.0))
     found = simulation.run()
-    [tokens] = simulation.lengths.values()
-    step = simulation.engines["engine-0"].base + simulation.engines["engine-0"].slope
-    assert found.seconds == pytest.approx(tokens * step)
-    assert simulation.engines["engine-0"].base + CAPACITY * simulation.engines["engine-0"].slope == pytest.approx(FULL_STEP)
+    base, slope = simulation.scenario.base, simulation.scenario.base * simulation.scenario.slope
+    assert base + CAPACITY * slope == pytest.approx(FULL_STEP)
+    tokens, read = round(simulation.engines["engine-0"].made), simulation.reading / (base * READING)
+    assert read == pytest.approx(round(read))
+    assert found.wall == pytest.approx(tokens * (base + slope) + simulation.reading)
+
+
+def test_who_has_another_engine_reads_the_whole_dialogue() -> None:
+    dialogue = Consultation(0, prompts=[30, 10], answers=[200, 100], held=1, holder=("engine-0", 0))
+    assert dialogue.reading(("engine-0", 0)) == 10
+    assert dialogue.reading(("engine-0", 1)) == dialogue.reading(("engine-1", 0)) == 240  # a restart empties the cache
+
+
+def test_a_replaced_engine_waits_starts_and_begins_slowly() -> None:
+    simulation = Simulation(replace(STORMY, failures=0.0, warm_up=0.0))
+    simulation._at(5.0, lambda: simulation._lose(simulation.roster.seats["engine-3"]))
+    seen: dict[float, int] = {}
+
+    def look() -> None:
+        seen[simulation.now] = simulation.router.in_flight["engine-3"]
+        if simulation.now < 60.0:
+            simulation._at(simulation.now + 0.25, look)
+
+    simulation._at(5.25, look)
+    simulation.run()
+    [back, *_] = [moment for moment, turns in seen.items() if turns]
+    assert 5.0 + STORMY.start + PULL + 1.0 <= back <= 5.0 + STORMY.start + PULL + 5.0  # the roster's pause and the supervisor's second
+    assert seen[back] == FIRST_TURNS
+    assert simulation.roster.seats["engine-3"].life.restarts == 1

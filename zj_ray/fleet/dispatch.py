@@ -1,6 +1,7 @@
 """Every turn that was accepted is answered exactly once or reported by name: pure bookkeeping, no Ray, no torch.
 
-Turns wait here, oldest first, until an engine has room; what failed waits out a pause and goes elsewhere. Failures come in
+Turns wait here until an engine has room, those of dialogues that have begun first, else the oldest: who goes on takes the room
+that its own last turn left, where its prefix is. What failed waits out a pause and goes elsewhere. Failures come in
 two kinds with a budget each: the turn's own (an engine answered with an error, or not in time) and the engines' (the one
 that had it is gone). An answer to an attempt that was taken away meanwhile counts for nothing.
 """
@@ -68,8 +69,8 @@ class Dispatcher:
         self.router, self.limits, self.clock = router, limits, clock
         self.held = False  # while weights are on their way, nothing is given out
         self._turns: dict[str, _Turn] = {}
-        self._fresh: deque[tuple[int, str]] = deque()  # turns that were not given out yet, in their order
-        self._ready: list[tuple[int, str]] = []  # heap of those that were
+        self._fresh: deque[tuple[int, str]] = deque()  # first turns of dialogues that were not given out yet, in their order
+        self._ready: list[tuple[int, str]] = []  # heap of those that were, and of later turns
         self._pausing: list[tuple[float, int, str]] = []
         self._at: dict[str, dict[str, Assignment]] = {}  # by engine and key
         self._numbers = itertools.count()
@@ -87,7 +88,10 @@ class Dispatcher:
         assert key not in self._turns, f"turn {key} was accepted twice"
         number = next(self._numbers)
         self._turns[key] = _Turn(number, previous, self.clock())
-        self._fresh.append((number, key))
+        if previous is None:
+            self._fresh.append((number, key))
+        else:
+            heapq.heappush(self._ready, (number, key))
 
     def drop(self, key: str) -> None:
         """Nobody waits for it any more."""
@@ -104,7 +108,7 @@ class Dispatcher:
         given: list[Assignment] = []
         passed_over: list[tuple[int, str]] = []
         while (self._ready or self._fresh) and self.router.has_room and not self.held:
-            number, key = self._oldest()
+            number, key = self._first()
             turn = self._turns.get(key)
             if turn is None or turn.number != number:
                 continue
@@ -117,10 +121,8 @@ class Dispatcher:
             heapq.heappush(self._ready, entry)
         return given
 
-    def _oldest(self) -> tuple[int, str]:
-        if self._ready and (not self._fresh or self._ready[0] < self._fresh[0]):
-            return heapq.heappop(self._ready)
-        return self._fresh.popleft()
+    def _first(self) -> tuple[int, str]:
+        return heapq.heappop(self._ready) if self._ready else self._fresh.popleft()
 
     def _give(self, key: str, turn: _Turn, engine: str) -> Assignment:
         turn.attempts += 1

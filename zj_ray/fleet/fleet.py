@@ -36,6 +36,7 @@ from zj_ray.weights.bucket import PublishedWeights
 logger = logging.getLogger(__name__)
 
 SERVES_POLL_SECONDS = 0.1
+PATIENT_ANSWERS = 3  # rounds of the event loop until a dialogue asks for its next turn: before, the room that it left goes to nobody else
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,8 @@ class Fleet:
         else:
             if self.dispatcher.succeeded(assignment) and not done.done():
                 done.set_result(Answered(output, assignment.engine, assignment.attempt))
+                for _ in range(PATIENT_ANSWERS):
+                    await asyncio.sleep(0)
         if lost is not None:
             self._report_given_up(lost)
         self._pump()
