@@ -36,7 +36,7 @@ from zj_ray.weights.bucket import PublishedWeights
 logger = logging.getLogger(__name__)
 
 SERVES_POLL_SECONDS = 0.1
-PATIENT_ANSWERS = 3  # rounds of the event loop until a dialogue asks for its next turn: before, the room that it left goes to nobody else
+PATIENT_ANSWERS = 0.002  # within so long a dialogue whose turn was answered asks for its next [s]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Fleet:
         self._on_change, self._supervised = on_change, False
         self._asked: dict[str, tuple[TurnRequest, asyncio.Future[Answered]]] = {}  # turns that somebody waits for, by key
         self._timer: asyncio.TimerHandle | None = None
+        self._pumps = False  # soon
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = Loop("fleet")
 
@@ -187,7 +188,7 @@ class Fleet:
         done: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         self._asked[request.key] = (request, done)
         self.dispatcher.accept(request.key, previous)
-        self._pump()
+        self._pump_soon()
         try:
             return await asyncio.wait_for(done, self._ask_limit)
         except TimeoutError:
@@ -203,8 +204,15 @@ class Fleet:
         attempts = self.config.turn_retries + self.config.lost_engines
         return attempts * (self.config.turn_timeout + 2 * GRACE + self.config.wait_timeout)
 
+    def _pump_soon(self) -> None:
+        """Not at once, so that a dialogue whose turn was just answered asks before the room that it left is given away."""
+        if not self._pumps:
+            self._pumps = True
+            asyncio.get_running_loop().call_later(PATIENT_ANSWERS, self._pump)
+
     def _pump(self) -> None:
         """Give out the turns for which there is room, and come back when time alone changes something."""
+        self._pumps = False
         for assignment in self.dispatcher.assign():
             task = asyncio.get_running_loop().create_task(self._serve(assignment, self.roster.seats[assignment.engine]))
             self._tasks.add(task)
@@ -234,11 +242,9 @@ class Fleet:
         else:
             if self.dispatcher.succeeded(assignment) and not done.done():
                 done.set_result(Answered(output, assignment.engine, assignment.attempt))
-                for _ in range(PATIENT_ANSWERS):
-                    await asyncio.sleep(0)
         if lost is not None:
             self._report_given_up(lost)
-        self._pump()
+        self._pump_soon()
 
     def _report_given_up(self, lost: GivenUp) -> None:
         _, done = self._asked[lost.key]
