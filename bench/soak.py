@@ -75,10 +75,22 @@ def wait_for_step(run: Run, step: int) -> None:
 
 
 def kill(kind: str) -> int:
-    """SIGKILL for the youngest process of a kind below this one; returns its pid."""
-    victim = max((p.create_time(), p.pid) for p in psutil.Process().children(recursive=True) if kind in "".join(p.cmdline()[:1]))[1]
-    os.kill(victim, signal.SIGKILL)
-    return victim
+    """SIGKILL for the youngest process of a kind below this one, as soon as there is one; returns its pid."""
+    deadline = time.monotonic() + LONGEST_STEP
+    while not (found := [each for each in psutil.Process().children(recursive=True) if _is(each, kind)]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no {kind} was alive within {LONGEST_STEP:.0f} s")
+        time.sleep(0.1)
+    victim = max(found, key=lambda process: process.create_time())
+    victim.send_signal(signal.SIGKILL)
+    return victim.pid
+
+
+def _is(process: psutil.Process, kind: str) -> bool:
+    try:
+        return kind in "".join(process.cmdline()[:1])
+    except psutil.Error:  # it has ended
+        return False
 
 
 @dataclass

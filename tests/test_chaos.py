@@ -39,8 +39,9 @@ pytestmark = pytest.mark.chaos
 
 ENGINES = 4
 CONFIG = FleetConfig(
-    initial=ENGINES, min=1, max=4, engine_cpus=1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=30, stall_timeout=8, turn_retries=5
-)
+    initial=ENGINES, min=1, max=4, engine_cpus=1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=30, slow_after=4, stall_timeout=12,
+    turn_retries=5,
+)  # fmt: skip
 SETTINGS = DialogueSettings(max_turns=3, turn_tokens=60, max_length=256, temperature=1.0)
 PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(96)]
 UP = 240.0  # longest for an engine to come up while others work on the same two cores [s]
@@ -160,7 +161,7 @@ def test_an_engine_that_stands_still_is_replaced(scene: Scene) -> None:
         os.kill(pid, signal.SIGSTOP)
         scene.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the process to stop", 10)
         scene.check(held.result(300), "one engine stopped")
-    assert "did not say how it is" in scene.fleet.lives[victim].last_error
+    scene.until(lambda: "did not say how it is" in scene.fleet.lives[victim].last_error, "the verdict", 60)
     scene.whole(ENGINES)
     scene.until(lambda: not psutil.pid_exists(pid), "the stopped process to be ended", 60)
 
@@ -168,6 +169,7 @@ def test_an_engine_that_stands_still_is_replaced(scene: Scene) -> None:
 def test_an_engine_whose_model_hangs_is_replaced_although_its_actor_answers(scene: Scene) -> None:
     scene.whole(ENGINES)
     victim = "engine-2"
+    restarts = scene.fleet.lives[victim].restarts
 
     def hang(engine: Any) -> None:
         engine.core.engine.step = lambda: time.sleep(600)
@@ -176,6 +178,7 @@ def test_an_engine_whose_model_hangs_is_replaced_although_its_actor_answers(scen
         scene.tell(victim, hang)
         scene.check(held.result(300), "one engine's model hung")
     assert "made no progress" in scene.fleet.lives[victim].last_error
+    scene.until(lambda: scene.fleet.lives[victim].state is EngineState.DEAD or scene.fleet.lives[victim].restarts > restarts, "the verdict", 60)
     scene.whole(ENGINES)
 
 

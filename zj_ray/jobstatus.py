@@ -77,7 +77,7 @@ def _stages(folder: Path, record: dict[str, Any]) -> RenderableType:
 
 def _fleet(engines: list[dict[str, Any]]) -> RenderableType:
     """One row for each engine; the columns are the first engine's keys."""
-    table = Table(*engines[0].keys(), title="rollout engines")
+    table = Table(*(key.replace("_", " ") for key in engines[0]), title="rollout engines")
     for engine in engines:
         table.add_row(*(escape(str(engine.get(key, ""))) for key in engines[0]))
     return table

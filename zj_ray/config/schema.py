@@ -144,7 +144,7 @@ class FleetConfig:
     sleep: bool = setting(False, "engines give back their GPU memory while the trainers work: for engines that share GPUs with roles")
     turn_timeout: float = setting(120.0, "longest wait for one doctor turn [s]")
     sync_timeout: float = setting(120.0, "longest wait for an engine to take new weights [s]")
-    slow_after: float = setting(10.0, "an engine that has made no progress for so long is suspect: its turns are asked elsewhere as well [s]")
+    slow_after: float = setting(10.0, "an engine that has made no progress for so long is suspect: its turns go elsewhere [s]")
     stall_timeout: float = setting(60.0, "an engine that has turns but makes no progress for so long, or does not say how it is, is replaced [s]")
     wait_timeout: float = setting(900.0, "longest that a turn waits for an engine that has room [s]")
     turn_retries: int = setting(3, "times that engines may fail at one doctor turn before its prompt is given up and reported by name")

@@ -12,9 +12,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from zj_ray.config.schema import FleetConfig, ModelConfig
 from zj_ray.data.case import Prompt
@@ -216,7 +217,7 @@ class Fleet:
         for assignment in self.dispatcher.assign():
             task = asyncio.get_running_loop().create_task(self._serve(assignment, self.roster.seats[assignment.engine]))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._served, assignment.key))
         if self._timer is not None:
             self._timer.cancel()
         moment = self.dispatcher.wake_at()
@@ -237,7 +238,7 @@ class Fleet:
                 self.roster.lose(seat, error)
         except TimeoutError:
             lost = self.dispatcher.failed(assignment, f"no answer within {limit:.0f} s")
-        except (RayTaskError, ZjError) as error:
+        except (RayError, ZjError) as error:
             lost = self.dispatcher.failed(assignment, brief(error))
         else:
             if self.dispatcher.succeeded(assignment) and not done.done():
@@ -245,6 +246,13 @@ class Fleet:
         if lost is not None:
             self._report_given_up(lost)
         self._pump_soon()
+
+    def _served(self, key: str, task: asyncio.Task[None]) -> None:
+        """A fault of ours must not leave the turn waiting."""
+        self._tasks.discard(task)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None and key in self._asked and not self._asked[key][1].done():
+            self._asked[key][1].set_exception(fault)
 
     def _report_given_up(self, lost: GivenUp) -> None:
         _, done = self._asked[lost.key]

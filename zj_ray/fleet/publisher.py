@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from zj_ray.config.schema import FleetConfig
 from zj_ray.errors import RoleLost, WaitTimeout, ZjError, brief
@@ -138,7 +138,7 @@ class Publisher:
             return await asyncio.wait_for(asyncio.gather(*work), limit)
         except TimeoutError:
             raise WaitTimeout(f"did not {what} within {limit:.0f} s", where="role policy", remedy="raise fleet.sync_timeout") from None
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:
             kind = RoleLost if isinstance(error, RayActorError) else ZjError
             remedy = "`zj run` again resumes from the last checkpoint; see log.txt"
             raise kind(f"could not {what}: {brief(error)}", where="role policy", remedy=remedy) from error

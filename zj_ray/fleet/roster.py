@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -99,7 +99,7 @@ class Roster:
         except TimeoutError:
             remedy = "raise ray.start_timeout, or see its log for what it waits for"
             raise WaitTimeout(f"had not loaded its model after {self.start_timeout:.0f} s", where=f"engine {seat.name}", remedy=remedy) from None
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:
             raise ZjError(f"could not start: {brief(error)}", where=f"engine {seat.name}", remedy="see log.txt and the engine's log") from error
         seat.life.loaded()
 
@@ -121,7 +121,7 @@ class Roster:
             return await asyncio.wait_for(getattr(actor, method).remote(*arguments), limit)
         except TimeoutError:
             fault: BaseException = WaitTimeout(f"did not {what} within {limit:.0f} s", where=f"engine {seat.name}")
-        except (RayActorError, RayTaskError, ZjError) as error:
+        except (RayError, ZjError) as error:
             fault = error
         if seat.actor is actor:  # else it has been replaced meanwhile
             self.lose(seat, fault)

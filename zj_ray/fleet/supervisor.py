@@ -55,7 +55,8 @@ class Supervisor:
     @property
     def hopeless(self) -> bool:
         """Every engine has died too often to be tried again."""
-        return all(seat.deaths > self.config.restarts and seat.life.state is EngineState.DEAD for seat in self.roster.seats.values())
+        seats = self.roster.seats.values()
+        return bool(seats) and all(seat.deaths > self.config.restarts and seat.life.state is EngineState.DEAD for seat in seats)
 
     def start(self) -> None:
         """Start the engines that are there from the beginning."""
