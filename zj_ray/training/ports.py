@@ -13,7 +13,7 @@ TRIES = 200
 
 
 def free_port() -> int:
-    """Free at this moment, on this node; drawn at random, so that two who ask at the same time hardly get the same. Raises ZjError if none is found."""
+    """Free at this moment, on this node; drawn at random, as others may ask at the same time. Raises ZjError if none is found."""
     for port in random.SystemRandom().sample(PORTS, TRIES):
         with socket.socket() as probe:
             try:
