@@ -1,6 +1,6 @@
 """Ten random kills in one PPO run, against runs without. `python -m bench.soak`
 
-SIGKILL for a process of a random kind (an engine, or a rank of a role) every other step. The disturbed run must do all its
+SIGKILL for a process of a random kind (an engine, or a rank of a role), again and again once the run has recovered. The disturbed run must do all its
 steps, ask the same prompts in the same steps, and end with a reward within the spread of runs with other seeds.
 """
 
@@ -109,10 +109,12 @@ class Killer:
 
     def _work(self) -> None:
         draw = random.Random(self.seed)
-        for number, kind in enumerate(self.kinds):
-            wait_for_step(self.run, 1 + 2 * number)
+        step = 1
+        for kind in self.kinds:
+            wait_for_step(self.run, step)
             time.sleep(draw.uniform(0.0, 1.0))  # into a rollout, an update, a publication, whatever it may be
-            self.killed.append((1 + 2 * number, kind, kill(kind)))
+            self.killed.append((len(steps_done(self.run)), kind, kill(kind)))
+            step = len(steps_done(self.run)) + 2  # only a run that has recovered gets there
 
 
 def main() -> None:
@@ -121,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="undisturbed runs, each with a seed of its own")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    steps, draw = 2 * options.kills + 2, random.Random(0)
+    steps, draw = 6 * options.kills, random.Random(0)
     kinds = [draw.choice(KINDS) for _ in range(options.kills)]
     with tempfile.TemporaryDirectory() as root:
         quiet = [small_run(Path(root) / f"quiet-{seed}", steps, seed, engines=2) for seed in range(options.seeds)]

@@ -14,7 +14,7 @@ from zj_ray.raycluster import connect
 
 pytestmark = pytest.mark.chaos
 
-STEPS = 5
+STEPS = 12
 
 
 def test_lost_ranks_are_replaced_from_the_last_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
