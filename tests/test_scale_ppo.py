@@ -18,7 +18,7 @@ from zj_ray.run import Run, read_status
 
 pytestmark = pytest.mark.slow
 
-STEPS = 120
+STEPS = 240
 
 
 def _serving(run: Run) -> int:
@@ -27,7 +27,8 @@ def _serving(run: Run) -> int:
 
 def test_a_run_is_scaled_by_command_in_mid_run(tmp_path: Path) -> None:
     run = small_run(tmp_path / "r", STEPS, engines=2, max_staleness=1)
-    run.config = replace(run.config, ppo=replace(run.config.ppo, checkpoint_every=STEPS))
+    room = replace(run.config.ray, local_cpus=4)  # logical ones, for four engines and six ranks
+    run.config = replace(run.config, ray=room, ppo=replace(run.config.ppo, checkpoint_every=STEPS))
     reached: list[tuple[int, int]] = []  # (engines, steps done by then)
     shown = ""
 
