@@ -34,6 +34,16 @@ def test_a_wish_stays_in_the_run_folder_until_it_is_taken_back(tmp_path: Path) -
     assert wanted_rollouts(run.folder) is None
 
 
+def test_a_wish_that_cannot_be_read_is_named_and_can_be_asked_anew(tmp_path: Path) -> None:
+    run = _run(tmp_path / "r")
+    for damaged in ("{", "[]", '{"rollouts": "many"}', "{}"):
+        (run.folder / "scale.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(ConfigError, match="scale.json"):
+            wanted_rollouts(run.folder)
+    scale("r", 2, runs=tmp_path)
+    assert wanted_rollouts(run.folder) == 2
+
+
 def test_the_command_says_what_it_did_and_what_it_wants(tmp_path: Path) -> None:
     _run(tmp_path / "r")
 

@@ -157,11 +157,14 @@ def want_rollouts(run: Run, engines: int | None) -> None:
 
 
 def wanted_rollouts(folder: Path) -> int | None:
-    """The engines that `want_rollouts` asked for last."""
+    """The engines that `want_rollouts` asked for last. Raises ConfigError if somebody else has written there."""
+    path = folder / "scale.json"
     try:
-        return int(json.loads((folder / "scale.json").read_text(encoding="utf-8"))["rollouts"])
+        return int(json.loads(path.read_text(encoding="utf-8"))["rollouts"])
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no number of engines can be read here: {error}", where=str(path), remedy="ask anew with: zj scale RUN") from error
 
 
 def find_run(name_or_path: str, runs: Path) -> Path:

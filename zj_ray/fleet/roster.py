@@ -49,6 +49,10 @@ class Seat:
     def name(self) -> str:
         return self.life.name
 
+    @property
+    def number(self) -> int:
+        return int(self.name.rpartition("-")[2])
+
 
 class Roster:
     def __init__(
@@ -83,7 +87,7 @@ class Roster:
     def open(self, seat: Seat) -> None:
         """Ask the cluster for its place and start its actor there, which waits for the place. Returns at once."""
         if self._place is not None:
-            strategy = self._place(int(seat.name.rpartition("-")[2]))
+            strategy = self._place(seat.number)
         else:
             bundle = {"CPU": self.config.engine_cpus, "GPU": self.config.engine_gpus}
             seat.group = placement_group([{resource: amount for resource, amount in bundle.items() if amount > 0}])

@@ -47,10 +47,10 @@ class Supervisor:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _adjust(self) -> None:
-        self._resize()
         self._replace(self.roster.clock())
         self._sync_late()
         self.on_change()
+        self._resize()  # last: a wish that can't be read must not keep dead engines from being replaced
 
     @property
     def hopeless(self) -> bool:
@@ -89,7 +89,7 @@ class Supervisor:
             logger.info("%s is added: %d engines are wanted", seat.name, desired)
             self._begin(seat)
         rank = {state: place for place, state in enumerate(LEAVES_FIRST)}
-        present.sort(key=lambda seat: (rank[seat.life.state], self.roster.router.in_flight[seat.name], -int(seat.name.rpartition("-")[2])))
+        present.sort(key=lambda seat: (rank[seat.life.state], self.roster.router.in_flight[seat.name], -seat.number))
         for seat in present[: max(len(present) - desired, 0)]:
             logger.info("%s leaves: %d engines are wanted", seat.name, desired)
             self._let_go(seat)
@@ -100,8 +100,7 @@ class Supervisor:
 
     async def _bring_up(self, seat: Seat) -> None:
         await self.roster.settle(seat)
-        await self.publisher.admit(seat)
-        self.on_change()
+        await self._admit(seat)
 
     def _let_go(self, seat: Seat) -> None:
         self._forget(seat)
