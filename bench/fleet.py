@@ -34,8 +34,9 @@ from zj_ray.config.schema import FleetConfig
 from zj_ray.errors import ZjError
 from zj_ray.evaluation.plots import line_plot
 from zj_ray.fleet.dispatch import Assignment, GivenUp
-from zj_ray.fleet.roster import Roster, Seat
+from zj_ray.fleet.roster import ALIVE, Roster, Seat
 from zj_ray.fleet.scaling import Bounds, Scaler
+from zj_ray.fleet.states import EngineState
 from zj_ray.fleet.supervisor import TICK_SECONDS, Supervisor
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -61,14 +62,19 @@ TURNS = {1: 0.026, 2: 0.025, 3: 0.093, 4: 0.856}  # shares of consultations, of 
 
 CAPACITY = FleetConfig().max_in_flight
 WAVES = 4  # consultations of a step for each turn that the fleet holds at once
-START, PULL = 60.0, 5.0  # of a new engine until its model is loaded, and of its weights [s]: assumed
+START, PULL = 60.0, 5.0  # of a new engine until its model is loaded, and of weights, while which it speaks the turns that it has [s]: assumed
+UPDATE = 60.0  # from a step's last consultation until its weights are published, where engines work on meanwhile [s]: assumed
 FAILURES = (0.0, 1.0, 4.0)  # an hour and engine
 LATE = 1.0  # so long after an engine's loss come the answers that it had sent [s]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """failures: an hour and engine; steps: one after the other; overlap: a step's consultations begin when nothing of the last one waits."""
+    """failures: an hour and engine; steps: that are counted; update, pull: seconds; staleness: as `ppo.max_staleness`.
+
+    With staleness 0 a step's consultations are all that is looked at: update and pull are 0. With more, updates and publications
+    go on beside consultations and take something from them.
+    """
 
     engines: int
     failures: float = 1.0
@@ -77,7 +83,9 @@ class Scenario:
     mean_tokens: float = MEAN_TOKENS
     spread: float = SPREAD
     slope: float = SLOPE
-    overlap: bool = False
+    staleness: int = 0
+    update: float = 0.0
+    pull: float = 0.0
     warm_up: float = 0.5  # waves before the first step, which are not counted: else a step would pay for the fleet's own slow start
     start: float = START
     seed: int = 0
@@ -90,15 +98,15 @@ class Scenario:
 
 @dataclass
 class Consultation:
-    """prompts, answers: tokens of each turn. holder: who answered the last one, as its name and restarts; its cache has all before."""
+    """prompts, answers: tokens of each turn. holder: who answered the last one, as its name, restarts and weights; its cache has all before."""
 
     step: int
     prompts: list[int]
     answers: list[int]
     held: int = 0  # turns
-    holder: tuple[str, int] | None = None
+    holder: tuple[str, int, int] | None = None
 
-    def reading(self, reader: tuple[str, int]) -> int:
+    def reading(self, reader: tuple[str, int, int]) -> int:
         """Prompt tokens that this engine has not in its cache."""
         before = 0 if self.holder == reader else sum(self.prompts[: self.held]) + sum(self.answers[: self.held])
         return before + self.prompts[self.held]
@@ -119,8 +127,8 @@ class SimulatedEngine:
     announced: int = 0  # changes of what it does; an end that was announced before the last one is void
 
     @property
-    def who(self) -> tuple[str, int]:
-        return self.seat.name, self.seat.life.restarts
+    def who(self) -> tuple[str, int, int]:
+        return self.seat.name, self.seat.life.restarts, self.seat.life.version
 
     def advance(self, now: float) -> None:
         if now <= self.then:
@@ -216,10 +224,11 @@ class Simulation:
         self.numbers = itertools.count()
         self.consultations: dict[str, Consultation] = {}  # by the key of the turn that is asked for
         self.left: Counter[int] = Counter()  # consultations of each step that have not ended
-        self.begun = -1 if scenario.warm_up else 0  # steps
-        self.asking = False
+        self.begun = self.learnt = -1 if scenario.warm_up else 0  # the next step to begin, and to learn from
+        self.learning = self.publishing = False
+        self.awaited: set[str] = set()  # engines that the publication waits for
+        self.pulled_at = 0.0  # when an engine that is told of the last publication at once has its weights
         self.zero = (0.0, 0.0, 0.0)  # wall, necessary, up at the end of the warm-up
-        self.flying = 0  # attempts
         self.first_given: dict[str, float] = {}
         self.given: list[float] = []
         self.accepted: set[str] = set()
@@ -229,24 +238,28 @@ class Simulation:
         self.down = 0.0  # engine-seconds
         self.down_since: dict[str, float] = {}
         self.wake: float | None = None
-        self.result: tuple[float, float, float] | None = None  # wall, necessary, up
+        self.outcome: Outcome | None = None
 
     def run(self) -> Outcome:
         """Raises AssertionError unless every turn was answered, or given up by name, exactly once.
 
-        A run ends with the last consultation; where steps overlap its figures end when nothing of the last step waits, as
-        another would begin then.
+        A run's figures end with the last consultation of the last step that counts; as many more as may run ahead of it go on then,
+        so that it ends as any other.
         """
         for _ in range(self.scenario.engines):
             self._serve(self.roster.hire(), first=True)
         self._at(TICK_SECONDS, self._tick)
-        self._begin_step()
-        while self.left.total():
+        self._begin_steps()
+        while self.outcome is None or self.left.total():
             self.now, _, act = heapq.heappop(self.events)
             act()
         assert set(self.ended) == self.accepted and set(self.ended.values()) == {1}, "a turn was lost, or answered twice"
         assert self.dispatcher.in_flight == self.dispatcher.waiting == 0
-        wall, necessary, up = (after - before for after, before in zip(self.result or self._figures(), self.zero, strict=True))
+        assert self.outcome is not None
+        return self.outcome
+
+    def _so_far(self) -> Outcome:
+        wall, necessary, up = (after - before for after, before in zip(self._figures(), self.zero, strict=True))
         cached = self.cached / max(self.followed, 1)
         return Outcome(
             self.scenario, wall, necessary, up, len(self.given) + self.given_up, np.array(self.given), self.failures, self.again, self.late,
@@ -282,17 +295,21 @@ class Simulation:
     def _tokens(self, median: float, spread: float) -> int:
         return max(1, min(LONGEST_TURN, round(self.lengths.lognormvariate(math.log(median), spread))))
 
-    def _begin_step(self) -> None:
-        scenario, step = self.scenario, self.begun
-        self.begun += 1
+    def _begin_steps(self) -> None:
+        """Those that may run ahead of the next one to learn from, as `stages/rollouts.py` has them."""
+        while self.begun <= self.learnt + self.scenario.staleness and self.begun < self.scenario.steps + self.scenario.staleness:
+            self.begun += 1
+            self._begin_step(self.begun - 1)
+
+    def _begin_step(self, step: int) -> None:
+        scenario = self.scenario
         count = round((scenario.waves if step >= 0 else scenario.warm_up) * CAPACITY * scenario.engines)
-        self.left[step], self.asking = count, True
+        self.left[step] = count
         median = scenario.mean_tokens * math.exp(-(scenario.spread**2) / 2)
         for number in range(count):
             [turns] = self.lengths.choices(list(TURNS), list(TURNS.values()))
             prompts = [self._tokens(*(REPLY if turn else OPENING)) for turn in range(turns)]
             self._ask(Consultation(step, prompts, [self._tokens(median, scenario.spread) for _ in range(turns)]), f"{step}/{number}/0")
-        self.asking = False
 
     def _ask(self, consultation: Consultation, key: str) -> None:
         self.consultations[key] = consultation
@@ -304,7 +321,6 @@ class Simulation:
         """As the fleet does after everything that may have made room."""
         for assignment in self._spend(self.dispatcher.assign):
             engine, consultation = self.engines[assignment.engine], self.consultations[assignment.key]
-            self.flying += 1
             self.again += assignment.attempt > 1
             if assignment.attempt == 1 and consultation.held:
                 self.followed += 1
@@ -318,14 +334,6 @@ class Simulation:
         if moment is not None and moment != self.wake:
             self.wake = moment
             self._at(moment, self._pump)
-        if self.scenario.overlap and self.begun > 0 and not self.asking and self.result is None and len(self.consultations) == self.flying:
-            self._nothing_waits()
-
-    def _nothing_waits(self) -> None:
-        if self.begun < self.scenario.steps:
-            self._begin_step()
-        else:
-            self.result = self._figures()
 
     def _announce(self, engine: SimulatedEngine) -> None:
         engine.announced += 1
@@ -338,7 +346,7 @@ class Simulation:
         engine.advance(self.now)
         *_, assignment = heapq.heappop(engine.ends)
         self._announce(engine)
-        self.flying -= 1
+        self._take_weights(engine)
         counts = self._spend(self.dispatcher.succeeded, assignment)
         assert counts, f"the answer to {assignment} did not count"
         key = assignment.key
@@ -354,11 +362,18 @@ class Simulation:
 
     def _close(self, consultation: Consultation) -> None:
         self.left[consultation.step] -= 1
-        if not self.left[consultation.step] and (self.begun == 0 or not self.scenario.overlap) and self.begun < self.scenario.steps:
-            if self.begun == 0:
-                self._count_from_here()
-            self._publish()
-            self._begin_step()
+        self._learn()
+
+    def _learn(self) -> None:
+        """From the next step, if it has been held and nothing else is being learnt from."""
+        if self.learning or self.learnt == self.begun or self.left[self.learnt]:
+            return
+        if self.learnt == -1:
+            self._count_from_here()
+        if self.learnt == self.scenario.steps - 1:
+            self.outcome = self._so_far()
+        self.learning = True
+        self._at(self.now + self.scenario.update, self._publish)
 
     def _give_up(self, lost: GivenUp) -> None:
         self.ended[lost.key] += 1
@@ -369,12 +384,33 @@ class Simulation:
     # --- engines ------------------------------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
-        """New weights between two steps, in no time: what they cost is in docs/performance.md."""
-        self.version += 1
-        for seat in self.roster.seats.values():
-            if seat.life.version >= 0:
-                self._spend(seat.life.outdated)
-                self._spend(seat.life.synced, self.version, self.version)
+        """As `fleet/publisher.py`: an engine finishes its turns, takes the weights and works on; who may hang is not waited for."""
+        self.version, self.publishing, self.pulled_at = self.version + 1, True, self.now + self.scenario.pull
+        for seat in self.roster.among(ALIVE):
+            self._spend(seat.life.outdated)
+            if not seat.life.unheard:
+                self.awaited.add(seat.name)
+                self._take_weights(self.engines[seat.name])
+        self._published()
+
+    def _take_weights(self, engine: SimulatedEngine) -> None:
+        if engine.seat.life.state is EngineState.STALE and not engine.ends and not engine.hangs:
+            self._at(max(self.now, self.pulled_at), partial(self._confirm, engine))
+
+    def _confirm(self, engine: SimulatedEngine) -> None:
+        if engine.seat.life.state is EngineState.STALE and not engine.hangs:
+            self._spend(engine.seat.life.synced, self.version, self.version)
+            self.awaited.discard(engine.seat.name)
+            self._pump()
+            self._published()
+
+    def _published(self) -> None:
+        """Once all have confirmed or left, the next step begins."""
+        if self.publishing and not self.awaited:
+            self.learning = self.publishing = False
+            self.learnt += 1
+            self._begin_steps()
+            self._learn()
 
     def _start(self, seat: Seat) -> None:
         self._at(self.now + self.scenario.start + PULL, partial(self._serve, seat))
@@ -408,20 +444,24 @@ class Simulation:
         self._at(self.now + config.stall_timeout, partial(self._lose, seat))
 
     def _doubt(self, seat: Seat) -> None:
-        self._forget(self.engines[seat.name])
-        self._spend(self.roster.suspect, seat, "makes no progress")
+        if self.engines[seat.name].ends:
+            self._forget(self.engines[seat.name])
+            self._spend(self.roster.suspect, seat, "makes no progress")
+            self.awaited.discard(seat.name)
         self._pump()
+        self._published()
 
     def _lose(self, seat: Seat) -> None:
         self._forget(self.engines[seat.name])
         self._spend(self.roster.lose, seat, ZjError("is lost", where=f"engine {seat.name}"))
         self._pump()
+        self.awaited.discard(seat.name)
+        self._published()
 
     def _forget(self, engine: SimulatedEngine) -> None:
         """What it had in flight is lost, though answers to it may still come."""
         lost = engine.lose(self.now)
         self._announce(engine)
-        self.flying -= len(lost)
         self._at(self.now + LATE, partial(self._answer_late, lost))
 
     def _answer_late(self, lost: list[Assignment]) -> None:
@@ -502,6 +542,11 @@ def simulate(scenario: Scenario) -> Outcome:
         gc.enable()
 
 
+def ahead(scenario: Scenario, staleness: int = 1, waves: float = WAVES) -> Scenario:
+    """Consultations run ahead of the updates, and weights are published while they go on."""
+    return replace(scenario, staleness=staleness, waves=waves, update=UPDATE, pull=PULL, steps=max(scenario.steps, 3))
+
+
 def variations(engines: int) -> dict[str, Scenario]:
     """What the figures depend on, one thing at a time."""
     usual = Scenario(engines)
@@ -515,7 +560,10 @@ def variations(engines: int) -> dict[str, Scenario]:
         "memory-bound decoding": replace(usual, slope=MEMORY_BOUND),
         "memory-bound, heavier tail": replace(usual, slope=MEMORY_BOUND, spread=HEAVY_SPREAD),
         "a start takes 300 s": replace(usual, start=300.0),
-        "steps overlap": replace(usual, overlap=True, steps=2),
+        "max_staleness 1": ahead(usual),
+        "max_staleness 1, 8 waves": ahead(usual, waves=8),
+        "max_staleness 2": ahead(usual, staleness=2),
+        "max_staleness 2, memory-bound": replace(ahead(usual, staleness=2), slope=MEMORY_BOUND),
     }
 
 
@@ -523,12 +571,24 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def steps_for(engines: int) -> int:
+    """More of them where a step has few consultations."""
+    return max(1, min(16, 128 // engines))
+
+
 def by_size(sizes: Sequence[int], draw: bool) -> None:
     plots: dict[str, dict[str, list[tuple[float, float]]]] = {"efficiency": {}, "latency": {}, "controller": {}}
-    rows, calm = [], {}
+    rows: list[tuple[Any, ...]] = []
+    calm: dict[int, float] = {}
+
+    def add(name: str, found: Outcome) -> None:
+        late = float(np.quantile(found.given, 0.99))
+        for plot, value in (("efficiency", 100 * found.efficiency), ("latency", late), ("controller", 100 * found.core_share)):
+            plots[plot].setdefault(name, []).append((math.log2(found.scenario.engines), value))
+
     for rate in FAILURES:
         for engines in sizes:
-            found = simulate(Scenario(engines, rate, steps=max(1, min(16, 128 // engines))))
+            found = simulate(Scenario(engines, rate, steps=steps_for(engines)))
             calm.setdefault(engines, found.efficiency)
             median, late = (float(q) for q in np.quantile(found.given, (0.5, 0.99)))
             rows.append((
@@ -536,11 +596,21 @@ def by_size(sizes: Sequence[int], draw: bool) -> None:
                 percent(calm[engines] - found.efficiency), median, late, float(found.given.max()), percent(found.core_share, 2), 1e6 * found.per_turn,
             ))  # fmt: skip
             print(rows[-1], flush=True)
-            for plot, value in (("efficiency", 100 * found.efficiency), ("latency", late), ("controller", 100 * found.core_share)):
-                plots[plot].setdefault(f"{rate:.0f} failures an hour and engine", []).append((math.log2(engines), value))
+            add(f"{rate:.0f} failures an hour and engine", found)
     header = ("failures/h", "engines", "turns", "failures", "asked again", "efficiency", "lost to the step's end", "lost to failures", "turn p50 [s]",
               "p99", "longest", "of a core", "µs a turn")  # fmt: skip
     print("\n" + table(header, rows) + "\n", flush=True)
+    rows = []
+    for engines in sizes:
+        found = simulate(ahead(Scenario(engines, steps=steps_for(engines)), waves=8))
+        rows.append((
+            engines, found.scenario.steps, found.turns, found.failures, percent(found.efficiency), percent(found.efficiency_up), percent(found.cached),
+            float(np.quantile(found.given, 0.99)), percent(found.core_share, 2),
+        ))  # fmt: skip
+        print(rows[-1], flush=True)
+        add("1, max_staleness 1, 8 waves", found)
+    ahead_header = ("engines", "steps", "turns", "failures", "efficiency", "of engines that were up", "prefix kept", "turn p99 [s]", "of a core")
+    print("\n" + table(ahead_header, rows) + "\n", flush=True)
     titles = {
         "efficiency": ("Efficiency of a step's consultations", "%", 90.0),
         "latency": ("Latency of a turn, 99th percentile", "s", None),

@@ -217,10 +217,35 @@ def test_an_engine_that_dies_in_the_middle_of_a_sync_holds_up_nobody(scene: Scen
 
     scene.tell(victim, die_while_loading)
     report = scene.publish()
-    assert set(report.confirmed) == {"engine-0", "engine-2", "engine-3"} and not psutil.pid_exists(pid)
+    assert set(report.confirmed) == {"engine-0", "engine-2", "engine-3"}
+    scene.until(lambda: not psutil.pid_exists(pid), "the process to end", 10)
     scene.check(scene.hold("after"), "one engine died in a sync")
     scene.whole(ENGINES)
     assert scene.fleet.lives[victim].version == scene.version
+
+
+def test_a_publication_waits_neither_for_an_engine_that_stands_still_nor_with_the_turns_of_those_that_have_confirmed(scene: Scene) -> None:
+    scene.whole(ENGINES)
+    victim, pid = "engine-2", scene.pid("engine-2")
+    with scene.during_a_rollout(victim) as held, ThreadPoolExecutor(1) as pool:
+        os.kill(pid, signal.SIGSTOP)
+        scene.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the process to stop", 10)
+        published = pool.submit(scene.publish)
+
+        def works(name: str) -> bool:
+            life = scene.fleet.lives[name]
+            return life.state is EngineState.SERVING and life.version == scene.version and scene.fleet.router.in_flight[name] > 0
+
+        scene.until(lambda: any(map(works, scene.fleet.lives)), "turns with the new weights", 30)
+        assert not published.done()
+        report = published.result(120)
+        assert scene.fleet.lives[victim].unheard  # it is given up later, and has not come back
+        result = held.result(300)
+    assert set(report.confirmed) == {"engine-0", "engine-1", "engine-3"} and CONFIG.slow_after / 2 < report.seconds < CONFIG.stall_timeout
+    assert result.lost == [] and {(t.prompt_id, t.sample): t.token_ids for t in result.trajectories} == scene.quiet["tokens"]
+    assert {turn.weight_version for t in result.trajectories for turn in t.turns} == {scene.version - 1, scene.version}
+    scene.whole(ENGINES)
+    scene.until(lambda: not psutil.pid_exists(pid), "the stopped process to be ended", 60)
 
 
 def test_a_full_object_store_spills_to_disk_and_nobody_notices(scene: Scene) -> None:

@@ -268,6 +268,21 @@ def test_a_turn_that_finds_no_engine_expires() -> None:
     assert lost.key == "t" and "10 s" in lost.error and dispatcher.waiting == 0
 
 
+def test_a_long_queue_that_moves_expires_nobody() -> None:
+    clock = Clock()
+    dispatcher = _dispatcher(_router(_serving("a"), clock=clock, capacity=1), clock, wait=10.0)
+    for number in range(6):
+        dispatcher.accept(str(number))
+    for number in range(5):  # the last one waits for 40 s
+        [turn] = dispatcher.assign()
+        assert turn.key == str(number)
+        clock.now += 8.0
+        assert dispatcher.expired() == [] and dispatcher.succeeded(turn)
+    dispatcher.router.lives["a"].died("killed")
+    clock.now += 10.1
+    assert [lost.key for lost in dispatcher.expired()] == ["5"]
+
+
 @dataclass
 class Fate:
     accepted: set[str] = field(default_factory=set)
@@ -329,7 +344,7 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 2))
     def fall_silent(self, number: int) -> None:
         life = self.lives[number]
-        if life.state is EngineState.SERVING:
+        if life.state in (EngineState.SERVING, EngineState.STALE):
             life.silent("nothing heard")
             assert self.dispatcher.engine_left(life.name, "nothing heard", blameless=True) == []
         else:

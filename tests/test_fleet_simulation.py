@@ -29,11 +29,27 @@ def test_failures_cost_what_the_lost_engines_could_have_done() -> None:
     assert quiet.cached > 0.95 > stormy.cached
 
 
-def test_the_end_of_a_step_weighs_less_in_a_longer_step_and_nothing_where_steps_overlap() -> None:
-    short, long, overlapping = (
-        Simulation(Scenario(8, failures=0.0, **kind)).run() for kind in ({"waves": 1}, {"waves": 4}, {"waves": 1, "steps": 6, "overlap": True})
-    )
-    assert short.efficiency < long.efficiency < 0.99 < overlapping.efficiency < 1.001
+def test_the_end_of_a_step_weighs_less_in_a_longer_step_and_nothing_where_the_next_step_runs_ahead() -> None:
+    short, long = (Simulation(Scenario(8, failures=0.0, waves=waves)).run() for waves in (1, 4))
+    unseen = replace(Scenario(8, failures=0.0), staleness=1, steps=4)  # updates take no time, and weights are there at once
+    ahead, pulling, late = (Simulation(replace(unseen, **kind)).run() for kind in ({}, {"pull": 20.0}, {"update": 200.0}))
+    assert short.efficiency < long.efficiency < ahead.efficiency < 1.0
+    assert late.efficiency < ahead.efficiency - 0.1 and pulling.efficiency < ahead.efficiency - 0.02  # engines run out of work, or wait for weights
+
+
+def test_no_step_runs_further_ahead_than_it_may() -> None:
+    simulation = Simulation(Scenario(4, failures=30.0, staleness=1, update=10.0, pull=5.0, steps=4))
+    ahead: set[int] = set()
+    begin = simulation._begin_step
+
+    def begun(step: int) -> None:
+        assert not simulation.publishing and step <= simulation.learnt + 1
+        ahead.add(step - simulation.learnt)
+        begin(step)
+
+    simulation._begin_step = begun  # type: ignore[method-assign]
+    found = simulation.run()
+    assert ahead == {0, 1} and found.failures > 4 and found.again > CAPACITY
 
 
 def test_a_turn_alone_takes_its_prompt_and_its_tokens_times_the_step_of_a_batch_of_one() -> None:
@@ -47,9 +63,9 @@ def test_a_turn_alone_takes_its_prompt_and_its_tokens_times_the_step_of_a_batch_
 
 
 def test_who_has_another_engine_reads_the_whole_dialogue() -> None:
-    dialogue = Consultation(0, prompts=[30, 10], answers=[200, 100], held=1, holder=("engine-0", 0))
-    assert dialogue.reading(("engine-0", 0)) == 10
-    assert dialogue.reading(("engine-0", 1)) == dialogue.reading(("engine-1", 0)) == 240  # a restart empties the cache
+    dialogue = Consultation(0, prompts=[30, 10], answers=[200, 100], held=1, holder=("engine-0", 0, 3))
+    assert dialogue.reading(("engine-0", 0, 3)) == 10
+    assert {dialogue.reading(other) for other in (("engine-1", 0, 3), ("engine-0", 1, 3), ("engine-0", 0, 4))} == {240}  # a restart empties the cache
 
 
 def test_a_replaced_engine_waits_starts_and_begins_slowly() -> None:

@@ -40,7 +40,19 @@ def test_a_rollout_goes_on_beside_the_update_but_never_more_than_the_bound_ahead
             assert rollouts.take(step).consultations.lost == [str(step)]
             furthest = min(step + bound, STEPS - 1)
             assert at_work[furthest].wait(10)  # the overlap: it is being held while this step is learnt from
-            assert begun == list(range(furthest + 1))
+            assert sorted(begun) == list(range(furthest + 1))
+
+
+def test_the_next_steps_consultations_are_held_while_this_steps_still_go_on() -> None:
+    """Whoever has run out of this step's work goes on with the next one's."""
+    next_has_begun = threading.Event()
+
+    def gate(step: int) -> None:
+        assert step != 0 or next_has_begun.wait(10)
+        next_has_begun.set()
+
+    with Rollouts(_holder([], gate), 1, STEPS, limit=10) as rollouts:
+        assert rollouts.take(0).consultations.lost == ["0"]
 
 
 def test_a_rollout_that_fails_ahead_is_told_when_its_step_comes() -> None:

@@ -146,7 +146,7 @@ class FleetConfig:
     sync_timeout: float = setting(120.0, "longest wait for an engine to take new weights [s]")
     slow_after: float = setting(10.0, "an engine that has made no progress for so long is suspect: its turns go elsewhere [s]")
     stall_timeout: float = setting(60.0, "an engine that has turns but makes no progress for so long, or does not say how it is, is replaced [s]")
-    wait_timeout: float = setting(900.0, "longest that a turn waits for an engine that has room [s]")
+    wait_timeout: float = setting(900.0, "longest that turns wait while no engine has room for any [s]")
     turn_retries: int = setting(3, "times that engines may fail at one doctor turn before its prompt is given up and reported by name")
     lost_engines: int = setting(10, "times that one doctor turn may lose its engine before its prompt is given up and reported by name")
     restarts: int = setting(5, "times in a row that an engine may die without having answered a turn before the run stops with the reason")

@@ -27,7 +27,7 @@ class Fault(Enum):
 
 @dataclass(frozen=True)
 class Limits:
-    """faults: of each kind that one turn may meet; tolerated: failures in a row before an engine is on trial; wait: longest without an engine [s]."""
+    """faults: of each kind that one turn may meet; tolerated: failures in a row before an engine is on trial; wait: longest while nothing can be given out [s]."""
 
     faults: dict[Fault, int]
     tolerated: int
@@ -67,7 +67,7 @@ class _Turn:
 class Dispatcher:
     def __init__(self, router: Router, limits: Limits, clock: Callable[[], float]) -> None:
         self.router, self.limits, self.clock = router, limits, clock
-        self.held = False  # while weights are on their way, nothing is given out
+        self._given_at = clock()  # when a turn was given out last
         self._turns: dict[str, _Turn] = {}
         self._fresh: deque[tuple[int, str]] = deque()  # first turns of dialogues that were not given out yet, in their order
         self._ready: list[tuple[int, str]] = []  # heap of those that were, and of later turns
@@ -107,7 +107,7 @@ class Dispatcher:
             heapq.heappush(self._ready, (number, key))
         given: list[Assignment] = []
         passed_over: list[tuple[int, str]] = []
-        while (self._ready or self._fresh) and self.router.has_room and not self.held:
+        while (self._ready or self._fresh) and self.router.has_room:
             number, key = self._first()
             turn = self._turns.get(key)
             if turn is None or turn.number != number:
@@ -126,6 +126,7 @@ class Dispatcher:
 
     def _give(self, key: str, turn: _Turn, engine: str) -> Assignment:
         turn.attempts += 1
+        self._given_at = self.clock()
         turn.now = Assignment(key, turn.attempts, engine)
         self._at.setdefault(engine, {})[key] = turn.now
         self.router.started(engine)
@@ -157,10 +158,13 @@ class Dispatcher:
         return [lost for lost in given_up if lost is not None]
 
     def expired(self) -> list[GivenUp]:
-        """Turns that have waited too long for an engine."""
+        """Turns that have waited too long. While others are given out, a turn that waits has only its place in the queue."""
         oldest = self.clock() - self.limits.wait
+        if self._given_at >= oldest:
+            return []
         late = [key for key, turn in self._turns.items() if turn.now is None and turn.waiting_since < oldest]
-        return [self._give_up(key, f"no engine had room for it within {self.limits.wait:.0f} s; last: {self._turns[key].error}") for key in late]
+        what = f"no engine had room for any turn within {self.limits.wait:.0f} s"
+        return [self._give_up(key, f"{what}; last: {self._turns[key].error}") for key in late]
 
     def abandoned(self) -> list[GivenUp]:
         """All that wait, given up: there will be no engine any more."""

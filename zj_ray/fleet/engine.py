@@ -186,6 +186,7 @@ class EngineThread:
     def _obey(self, block: bool) -> None:
         while block or not self.commands.empty():
             command, done = self.commands.get()
+            self.last_progress = time.monotonic()
             block = False
             try:
                 done.set_result(command())

@@ -73,7 +73,7 @@ class Fleet:
 
         self.roster = Roster(config, start, start_timeout, place, self._report_given_up)
         self.dispatcher = self.roster.dispatcher
-        self.publisher = Publisher(self.roster, config)
+        self.publisher = Publisher(self.roster, self._pump_soon)
         bounds = Bounds(config.min, config.max, config.idle_seconds) if place is None else Bounds(config.initial, config.initial, 0.0)
         scaler = Scaler(bounds, config.initial, config.autoscale and place is None, config.max_in_flight, self.roster.clock)
         self.supervisor = Supervisor(self.roster, self.publisher, scaler, wanted, self._changed)
@@ -153,20 +153,16 @@ class Fleet:
     def publish(self, weights: PublishedWeights) -> SyncReport:
         """Bring every living engine to `weights`; those that don't confirm in time are out. Raises ZjError when none is left.
 
-        Turns that are being spoken are finished first, with the weights that they began with; new ones wait. A LoRA adapter
-        stands on the whole weights that were published last. While the fleet is supervised, newcomers are waited for.
+        Turns that are being spoken are finished first, with the weights that they began with; new ones wait for an engine
+        that has confirmed. A LoRA adapter stands on the whole weights that were published last. While the fleet is
+        supervised, newcomers are waited for.
         """
         limit = self.publisher.limit + (2 * self.start_timeout + self.publisher.sync_limit if self._supervised else 0.0)
         return self._loop.run(self._publish(weights, limit), limit + GRACE)
 
     async def _publish(self, weights: PublishedWeights, limit: float) -> SyncReport:
         deadline = self.roster.clock() + limit
-        self.dispatcher.held = True
-        try:
-            report = await self.publisher.publish(weights)
-        finally:
-            self.dispatcher.held = False
-            self._pump()
+        report = await self.publisher.publish(weights)
         while not self.roster.among([EngineState.SERVING]):
             if not self._supervised or self.supervisor.hopeless or self.roster.clock() > deadline:
                 reasons = "; ".join(f"{life.name}: {life.last_error}" for life in self.lives.values())

@@ -1,7 +1,7 @@
 """New weights into the engines: through the object store, or sent by the policy's ranks to all engines at once.
 
 An engine serves only after it has confirmed, by checksum, what is published *now*. One that does not leaves; the others
-go on. A newcomer pulls by itself, whenever it comes (`admit`).
+go on. A newcomer pulls by itself, whenever it comes (`admit`), as does who was not heard when others took theirs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from zj_ray.weights.transfer import STEPS, Sent
 
 logger = logging.getLogger(__name__)
 
+SILENCE_POLL_SECONDS = 0.2
 GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
 
 
@@ -40,11 +41,14 @@ class SyncReport:
 
 
 class Publisher:
-    def __init__(self, roster: Roster, config: FleetConfig) -> None:
-        self.roster, self.config = roster, config
+    def __init__(self, roster: Roster, on_serving: Callable[[], None]) -> None:
+        """on_serving: called whenever an engine has come to serve."""
+        self.roster, self.on_serving = roster, on_serving
+        self.config: FleetConfig = roster.config
         self.published: tuple[PublishedWeights, ...] = ()  # whole weights, and the adapter that stands on them if there is one
         self.checksum_failures = 0
         self.asleep = self.busy = False
+        self._left_behind: set[asyncio.Task[None]] = set()
 
     @property
     def version(self) -> int:
@@ -81,15 +85,16 @@ class Publisher:
         before, nbytes = self.checksum_failures, weights.manifest.nbytes
         if weights.senders:
             nbytes = await self._transfer(weights)
-        late = self._out_of_date()
+        late = self._to_serve()
         if late and await self._pack():
-            await asyncio.gather(*map(self._bring_up_to_date, late))
+            await self._each(late, self._bring_up_to_date)
         confirmed = tuple(seat.name for seat in self.roster.among([EngineState.SERVING]))
         damaged = self.checksum_failures - before
         return SyncReport(weights.manifest.version, nbytes, time.monotonic() - started, confirmed, damaged)
 
-    def _out_of_date(self) -> list[Seat]:
-        return self.roster.among([EngineState.STALE])
+    def _to_serve(self) -> list[Seat]:
+        """Who is out of date and waited for: not who is loading weights just now, and not who may hang. These come by `admit`."""
+        return [seat for seat in self.roster.among([EngineState.STALE]) if not seat.busy.locked() and not seat.life.unheard]
 
     async def admit(self, seat: Seat) -> None:
         """Bring one engine to what is published, until it serves or is out. Sleepers wait for the next publication."""
@@ -103,28 +108,46 @@ class Publisher:
     async def _transfer(self, weights: PublishedWeights) -> int:
         """The policy's ranks send to all engines at once; returns bytes sent.
 
-        Who is loading weights just now takes no part: it pulls a packed copy, as does who was left with nothing, but lives.
+        Who takes no part pulls a packed copy, as does who was left with nothing, but lives.
         """
-        seats = await self._settled([seat for seat in self._out_of_date() if not seat.busy.locked()])
-        if not seats:
-            return 0
-        version = weights.manifest.version
-        sent = await self._sent(weights, {seat.name: seat.actor for seat in seats})
-        for seat in seats:
-            if (why := sent.failed.get(seat.name)) is not None:
-                logger.warning("%s got nothing of version %d by %s: %s", seat.name, version, self.config.transport, why)
-                seat.life.last_error = why
-        await asyncio.gather(*[self._confirm(seat, sent, version) for seat in seats if seat.name in sent.received])
-        return sent.nbytes
+        async with AsyncExitStack() as alone:
+            seats = self._to_serve()
+            for seat in seats:
+                await alone.enter_async_context(self._alone(seat))
+            seats = await self._settled([seat for seat in seats if seat.life.state is EngineState.STALE])
+            if not seats:
+                return 0
+            version = weights.manifest.version
+            sent = await self._sent(weights, {seat.name: seat.actor for seat in seats})
+            for seat in seats:
+                if (why := sent.failed.get(seat.name)) is not None:
+                    logger.warning("%s got nothing of version %d by %s: %s", seat.name, version, self.config.transport, why)
+                    seat.life.last_error = why
+            await asyncio.gather(*[self._confirm(seat, sent, version) for seat in seats if seat.name in sent.received])
+            return sent.nbytes
 
     async def _settled(self, seats: Sequence[Seat]) -> list[Seat]:
         """Those that have spoken their last turn. The dead leave here: a transfer would wait for them."""
 
-        async def settled(seat: Seat) -> bool:
-            return await self.roster.answer(seat, "finish_turns", self.sync_limit, what="finish its turns") is not LOST
+        async def settle(seat: Seat) -> None:
+            await self.roster.answer(seat, "finish_turns", self.sync_limit, what="finish its turns")
 
-        answers = await asyncio.gather(*map(settled, seats))
-        return [seat for seat, answer in zip(seats, answers, strict=True) if answer]
+        return [seat for seat in await self._each(seats, settle) if seat.life.state is EngineState.STALE]
+
+    async def _each(self, seats: Sequence[Seat], do: Callable[[Seat], Coroutine[Any, Any, None]]) -> list[Seat]:
+        """With all at once; returns those with whom it is done. Who falls silent is not waited for: there it goes on by itself."""
+        tasks = {asyncio.get_running_loop().create_task(do(seat)): seat for seat in seats}
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=SILENCE_POLL_SECONDS)
+            for task in done:
+                task.result()
+            for task in [task for task in waiting if tasks[task].life.unheard]:
+                logger.warning("%s is not waited for: %s", tasks[task].name, tasks[task].life.last_error)
+                waiting.remove(task)
+                self._left_behind.add(task)
+                task.add_done_callback(self._left_behind.discard)
+        return [seat for task, seat in tasks.items() if task.done()]
 
     async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
         """Raises ZjError when it is the policy that failed."""
@@ -149,7 +172,7 @@ class Publisher:
             self.checksum_failures += 1
             self.roster.lose(seat, ZjError(f"weights of version {version} arrived damaged"))
         elif await self.roster.answer(seat, "confirm", self.config.sync_timeout, version, what=f"confirm version {version}") is not LOST:
-            seat.life.synced(version, self.version)
+            self._serves(seat, version)
 
     async def _pack(self) -> bool:
         """Whether what is published can be pulled; what the policy sent is packed for that.
@@ -200,7 +223,12 @@ class Publisher:
             self.checksum_failures += receipt.corrupted_buckets
             self.roster.lose(seat, ZjError(f"{receipt.corrupted_buckets} buckets of version {version} arrived damaged"))
         else:
-            seat.life.synced(receipt.version, self.version)
+            self._serves(seat, receipt.version)
+
+    def _serves(self, seat: Seat, version: int) -> None:
+        """If what it confirmed is still what is published; it need not wait for the others then."""
+        seat.life.synced(version, self.version)
+        self.on_serving()
 
     async def sleep(self) -> None:
         async def one(seat: Seat) -> None:

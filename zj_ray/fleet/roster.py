@@ -133,7 +133,7 @@ class Roster:
 
     def suspect(self, seat: Seat, error: str) -> None:
         """It may only be slow: its turns go elsewhere now, and it gets one on trial later. What it still answers to the old ones is ignored."""
-        if seat.life.state is EngineState.SERVING:
+        if seat.life.state in (EngineState.SERVING, EngineState.STALE):
             seat.life.silent(error)
             self.dispatcher.engine_left(seat.name, error, blameless=True)
 

@@ -93,10 +93,10 @@ class EngineLife:
             self._go(EngineState.SUSPECT)
 
     def silent(self, error: str) -> None:
-        """It makes no progress or does not say how it is; it may come back."""
-        if self.state is EngineState.SERVING:
+        """It makes no progress or does not say how it is; it may come back. One that is out of date stays so."""
+        if self.state in (EngineState.SERVING, EngineState.STALE):
             self.last_error, self.unheard = error, True
-            self._go(EngineState.SUSPECT)
+            self._go(EngineState.SUSPECT if self.state is EngineState.SERVING else EngineState.STALE)
 
     def heard(self) -> None:
         """It makes progress again."""

@@ -141,8 +141,7 @@ class Supervisor:
 
     async def _examine(self) -> None:
         """Liveness and progress: who does not say how it is, or has turns and makes no progress, is out."""
-        seats = [seat for seat in self.roster.among((*ALIVE, EngineState.DRAINING)) if not seat.busy.locked()]
-        await asyncio.gather(*map(self._examine_one, seats))
+        await asyncio.gather(*map(self._examine_one, self.roster.among((*ALIVE, EngineState.DRAINING))))
         for seat in self.roster.among([EngineState.SUSPECT]):
             if seat.life.ejections > EJECTIONS_TOLERATED:
                 self.roster.lose(seat, ZjError(f"it failed at every turn; last: {seat.life.last_error}", where=f"engine {seat.name}"))

@@ -86,7 +86,8 @@ class PPOLoop:
         folder = shop.run.stage("ppo")
         self.checkpoints = CheckpointStore(folder / "checkpoints", self.config.keep_checkpoints)
         self.record = PPORecord(folder, shop.tensorboard)
-        self.rollouts = Rollouts(self._consult, self.config.max_staleness, self.config.steps, self.config.rollout_timeout + GRACE)
+        self.rollout_limit = (self.config.max_staleness + 1) * self.config.rollout_timeout  # as so many steps share the fleet
+        self.rollouts = Rollouts(self._consult, self.config.max_staleness, self.config.steps, self.rollout_limit + GRACE)
         self.skipped = 0
         self.warmup = self.config.critic_warmup if self.config.advantage == "gae" else 0
 
@@ -139,7 +140,7 @@ class PPOLoop:
             seed=stable_seed(self.shop.config.seed, step),
             chat=self.chat,
             settings=self.settings,
-            timeout=self.config.rollout_timeout,
+            timeout=self.rollout_limit,
         )
         return Rollout({prompt.id: prompt for prompt in prompts}, consultations)
 

@@ -1,8 +1,10 @@
-"""Consultations ahead of the updates: at most `max_staleness` steps, one step at a time.
+"""Consultations ahead of the updates, at most `max_staleness` steps.
 
 With 0 a step's consultations are held when they are asked for, by the policy that learns from them. With 1 those of the
-next step are held while this one is learnt from, and so on: the rollout of step r begins once the weights of step
+next step are held while this one is learnt from, and so on: the rollout of step r is asked for once the weights of step
 r - max_staleness are out, so no turn is ever older than that. `check_staleness` sees to it, trajectory by trajectory.
+Consultations of several steps share the fleet; those that were asked for first begin first, and the next step's fill the
+engines as they run out, which a step's last and longest consultations would leave idle.
 """
 
 from __future__ import annotations
@@ -27,22 +29,21 @@ class Rollout:
 
 class Rollouts:
     def __init__(self, hold: Callable[[int], Rollout], max_staleness: int, steps: int, limit: float) -> None:
-        """hold: holds the consultations of a step, within `limit` seconds; steps: of the whole run."""
+        """hold: holds the consultations of a step, within `limit` seconds, beside those of other steps; steps: of the whole run."""
         self._hold, self.max_staleness, self.steps, self.limit = hold, max_staleness, steps, limit
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._worker = ThreadPoolExecutor(max_staleness + 1, thread_name_prefix="rollouts")
         self._asked: dict[int, Future[Rollout]] = {}
 
     def take(self, step: int) -> Rollout:
-        """The rollout of `step`; those of the next `max_staleness` steps go on in the background, one after the other."""
+        """The rollout of `step`; those of the next `max_staleness` steps go on in the background."""
         for ahead in range(step, min(step + self.max_staleness + 1, self.steps)):
             if ahead not in self._asked:
                 self._asked[ahead] = self._worker.submit(self._hold, ahead)
-        limit = (self.max_staleness + 1) * self.limit
         try:
-            return self._asked.pop(step).result(limit)
+            return self._asked.pop(step).result(self.limit)
         except TimeoutError:
             remedy = "raise ppo.rollout_timeout, or add engines"
-            raise WaitTimeout(f"the consultations of step {step} were not held within {limit:.0f} s", where="ppo", remedy=remedy) from None
+            raise WaitTimeout(f"the consultations of step {step} were not held within {self.limit:.0f} s", where="ppo", remedy=remedy) from None
 
     def __enter__(self) -> Rollouts:
         return self
