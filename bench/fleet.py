@@ -604,8 +604,8 @@ def by_size(sizes: Sequence[int], draw: bool) -> None:
     for engines in sizes:
         found = simulate(ahead(Scenario(engines, steps=steps_for(engines)), waves=8))
         rows.append((
-            engines, found.scenario.steps, found.turns, found.failures, percent(found.efficiency), percent(found.efficiency_up), percent(found.cached),
-            float(np.quantile(found.given, 0.99)), percent(found.core_share, 2),
+            engines, found.scenario.steps, found.turns, found.failures, percent(found.efficiency), percent(found.efficiency_up),
+            percent(found.cached), float(np.quantile(found.given, 0.99)), percent(found.core_share, 2),
         ))  # fmt: skip
         print(rows[-1], flush=True)
         add("1, max_staleness 1, 8 waves", found)

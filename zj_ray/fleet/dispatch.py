@@ -27,7 +27,10 @@ class Fault(Enum):
 
 @dataclass(frozen=True)
 class Limits:
-    """faults: of each kind that one turn may meet; tolerated: failures in a row before an engine is on trial; wait: longest while nothing can be given out [s]."""
+    """faults: of each kind that one turn may meet; tolerated: failures in a row before an engine is on trial.
+
+    wait: longest while nothing can be given out [s].
+    """
 
     faults: dict[Fault, int]
     tolerated: int

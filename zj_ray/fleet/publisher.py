@@ -135,13 +135,17 @@ class Publisher:
         return [seat for seat in await self._each(seats, settle) if seat.life.state is EngineState.STALE]
 
     async def _each(self, seats: Sequence[Seat], do: Callable[[Seat], Coroutine[Any, Any, None]]) -> list[Seat]:
-        """With all at once; returns those with whom it is done. Who falls silent is not waited for: there it goes on by itself."""
+        """With all at once; returns those with whom it is done. Who falls silent is not waited for: there it goes on by itself.
+
+        do: has a limit of its own.
+        """
         tasks = {asyncio.get_running_loop().create_task(do(seat)): seat for seat in seats}
         waiting = set(tasks)
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=SILENCE_POLL_SECONDS)
             for task in done:
-                task.result()
+                if (fault := task.exception()) is not None:
+                    raise fault
             for task in [task for task in waiting if tasks[task].life.unheard]:
                 logger.warning("%s is not waited for: %s", tasks[task].name, tasks[task].life.last_error)
                 waiting.remove(task)
