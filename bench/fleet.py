@@ -471,9 +471,9 @@ class Simulation:
 
     def _tick(self) -> None:
         """The supervisor's pass, every second. Whose tokens grow has not died in a row."""
-        for name, engine in self.engines.items():
-            if engine.made > 0:
-                self.roster.seats[name].deaths = 0
+        for seat in self.roster.among(ALIVE):
+            if self.engines[seat.name].made > 0:
+                seat.deaths = 0
         self._spend(self.supervisor.tick)
         for lost in self._spend(self.dispatcher.expired):
             self._give_up(lost)

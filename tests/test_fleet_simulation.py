@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from bench.fleet import CAPACITY, FULL_STEP, PULL, READING, Consultation, Scenario, Simulation
+from zj_ray.fleet.roster import LONGEST_PAUSE
 from zj_ray.fleet.router import FIRST_TURNS
+from zj_ray.fleet.states import EngineState
 
 STORMY = Scenario(16, failures=60.0, waves=2, start=20.0, seed=1)
 
@@ -66,6 +68,28 @@ def test_who_has_another_engine_reads_the_whole_dialogue() -> None:
     dialogue = Consultation(0, prompts=[30, 10], answers=[200, 100], held=1, holder=("engine-0", 0, 3))
     assert dialogue.reading(("engine-0", 0, 3)) == 10
     assert {dialogue.reading(other) for other in (("engine-1", 0, 3), ("engine-0", 1, 3), ("engine-0", 0, 4))} == {240}  # a restart empties the cache
+
+
+def test_an_engine_that_keeps_dying_is_tried_again_only_while_others_serve() -> None:
+    simulation = Simulation(replace(STORMY, failures=0.0, warm_up=0.0, waves=4))
+    roster, supervisor = simulation.roster, simulation.supervisor
+
+    def lose(*numbers: int) -> None:
+        for number in numbers:
+            roster.seats[f"engine-{number}"].deaths = roster.config.restarts
+            simulation._lose(roster.seats[f"engine-{number}"])
+
+    def end() -> None:
+        raise StopIteration
+
+    back: list[EngineState] = []
+    simulation._at(5.0, lambda: lose(3))
+    simulation._at(5.0 + LONGEST_PAUSE + STORMY.start + PULL + 2.0, lambda: back.append(roster.seats["engine-3"].life.state))
+    simulation._at(120.0, lambda: lose(*range(16)))
+    simulation._at(120.0 + 2 * LONGEST_PAUSE, end)
+    with pytest.raises(StopIteration):
+        simulation.run()
+    assert back == [EngineState.SERVING] and supervisor.hopeless
 
 
 def test_a_replaced_engine_waits_starts_and_begins_slowly() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.driver import kill_driver, zj
 from zj_ray.config.schema import STAGES
 from zj_ray.data.records import read_jsonl
 from zj_ray.evaluation.summary import missing_keys
@@ -59,25 +57,18 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     yield Story(folder, killed_at, status, (root / "second.log").read_text(encoding="utf-8"))
 
 
-def _start(root: Path, log: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "zj_ray", "run", str(root / "mini.yaml"), "--runs", str(root / "runs")]
-    with (root / log).open("w") as out:
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=root, start_new_session=True)
+def _start(root: Path, log: str) -> subprocess.Popen[bytes]:
+    return zj("run", root / "mini.yaml", "--runs", root / "runs", log=root / log)
 
 
-def _kill_in_ppo(process: subprocess.Popen, folder: Path, log: Path) -> int:
+def _kill_in_ppo(process: subprocess.Popen[bytes], folder: Path, log: Path) -> int:
     """SIGKILL the driver once PPO has a checkpoint and has gone on after it; returns the steps it had recorded."""
     metrics, deadline = folder / "ppo" / "metrics.jsonl", time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the run ended before it could be killed:\n{log.read_text()[-3000:]}"
         if (folder / "ppo" / "checkpoints" / "step-000002").is_dir() and len(read_metrics(metrics)) >= 3:
-            children = psutil.Process(process.pid).children(recursive=True)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
-            steps = len(read_metrics(metrics))
-            for child in psutil.wait_procs(children, timeout=20)[1]:  # Ray ends its processes when the driver is gone
-                child.kill()
-            return steps
+            kill_driver(process)
+            return len(read_metrics(metrics))
         time.sleep(0.05)
     raise AssertionError(f"PPO did not get to step 3:\n{log.read_text()[-3000:]}")
 

@@ -149,7 +149,9 @@ class FleetConfig:
     wait_timeout: float = setting(900.0, "longest that turns wait while no engine has room for any [s]")
     turn_retries: int = setting(3, "times that engines may fail at one doctor turn before its prompt is given up and reported by name")
     lost_engines: int = setting(10, "times that one doctor turn may lose its engine before its prompt is given up and reported by name")
-    restarts: int = setting(5, "times in a row that an engine may die without having answered a turn before the run stops with the reason")
+    restarts: int = setting(
+        5, "times in a row that an engine may die without having answered a turn; then it is tried again only where others serve, else the run stops"
+    )
 
 
 @dataclass(frozen=True)

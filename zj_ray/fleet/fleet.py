@@ -253,7 +253,8 @@ class Fleet:
     def _report_given_up(self, lost: GivenUp) -> None:
         _, done = self._asked[lost.key]
         if not done.done():
-            done.set_exception(ZjError(f"turn {lost.key} was given up after {lost.attempts} attempts: {lost.error}", where="fleet"))
+            what = f"turn {lost.key} was given up after {lost.attempts} attempts: {lost.error}"
+            done.set_exception(ZjError(what, where="fleet", remedy="see log.txt; raise fleet.turn_retries or fleet.lost_engines to try more often"))
 
     def rollout(
         self,

@@ -26,6 +26,7 @@ from zj_ray.weights.transfer import STEPS, Sent
 logger = logging.getLogger(__name__)
 
 SILENCE_POLL_SECONDS = 0.2
+DAMAGED = "it is replaced; if this comes again, suspect the network or the memory of its node"
 GRACE = 30.0  # beyond the limit of what is waited for, so that its own error comes first [s]
 
 
@@ -174,7 +175,7 @@ class Publisher:
         """One engine serves if it got what was sent, or is out."""
         if sent.received[seat.name] != sent.fingerprint:
             self.checksum_failures += 1
-            self.roster.lose(seat, ZjError(f"weights of version {version} arrived damaged"))
+            self.roster.lose(seat, ZjError(f"weights of version {version} arrived damaged", where=f"engine {seat.name}", remedy=DAMAGED))
         elif await self.roster.answer(seat, "confirm", self.config.sync_timeout, version, what=f"confirm version {version}") is not LOST:
             self._serves(seat, version)
 
@@ -225,7 +226,8 @@ class Publisher:
             return
         if receipt.corrupted_buckets:
             self.checksum_failures += receipt.corrupted_buckets
-            self.roster.lose(seat, ZjError(f"{receipt.corrupted_buckets} buckets of version {version} arrived damaged"))
+            what = f"{receipt.corrupted_buckets} buckets of version {version} arrived damaged"
+            self.roster.lose(seat, ZjError(what, where=f"engine {seat.name}", remedy=DAMAGED))
         else:
             self._serves(seat, receipt.version)
 

@@ -124,7 +124,8 @@ class Roster:
         try:
             return await asyncio.wait_for(getattr(actor, method).remote(*arguments), limit)
         except TimeoutError:
-            fault: BaseException = WaitTimeout(f"did not {what} within {limit:.0f} s", where=f"engine {seat.name}")
+            remedy = "where engines are this slow, raise fleet.turn_timeout, fleet.sync_timeout or fleet.stall_timeout"
+            fault: BaseException = WaitTimeout(f"did not {what} within {limit:.0f} s", where=f"engine {seat.name}", remedy=remedy)
         except (RayError, ZjError) as error:
             fault = error
         if seat.actor is actor:  # else it has been replaced meanwhile

@@ -120,8 +120,9 @@ class Supervisor:
         self.on_change()
 
     def _replace(self, now: float) -> None:
+        others_serve = bool(self.roster.among([EngineState.SERVING]))
         for seat in self.roster.among([EngineState.DEAD]):
-            if seat.replace_at > now or seat.deaths > self.config.restarts:
+            if seat.replace_at > now or (seat.deaths > self.config.restarts and not others_serve):
                 continue
             seat.life.replaced()
             self._forget(seat)
@@ -144,7 +145,8 @@ class Supervisor:
         await asyncio.gather(*map(self._examine_one, self.roster.among((*ALIVE, EngineState.DRAINING))))
         for seat in self.roster.among([EngineState.SUSPECT]):
             if seat.life.ejections > EJECTIONS_TOLERATED:
-                self.roster.lose(seat, ZjError(f"it failed at every turn; last: {seat.life.last_error}", where=f"engine {seat.name}"))
+                what = f"failed at every turn; last: {seat.life.last_error}"
+                self.roster.lose(seat, ZjError(what, where=f"engine {seat.name}", remedy="see log.txt"))
 
     async def _examine_one(self, seat: Seat) -> None:
         limit, actor = self.config.stall_timeout, seat.actor
@@ -161,9 +163,9 @@ class Supervisor:
         idle = health["seconds_since_progress"] if health["in_flight"] else 0.0
         what = f"made no progress for {idle:.0f} s with {health['in_flight']} turns at version {health['version']}"
         if not health["alive"]:
-            self.roster.lose(seat, ZjError("its vLLM thread has ended", where=f"engine {seat.name}"))
+            self.roster.lose(seat, ZjError("its vLLM thread has ended", where=f"engine {seat.name}", remedy="see the engine's log"))
         elif idle > limit:
-            self.roster.lose(seat, WaitTimeout(what, where=f"engine {seat.name}"))
+            self.roster.lose(seat, WaitTimeout(what, where=f"engine {seat.name}", remedy="raise fleet.stall_timeout if it may take this long"))
         elif idle > self.config.slow_after:
             self._doubt(seat, what)
         else:

@@ -1,0 +1,27 @@
+"""The process that works on a run, as its user starts it, and its sudden end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def zj(*words: str | Path, log: Path) -> subprocess.Popen[bytes]:
+    """A `zj` command in a process of its own; what it says goes to `log`."""
+    with log.open("w") as out:
+        command = [sys.executable, "-m", "zj_ray", *map(str, words)]
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, start_new_session=True)
+
+
+def kill_driver(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL. Ray ends its own processes when the driver is gone; what it has not ended after a while is ended here."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    for child in psutil.wait_procs(children, timeout=20)[1]:
+        child.kill()
