@@ -391,6 +391,8 @@ class Simulation:
             if not seat.life.unheard:
                 self.awaited.add(seat.name)
                 self._take_weights(self.engines[seat.name])
+                if self.engines[seat.name].hangs:
+                    self._at(self.now + self.roster.config.slow_after, partial(self._doubt, seat))
         self._published()
 
     def _take_weights(self, engine: SimulatedEngine) -> None:
@@ -444,7 +446,8 @@ class Simulation:
         self._at(self.now + config.stall_timeout, partial(self._lose, seat))
 
     def _doubt(self, seat: Seat) -> None:
-        if self.engines[seat.name].ends:
+        """That it hangs is seen where it has turns, or is to take weights."""
+        if self.engines[seat.name].ends or seat.life.state is EngineState.STALE:
             self._forget(self.engines[seat.name])
             self._spend(self.roster.suspect, seat, "makes no progress")
             self.awaited.discard(seat.name)

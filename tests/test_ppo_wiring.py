@@ -79,9 +79,9 @@ def _rollout(fleet: Fleet, chat: ChatFormat, key: str) -> list:
     return fleet.rollout(PROMPTS, key=key, seed=3, chat=chat, settings=SETTINGS, timeout=120).trajectories
 
 
-def _greedy(fleet: Fleet, chat: ChatFormat, key: str) -> list[list[int]]:
+def _greedy(fleet: Fleet, chat: ChatFormat, key: str, timeout: float = 120) -> list[list[int]]:
     requests = [TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(("头痛。", "发热怎么办？", "咳嗽。"))]
-    return [answer.output.token_ids for answer in fleet.generate(requests, timeout=120)]
+    return [answer.output.token_ids for answer in fleet.generate(requests, timeout=timeout)]
 
 
 def _scored_batch(roles: Roles, trajectories: list) -> tuple[RolloutBatch, list[np.ndarray]]:
@@ -179,7 +179,7 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
         [engine] = fleet.actors.values()
         ray.kill(engine, no_restart=True)
         with pytest.raises(ZjError):
-            _greedy(fleet, chat, "nobody is there")
+            _greedy(fleet, chat, "nobody is there", timeout=5)
         assert fleet.heal() == ["engine-0"]  # the newcomer is sent the base and the adapter
         assert _greedy(fleet, chat, "newcomer") == answers[2]
         merged = learner.policy.wait(learner.policy.call("weights", 5, False), what="merge")[0]
