@@ -8,13 +8,15 @@ The reply before the doctor's last turn ends with the cue that he should now adv
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.clinic import phrases
 from zj_ray.data.clinic.consultations import SHORTEST
 from zj_ray.data.clinic.red_flags import voices
-from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, mask, plain, questions, say
+from zj_ray.data.clinic.speech import READINGS, advises, asked_slots, asks_openly, grams, mask, plain, questions, say
 from zj_ray.errors import ConfigError
 
 PERSONAS = tuple(phrases.PERSONA_LEADS)
@@ -84,7 +86,7 @@ class ScriptedPatient:
             words = f"{words}{phrases.CUE}"
         return Reply(self._masked(words), revealed, repeated, len(asked), self.flagged, done)
 
-    def _answer(self, case: Case, text: str, asked: list[str]) -> tuple[tuple[int, ...], bool, str]:
+    def _answer(self, case: Case, text: str, asked: Sequence[str]) -> tuple[tuple[int, ...], bool, str]:
         """The facts gained, whether the doctor asked only what he knew, and the words for it."""
         if not asked:
             return (), False, phrases.ASK_BACK if self._turn == 1 else phrases.FOLLOW_UP
@@ -145,11 +147,12 @@ def _slot(fact: Fact) -> str | None:
     return slot if slot in phrases.SLOT_PATTERNS else None
 
 
-def _content(text: str) -> set[str]:
-    return set(grams(text, 2)) - _EVERYDAY
+@lru_cache(READINGS)
+def _content(text: str) -> frozenset[str]:
+    return frozenset(grams(text, 2)) - _EVERYDAY
 
 
-def _overlap(asked: set[str], fact: Fact) -> float:
+def _overlap(asked: Set[str], fact: Fact) -> float:
     """Character pairs that question and topic share, as a share of the shorter one, in [0, 1]; the better of known question and answer."""
     shares = [0.0]
     for topic in (fact.ask or fact.slot, fact.answer):

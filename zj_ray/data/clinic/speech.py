@@ -9,8 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from zj_ray.data.clinic.phrases import MASK, OPEN_PATTERN, PERSONA_LEADS, SLOT_PATTERNS
+
+READINGS = 4096  # texts whose reading is kept: patient and rules read the same turn several times
 
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
 _CLAUSE = re.compile(r"[，,、：:。！？!?；;\s]+")
@@ -30,9 +33,10 @@ _NEGATION = re.compile(r"不用|不需要|不必|无需|用不着|没必要|没�
 _NOT_WORD = re.compile(r"[^0-9A-Za-z\u4e00-\u9fff]+")
 
 
-def sentences(text: str) -> list[str]:
+@lru_cache(READINGS)
+def sentences(text: str) -> tuple[str, ...]:
     """The text's sentences, each with its end mark."""
-    return [s.strip() for s in _SENTENCE.findall(text) if _NOT_WORD.sub("", s)]
+    return tuple(s.strip() for s in _SENTENCE.findall(text) if _NOT_WORD.sub("", s))
 
 
 def clauses(text: str) -> list[str]:
@@ -40,16 +44,19 @@ def clauses(text: str) -> list[str]:
     return [c for c in _CLAUSE.split(text) if c]
 
 
-def questions(text: str) -> list[str]:
+@lru_cache(READINGS)
+def questions(text: str) -> tuple[str, ...]:
     """The sentences that ask the patient something."""
-    return [s for s in sentences(text) if _QUESTION.search(s)]
+    return tuple(s for s in sentences(text) if _QUESTION.search(s))
 
 
 def statements(text: str) -> list[str]:
     """The sentences that ask nothing."""
-    return [s for s in sentences(text) if not _QUESTION.search(s)]
+    asked = questions(text)
+    return [s for s in sentences(text) if s not in asked]
 
 
+@lru_cache(READINGS)
 def asked_slots(text: str) -> tuple[str, ...]:
     """The fact slots that the questions in `text` ask for, in the order asked; a clause asks for one slot at most."""
     found: list[str] = []
