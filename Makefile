@@ -3,8 +3,8 @@
 #   make test    all tests          make lint    ruff and mypy          make bench    what the last demo took
 #   make learning    two problems with a known optimum, by every advantage estimator     (docs/learning.md)
 #   make performance    every benchmark of docs/performance.md, one after the other, about fifteen minutes on an idle machine
-#   make fleet    fleets of up to 512 simulated engines, with failures                   (docs/fleet.md)
-#   make soak    Ray's autoscaler, and ten random kills in one PPO run: about fifteen minutes
+#   make fleet    fleets of up to 512 simulated engines, with failures: twenty minutes   (docs/fleet.md)
+#   make soak    Ray's autoscaler, scaling and killing PPO runs, ten random kills in one: about twenty-five minutes
 #   make demo PYTHON=/path/to/python3.11      another interpreter
 
 VENV ?= .venv
