@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from zj_ray.training.engine import join_process_group
+from zj_ray.training.engine import TrainEngine, join_process_group
 
 
 def run_ranks(world: int, work: Callable[..., None], *arguments: Any, seconds: float = 240) -> None:
@@ -32,3 +33,12 @@ def _rank(rank: int, world: int, port: int, work: Callable[..., None], arguments
     work(rank, world, *arguments)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()  # gloo's threads end here; an interpreter that goes with them running may abort
+
+
+def wait_until_saved(engine: TrainEngine, seconds: float = 60) -> None:
+    """Until every rank's files are on the disk."""
+    deadline = time.monotonic() + seconds
+    while not engine.is_saved():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    torch.distributed.barrier()

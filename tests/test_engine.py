@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, wait_until_saved
 from zj_ray.training.engine import EngineSpec, TrainEngine
 from zj_ray.training.muon import Muon
 
@@ -64,6 +64,7 @@ def _train(rank: int, world: int, stage: int, kind: str, folder: str) -> None:
     step()
     engine.save_checkpoint(Path(folder))
     step()
+    wait_until_saved(engine)
     engine.load_checkpoint(Path(folder))  # the step after the checkpoint never was
     for _ in range(STEPS - 1):
         step()

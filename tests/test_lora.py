@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, wait_until_saved
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import LoraConfig
 from zj_ray.errors import ConfigError
@@ -110,6 +110,7 @@ def _case(kind: str, stage: int, world: int, root: Path) -> None:
             loss_of(engine.engine)  # a reference pass between two steps: the training that follows must not notice
     engine.save_checkpoint(root / f"{kind}-checkpoint-{stage}")
     _train(engine, loss_of, 1)
+    wait_until_saved(engine)
     engine.load_checkpoint(root / f"{kind}-checkpoint-{stage}")  # the step after the checkpoint never was
     _train(engine, loss_of, 2)
     assert all(torch.equal(before, now) for before, now in zip(untouched, frozen(), strict=True))

@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from tests.tiny import MODEL, tiny_folder
+from tests.transfer import save
 from zj_ray.config.schema import FleetConfig, LoraConfig, PPOConfig
 from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.chat import ChatFormat
@@ -214,7 +215,7 @@ def test_weights_that_come_in_mid_rollout_wait_for_the_turns_in_flight_and_no_tu
     fleet: Fleet, roles: Roles, chat: ChatFormat, tmp_path: Path
 ) -> None:
     fleet.publish(roles.weights(20))
-    roles.save(tmp_path)
+    save(roles, tmp_path)
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "before"))
     roles.update(batch, [[[0, 1, 2], [3, 4]]], 0.1, learn_policy=True)
     newer = roles.weights(21)
@@ -269,7 +270,7 @@ def test_a_saved_policy_is_restored_bit_for_bit(roles: Roles, fleet: Fleet, chat
         return b"".join(bytes(ray.get(ref, timeout=30)) for ref in roles.weights(7).buckets)
 
     fleet.publish(roles.weights(7))
-    roles.save(tmp_path)
+    save(roles, tmp_path)
     saved = bits()
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "drift"))
     roles.update(batch, [[[0, 1, 2, 3, 4]]], 0.1, learn_policy=True)

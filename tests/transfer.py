@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,3 +69,12 @@ def asleep(engine: Any) -> bool:
 
 def by_object_store(roles: Roles, version: int) -> Any:
     return roles.policy.wait(roles.policy.call("weights", version, False), what="pack")[0]
+
+
+def save(roles: Roles, folder: Path) -> None:
+    """The learners' state, on the disk."""
+    roles.save(folder)
+    deadline = time.monotonic() + 60
+    while not roles.are_saved():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -160,6 +160,14 @@ def status(run: RunName, runs: Runs = RUNS) -> None:
     _show(show_status(run, runs=runs))
 
 
+@app.command(name="runs")
+def runs_(runs: Runs = RUNS) -> None:
+    """List all runs: state, stage, step, age and size, the latest first. Example: [bold]zj runs[/]"""
+    from zj_ray.jobs import listing
+
+    _show(listing(runs=runs))
+
+
 @app.command()
 def logs(
     run: RunName,
@@ -261,6 +269,25 @@ def chat(run: RunName, runs: Runs = RUNS) -> None:
     from zj_ray.serving.chat import chat as chat_with
 
     chat_with(folder)
+
+
+@app.command()
+def export(
+    run: RunName,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that does not exist yet", show_default=False)],
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="whose model: ppo, sft or pretrain")] = "ppo",
+    runs: Runs = RUNS,
+) -> None:
+    """Write a stage's model as a plain Hugging Face folder with a model card; transformers and vLLM load it as it is.
+
+    Example: [bold]zj export demo --stage ppo --to /models/demo[/]
+    """
+    from zj_ray.run import Run, find_run
+
+    folder = find_run(run, runs)
+    from zj_ray.export import export as export_model
+
+    typer.echo(f"the model is in {export_model(Run.load(folder), stage, to.absolute())}")
 
 
 @app.command()

@@ -29,7 +29,7 @@ from rich.console import RenderableType
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
-from zj_ray.jobstatus import JOB_STATES, render
+from zj_ray.jobstatus import JOB_STATES, overview, render
 from zj_ray.progress import console
 from zj_ray.raycluster import PASSED_ON, package_root
 from zj_ray.run import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts, write_atomic
@@ -84,6 +84,14 @@ def status(run: str, *, runs: Path) -> RenderableType:
     folder = find_run(run, runs)
     record = read_status(folder)
     return render(folder, record, job=_job_status(record), alive=_owner(folder) is not None)
+
+
+def listing(*, runs: Path) -> RenderableType:
+    """Every run below `runs`: its state, stage, step, age and size. Raises ZjError where there is none."""
+    folders = sorted({path.parent for name in ("run.json", "config.yaml") for path in runs.glob(f"*/{name}")})
+    if not folders:
+        raise ZjError("there are no runs", where=str(runs), remedy="start one with: zj run CONFIG, or name their folder with --runs")
+    return overview([(folder, read_status(folder), _owner(folder) is not None) for folder in folders])
 
 
 def logs(run: str, *, runs: Path, follow: bool = False) -> None:

@@ -6,12 +6,15 @@ process was killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -59,6 +62,29 @@ def _head(folder: Path, record: dict[str, Any], job: str | None, alive: bool, no
     if record.get("error"):
         table.add_row("error", f"[red]{escape(str(record['error']))}[/]")
     return table
+
+
+def overview(rows: Sequence[tuple[Path, dict[str, Any], bool]], now: float | None = None) -> RenderableType:
+    """All runs, the latest first. rows: folder, run.json, whether a process holds its lock (of a job only its cluster knows)."""
+    now = time.time() if now is None else now
+    table = Table("run", "state", "stage", "step", "last update", "size")
+    for folder, record, alive in sorted(rows, key=lambda row: -row[1].get("updated", 0.0)):
+        is_job = bool(record.get("job_id")) and record.get("state") in ("running", "submitted")
+        true_state = f"{record['state']} (job)" if is_job else state(record, job=None, alive=alive)
+        step = f"{record['step']} of {record['total']}" if record.get("total") else ""
+        updated = f"{age(now - record['updated'])} ago" if record.get("updated") else ""
+        colour = COLOURS.get(true_state.split()[0], "default")
+        table.add_row(folder.name, f"[{colour}]{true_state}[/]", record.get("stage") or "", step, updated, decimal(_bytes(folder)))
+    return table
+
+
+def _bytes(folder: Path) -> int:
+    """What its files take, without what is deleted while it is counted."""
+    sizes = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes += path.lstat().st_size
+    return sizes
 
 
 def _stages(folder: Path, record: dict[str, Any]) -> RenderableType:

@@ -57,6 +57,7 @@ PORT = Bound(0, 65535)
 _BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("seed", "gpus", "engine_gpus", "replica_gpus", "weight_decay", "noise", "tie_margin"), NOT_NEGATIVE),
     **dict.fromkeys(("max_staleness", "critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient", "entropy_coefficient"), NOT_NEGATIVE),
+    **dict.fromkeys(("keep_best", "keep_every"), NOT_NEGATIVE),
     "samples": AT_LEAST_ONE,
     "rank": Bound(0, 512),  # of LoRA adapters; vLLM has no room for larger ones
     "alpha": AT_LEAST_ONE,

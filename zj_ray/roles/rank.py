@@ -61,7 +61,11 @@ class Rank:
         return results
 
     def save(self, folder: str) -> None:
+        """Copy the state; it is written while the role works on."""
         self.engine.save_checkpoint(Path(folder))
+
+    def is_saved(self) -> bool:
+        return self.engine.is_saved()
 
     def load(self, folder: str) -> None:
         self.engine.load_checkpoint(Path(folder))

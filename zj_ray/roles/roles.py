@@ -143,9 +143,15 @@ class Roles:
         return published
 
     def save(self, folder: Path) -> None:
+        """Copy the learners' state; it is written into `folder` while they work on, until `are_saved`."""
         calls = [(group, group.call("save", str(folder / group.name))) for group in self.learners]
         for group, references in calls:
-            group.wait(references, what="save its state")
+            group.wait(references, what="copy its state")
+
+    def are_saved(self) -> bool:
+        """Raises CheckpointError when some rank could not write."""
+        calls = [(group, group.call("is_saved")) for group in self.learners]
+        return all([all(group.wait(references, what="say whether its state is written")) for group, references in calls])
 
     def load(self, folder: Path) -> None:
         calls = [(group, group.call("load", str(folder / group.name))) for group in self.learners]

@@ -6,7 +6,8 @@ import logging
 import random
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from statistics import fmean
 from typing import Any
 
 from zj_ray.algorithms.kl import KLController
@@ -24,6 +25,7 @@ from zj_ray.rules.mix import ScoreScale, score_turns
 from zj_ray.stages.advantages import Agreement, estimate_advantages
 from zj_ray.stages.ppo_record import PPORecord, Stopwatch
 from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness
+from zj_ray.stages.saving import Saving
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.checkpoint import CheckpointStore
 
@@ -62,7 +64,7 @@ def started(shop: Workshop) -> Iterator[PPOLoop]:
         shop.launch_fleet(shop.model("sft"), shared)
         roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
         loop = PPOLoop(shop, roles, shop.fleet(shop.model("sft")))
-        with loop.rollouts:
+        with loop.rollouts, closing(loop.saving):
             yield loop
     finally:
         if shared:
@@ -84,7 +86,8 @@ class PPOLoop:
         self.kl = KLController(self.config.kl_coefficient, target, self.config.kl_horizon)
         self.settings = DialogueSettings(self.config.max_turns, self.config.turn_tokens, shop.config.model.max_length, self.config.temperature)
         folder = shop.run.stage("ppo")
-        self.checkpoints = CheckpointStore(folder / "checkpoints", self.config.keep_checkpoints)
+        self.checkpoints = CheckpointStore(folder / "checkpoints", self.config.keep_checkpoints, self.config.keep_best, self.config.keep_every)
+        self.saving = Saving(self.checkpoints, roles, self.config.role_timeout)
         self.record = PPORecord(folder, shop.tensorboard)
         self.rollout_limit = (self.config.max_staleness + 1) * self.config.rollout_timeout  # as so many steps share the fleet
         self.rollouts = Rollouts(self._consult, self.config.max_staleness, self.config.steps, self.rollout_limit + GRACE)
@@ -101,6 +104,7 @@ class PPOLoop:
                 self._checkpoint(step + 1)
             self.shop.run.status(stage="ppo", step=step + 1, total=self.config.steps, fleet=self.fleet.table())
             bar.advance(1, reward=reward, kl=kl)
+        self.saving.settle()
 
     def step(self, step: int) -> tuple[float, float]:
         """One PPO step; returns the mean reward of its consultations and the KL per token."""
@@ -177,10 +181,9 @@ class PPOLoop:
             )
 
     def _checkpoint(self, step: int) -> None:
-        draft = self.checkpoints.begin(step)
-        self.roles.save(draft)
-        state = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped, "weight_version": self.shop.version, "record": self.record.state()}
-        self.checkpoints.commit(step, state)
+        rows = self.record.state()
+        state = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped, "weight_version": self.shop.version, "record": rows}
+        self.saving.begin(step, state, score=fmean(row["reward"] for row in rows[-self.config.checkpoint_every :]))
 
     def _resume(self) -> int:
         """Go back to the newest checkpoint, if there is one; returns the step to go on with."""

@@ -1,76 +1,157 @@
 """Checkpoints of a stage: whole or not there.
 
-Written under a temporary name, listed, renamed; older ones go only after that. A folder without its list, or with files
-of another size than listed, is not a checkpoint: the one before it is used.
+Written under a temporary name, synced to the disk, listed with sizes and sha256, renamed; older ones go only after that. A
+folder without its list, or with files other than listed, is not a checkpoint: it is named, and the one before it is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zj_ray.errors import CheckpointError
 
 LIST = "checkpoint.json"
+logger = logging.getLogger(__name__)
 
 
 class CheckpointStore:
-    """Folders `step-000012` under `folder`, the last `keep` of them."""
+    """Folders `step-000012` under `folder`: the last `keep`, the `keep_best` with the highest scores, and every `keep_every`-th step."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0) -> None:
+        self.folder, self.keep, self.keep_best, self.keep_every = folder, keep, keep_best, keep_every
 
     def begin(self, step: int) -> Path:
-        """An empty folder to write into; not a checkpoint until `commit`."""
+        """An empty folder to write into; not a checkpoint until `commit`. Raises CheckpointError if there can be none."""
         draft = self.folder / f".draft-{step:06d}"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        with self._told(step):
+            for left in self.folder.glob(".draft-*"):  # of a writer that was killed
+                shutil.rmtree(left)
+            draft.mkdir(parents=True)
         return draft
 
-    def commit(self, step: int, state: dict[str, Any]) -> Path:
-        """Make the draft of `step` the newest checkpoint. state: JSON that `latest` gives back."""
-        draft, final = self.folder / f".draft-{step:06d}", self.folder / f"step-{step:06d}"
-        files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
-        with (draft / LIST).open("w", encoding="utf-8") as out:
-            json.dump({"step": step, "state": state, "files": files}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        draft.rename(final)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder / f"step-{old:06d}")
+    def commit(self, step: int, state: dict[str, Any], score: float | None = None) -> Path:
+        """Make the draft of `step` the newest checkpoint. state: JSON that `latest` gives back; score: the higher the better.
+
+        Raises CheckpointError when it can't be written; those that were there before are there still.
+        """
+        draft, final = self.folder / f".draft-{step:06d}", self._path(step)
+        with self._told(step):
+            files = {str(path.relative_to(draft)): _facts(path) for path in sorted(draft.rglob("*")) if path.is_file()}
+            with (draft / LIST).open("w", encoding="utf-8") as out:
+                out.write(_signed({"step": step, "score": score, "state": state, "files": files}))
+                out.flush()
+                os.fsync(out.fileno())
+            for folder in (*(path for path in draft.rglob("*") if path.is_dir()), draft):
+                _sync(folder)
+            if final.exists():
+                shutil.rmtree(final)
+            draft.rename(final)
+            _sync(self.folder)
+            self._prune()
         return final
 
+    @contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            shutil.rmtree(self.folder / f".draft-{step:06d}", ignore_errors=True)
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written: {error}; {self._left()}",
+                where=str(self.folder),
+                remedy="make room or mend the permissions; `zj run` again goes on from there",
+            ) from error
+
+    def _left(self) -> str:
+        steps = self.steps()
+        return f"the last whole one is that of step {steps[-1]}" if steps else "there is no other yet"
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        scores = {step: score for step in steps if (score := _score(self._path(step))) is not None}
+        best = sorted(scores, key=lambda step: (scores[step], step))[len(scores) - self.keep_best :] if self.keep_best else []
+        kept = {*steps[-self.keep :], *best, *(step for step in steps if self.keep_every and step % self.keep_every == 0)}
+        for step in set(steps) - kept:
+            shutil.rmtree(self._path(step))
+
     def steps(self) -> list[int]:
-        return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
     def latest(self) -> tuple[int, Path, dict[str, Any]] | None:
         """Step, folder and state of the newest whole checkpoint; None when there is none. Raises CheckpointError if all are damaged."""
         damage: list[str] = []
         for step in reversed(self.steps()):
-            folder = self.folder / f"step-{step:06d}"
+            folder = self._path(step)
             fault = _fault(folder)
             if fault is None:
-                return step, folder, json.loads((folder / LIST).read_text(encoding="utf-8"))["state"]
+                for what in damage:
+                    logger.warning("%s: %s; the checkpoint of step %d is used", self.folder, what, step)
+                return step, folder, _listed(folder)["state"]
             damage.append(f"{folder.name}: {fault}")
         if damage:
             raise CheckpointError("; ".join(damage), where=str(self.folder), remedy="delete the folder to start the stage afresh")
         return None
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, which is on the disk after this."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(folder: Path) -> None:
+    """So that the names in it outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _signed(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return json.dumps({"content": content, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True)
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """The list of a checkpoint. Raises ValueError when it is not what was written, OSError when it is not there."""
+    listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    if not isinstance(listed, dict) or "content" not in listed or _signed(listed["content"]) != json.dumps(listed, sort_keys=True):
+        raise ValueError("its sha256 differs")
+    return listed["content"]
+
+
+def _score(folder: Path) -> float | None:
+    try:
+        return _listed(folder)["score"]
+    except (OSError, ValueError):
+        return None
+
+
 def _fault(folder: Path) -> str | None:
     try:
-        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
-        return f"{LIST} is missing or unreadable"
-    for name, size in listed.items():
+        files = _listed(folder)["files"]
+    except (OSError, ValueError) as error:
+        return f"{LIST} is missing or damaged ({error})"
+    for name, facts in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, {size} were written"
+        if path.stat().st_size != facts["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, {facts['bytes']} were written"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                return f"{name} is not what was written: its sha256 differs"
     return None

@@ -10,19 +10,19 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zj_ray.errors import CheckpointError
+from zj_ray.training import state
 from zj_ray.training.lora import Weight, adapter_config, adapter_weights, has_lora, plain_weights
 from zj_ray.training.muon import Muon
 from zj_ray.weights.adapter import save_adapter
@@ -133,7 +133,6 @@ class TrainEngine:
         else:
             optimizer = _optimizer(model, spec.learning_rate, spec)
             trained = {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec))}
-        self.partly_frozen = not all(parameter.requires_grad for parameter in model.parameters())
         self.engine, _, _, _ = _deepspeed().initialize(model=model, config=_config(spec), dist_init_required=False, **trained)
         for parameter in self.module.parameters():
             if parameter.requires_grad:
@@ -141,6 +140,8 @@ class TrainEngine:
         self.world = torch.distributed.get_world_size()
         self.rank = torch.distributed.get_rank()
         self.device = self.engine.device
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None  # of the last checkpoint
 
     @property
     def module(self) -> nn.Module:
@@ -225,30 +226,24 @@ class TrainEngine:
                 save_adapter(folder.with_name("adapter"), adapter_config(backbone), adapters)
         torch.distributed.barrier()
 
-    def save_checkpoint(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
-        """Weights that learn, optimizer, schedule and this rank's random state under `folder`."""
-        self.engine.save_checkpoint(
-            str(folder), tag="state", client_state=extra or {}, save_latest=False, exclude_frozen_parameters=self.partly_frozen
-        )
-        torch.save(random_state(), folder / f"random-rank{self.rank}.pt")
-        torch.distributed.barrier()
+    def save_checkpoint(self, folder: Path) -> None:
+        """Copy weights that learn, optimizer, schedule and this rank's random state; they are written into `folder` while training goes on.
 
-    def load_checkpoint(self, folder: Path) -> dict[str, Any]:
-        """Restore what `save_checkpoint` wrote at the same number of ranks; returns `extra`."""
-        if not (folder / "state").is_dir():
-            raise CheckpointError("this is no training checkpoint", where=str(folder), remedy="delete the folder to start the stage afresh")
-        path, extra = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=not self.partly_frozen)
-        if path is None:
-            raise CheckpointError(f"rank {self.rank} finds no state in it", where=str(folder), remedy="resume with the same number of ranks")
-        restore_random_state(torch.load(folder / f"random-rank{self.rank}.pt", weights_only=False))
-        return dict(extra)
+        No collective: every rank has files of its own. They are whole once `is_saved` says so on every rank.
+        """
+        assert self._writing is None or self._writing.done(), "the checkpoint before is still being written"
+        snapshot = state.take(self.engine, self.rank, self.world)
+        self._writing = self._writer.submit(snapshot.write, folder)
 
+    def is_saved(self) -> bool:
+        """Whether what `save_checkpoint` copied last is on the disk. Raises CheckpointError when it can't be written."""
+        if self._writing is None or not self._writing.done():
+            return self._writing is None
+        if (fault := self._writing.exception()) is not None:
+            self._writing = None
+            raise fault if isinstance(fault, CheckpointError) else CheckpointError(f"rank {self.rank} could not write its state: {fault}") from fault
+        return True
 
-def random_state() -> dict[str, Any]:
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
+    def load_checkpoint(self, folder: Path) -> None:
+        """Restore what `save_checkpoint` wrote, at any number of ranks and any ZeRO stage. Raises CheckpointError when it does not fit."""
+        state.restore(self.engine, self.rank, self.world, folder)

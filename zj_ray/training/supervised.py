@@ -18,11 +18,14 @@ import ray.train
 import torch
 
 from zj_ray.config.schema import ModelConfig, TrainConfig
+from zj_ray.errors import WaitTimeout
 from zj_ray.metrics import MetricLog
 from zj_ray.training.checkpoint import CheckpointStore
 from zj_ray.training.engine import EngineSpec, TrainEngine, adopt_process_group
 from zj_ray.training.examples import Examples
 from zj_ray.training.objective import Objective, make_objective
+
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class _Loop:
         self.spec, self.engine, self.objective, self.train, self.valid = spec, engine, objective, train, valid
         self.folder = Path(spec.folder)
         self.checkpoints = CheckpointStore(self.folder / "checkpoints", keep=2)
+        self.pending: tuple[int, dict[str, Any]] | None = None  # step and state of the checkpoint that is being written
         self.log = MetricLog(self.folder, Path(spec.tensorboard), spec.stage) if engine.rank == 0 else None
 
     def run(self, steps: list[list[int]]) -> dict[str, Any]:
@@ -134,7 +138,9 @@ class _Loop:
             return loss
 
         result = self.engine.train_batch(micro, loss_of, denominator)
-        [loss_total] = self.engine.sum_over_ranks([loss_sum])
+        loss_total, written = self.engine.sum_over_ranks([loss_sum, float(self.pending is not None and self.engine.is_saved())])
+        if written == self.engine.world:
+            self._commit()
         tokens = sum(len(self.train.token_ids[i]) for i in documents)
         if self.log is not None:
             seconds = time.monotonic() - started
@@ -147,9 +153,25 @@ class _Loop:
             self.log.write(number + 1, {**figures, "skipped": float(not result.applied), "total_steps": total})
 
     def _save(self, step: int, before: dict[str, Any]) -> None:
+        """Copy the state; it is written while the next steps go on, and declared whole after one of them."""
+        deadline = time.monotonic() + self.spec.config.stall_timeout
+        while self.pending is not None:  # the one before; never two at a time
+            [written] = self.engine.sum_over_ranks([float(self.engine.is_saved())])
+            if written == self.engine.world:
+                self._commit()
+            elif time.monotonic() > deadline:
+                what = f"the checkpoint of step {self.pending[0]} was not written within {self.spec.config.stall_timeout:.0f} s"
+                raise WaitTimeout(what, where=str(self.checkpoints.folder), remedy="see whether its disk works")
+            else:
+                time.sleep(POLL_SECONDS)
         draft = [str(self.checkpoints.begin(step)) if self.engine.rank == 0 else ""]
         torch.distributed.broadcast_object_list(draft)
         self.engine.save_checkpoint(Path(draft[0]))
+        self.pending = step, before
+
+    def _commit(self) -> None:
+        """All ranks have written: rank 0 says so on the disk."""
+        assert self.pending is not None
+        (step, before), self.pending = self.pending, None
         if self.engine.rank == 0:
             self.checkpoints.commit(step, {"before": before})
-        torch.distributed.barrier()

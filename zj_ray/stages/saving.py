@@ -1,0 +1,50 @@
+"""PPO's checkpoints: copied between two steps, written and declared whole while the next ones go on, never two at a time."""
+
+from __future__ import annotations
+
+import copy
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from zj_ray.errors import WaitTimeout
+from zj_ray.roles.roles import Roles
+from zj_ray.training.checkpoint import CheckpointStore
+
+POLL_SECONDS = 0.2
+CLOSE_SECONDS = 60.0
+
+
+class Saving:
+    def __init__(self, store: CheckpointStore, roles: Roles, limit: float) -> None:
+        """limit: longest that writing one may take [s]."""
+        self.store, self.roles, self.limit = store, roles, limit
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="saving")
+        self._pending: Future[None] | None = None
+
+    def begin(self, step: int, state: dict[str, Any], score: float) -> None:
+        """Copy what the roles have learnt by `step`. Raises CheckpointError when the one before could not be written."""
+        self.settle()
+        self.roles.save(self.store.begin(step))
+        self._pending = self._worker.submit(self._finish, step, copy.deepcopy(state), score)
+
+    def _finish(self, step: int, state: dict[str, Any], score: float) -> None:
+        deadline = time.monotonic() + self.limit
+        while not self.roles.are_saved():
+            if time.monotonic() > deadline:
+                what = f"the checkpoint of step {step} was not written within {self.limit:.0f} s"
+                raise WaitTimeout(what, where=str(self.store.folder), remedy="see whether its disk works; raise ppo.role_timeout")
+            time.sleep(POLL_SECONDS)
+        self.store.commit(step, state, score)
+
+    def settle(self) -> None:
+        """Until what was begun is whole."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result(2 * self.limit)
+
+    def close(self) -> None:
+        """What is being written is finished if the roles live; a loop that comes after this one finds it."""
+        if self._pending is not None:
+            wait([self._pending], timeout=CLOSE_SECONDS)
+        self._worker.shutdown(wait=False, cancel_futures=True)

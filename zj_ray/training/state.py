@@ -1,0 +1,240 @@
+"""What a DeepSpeed rank has learnt, as fragments of named parameters: on disk the same for any number of ranks and ZeRO stage.
+
+Every rank writes the elements that it holds: of each parameter that learns the float32 weights and the optimizer's state, flat, with
+the place where they begin. So nothing is gathered to be saved, and ranks that are split otherwise find their elements again.
+DeepSpeed's own checkpoints are pickles that fit one number of ranks and one stage; its universal ones need a conversion by a
+tool of its own, in minutes for a large model. Here all is safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zj_ray.errors import CheckpointError
+
+WEIGHT = "weight"
+COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")  # of DeepSpeed's engine
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Elements `start` to `start + count` of a parameter, which the optimizer has at `offset` of its own tensor `owner`."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    count: int
+    owner: Tensor
+    offset: int
+
+    def view(self, whole: Tensor) -> Tensor:
+        """The slot's elements of a tensor of the owner's size: of its weights, or of one kind of optimizer state."""
+        return whole.detach().view(-1).narrow(0, self.offset, self.count)
+
+
+def slots(engine: Any, rank: int, world: int) -> Iterator[Slot]:
+    """What a DeepSpeed engine holds on this rank. At stage 0 every rank holds all, and each answers for its share of the parameters."""
+    named = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
+    zero = engine.optimizer
+    for number, (name, p) in enumerate(named):
+        if hasattr(p, "ds_id"):  # stage 3
+            group, offset, count = zero.grad_position[zero.get_param_id(p)]
+            start = rank * count
+            count = min(count, max(p.ds_numel - start, 0))  # the last rank's part is padded
+            if count:
+                yield Slot(name, tuple(p.ds_shape), start, count, zero.fp32_partitioned_groups_flat[group], offset)
+        elif hasattr(p, "_hp_mapping"):  # stages 1 and 2, and 0 in bfloat16
+            if (mapping := p._hp_mapping) is not None:
+                here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
+                yield Slot(name, tuple(p.shape), here.start, here.numel, _flat_groups(zero)[mapping.param_group_index], there.start)
+        elif number % world == rank:
+            yield Slot(name, tuple(p.shape), 0, p.numel(), p, 0)
+
+
+def _flat_groups(zero: Any) -> list[Tensor]:
+    return zero.single_partition_of_fp32_groups if hasattr(zero, "single_partition_of_fp32_groups") else zero.fp32_groups_flat_partition
+
+
+def optimizer_of(engine: Any) -> torch.optim.Optimizer:
+    """PyTorch's own, inside DeepSpeed's."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy in CPU memory of what a rank holds, to be written while training goes on."""
+
+    rank: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """`rank-00000.safetensors` and `rank-00000.json`, read back. Raises CheckpointError if the disk has not what was written."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = _tensors(folder, self.rank)
+        save_file(self.tensors, path)
+        with safe_open(path, "pt") as file:
+            for name, tensor in self.tensors.items():
+                if not torch.equal(file.get_tensor(name).view(torch.uint8), tensor.view(torch.uint8)):
+                    raise CheckpointError(f"{name} is not on the disk as it was written", where=str(path), remedy="suspect the disk")
+        (folder / f"rank-{self.rank:05d}.json").write_text(json.dumps(self.facts), encoding="utf-8")
+
+
+def _tensors(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank:05d}.safetensors"
+
+
+def take(engine: Any, rank: int, world: int) -> Snapshot:
+    """Copy what this rank holds, the schedule, and the random state."""
+    state = optimizer_of(engine).state
+    tensors: dict[str, Tensor] = {}
+    parts: dict[str, Any] = {}
+    for slot in slots(engine, rank, world):
+        own = state.get(slot.owner, {})
+        whole = {WEIGHT: slot.owner, **{key: value for key, value in own.items() if _as_large(value, slot.owner)}}
+        tensors |= {f"{key}/{slot.name}": slot.view(value).to("cpu", copy=True) for key, value in whole.items()}
+        single = {key: float(value) for key, value in own.items() if key not in whole}
+        parts[slot.name] = {"shape": slot.shape, "start": slot.start, "count": slot.count, "single": single}
+    groups = [{key: group[key] for key in ("lr", "initial_lr") if key in group} for group in optimizer_of(engine).param_groups]
+    facts = {
+        "world": world,
+        "parts": parts,
+        "random": random_state(),
+        "groups": groups,
+        "schedule": engine.lr_scheduler.state_dict(),
+        "counters": {name: int(getattr(engine, name)) for name in COUNTERS},
+    }
+    return Snapshot(rank, tensors, facts)
+
+
+def _as_large(value: Any, owner: Tensor) -> bool:
+    return torch.is_tensor(value) and value.shape == owner.shape and value.ndim > 0
+
+
+class Saved:
+    """The fragments that all ranks have written, read as whole parameters or any part of them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises CheckpointError when a rank's files are missing or damaged."""
+        self.folder, self.facts = folder, list[dict[str, Any]]()
+        self._pieces: dict[str, list[tuple[int, int, int]]] = {}  # of each parameter: start, count, rank
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._files: list[Any] = []
+        while len(self.facts) < (self.facts[0]["world"] if self.facts else 1):
+            self._open(len(self.facts))
+
+    def _open(self, rank: int) -> None:
+        path = self.folder / f"rank-{rank:05d}.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            self._files.append(safe_open(_tensors(self.folder, rank), "pt"))
+        except (OSError, ValueError, SafetensorError) as error:
+            remedy = "delete the folder to start the stage afresh"
+            raise CheckpointError(f"what rank {rank} has saved can't be read: {error}", where=str(self.folder), remedy=remedy) from error
+        self.facts.append(facts)
+        for name, part in facts["parts"].items():
+            self.shapes[name] = tuple(part["shape"])
+            self._pieces.setdefault(name, []).append((part["start"], part["count"], rank))
+
+    def kinds(self, name: str) -> list[str]:
+        """Of which there are tensors for a parameter: its weight, and the optimizer's."""
+        rank = self._pieces[name][0][2]
+        return [key.partition("/")[0] for key in self._files[rank].keys() if key.partition("/")[2] == name]  # noqa: SIM118
+
+    def single(self, name: str) -> dict[str, float]:
+        """What the optimizer has of a parameter as one number."""
+        return dict(self.facts[self._pieces[name][0][2]]["parts"][name]["single"])
+
+    def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
+        """Elements `start` to `start + count`, flat."""
+        found = torch.empty(count)
+        missing = count
+        for begin, length, rank in self._pieces[name]:
+            low, high = max(begin, start), min(begin + length, start + count)
+            if low < high:
+                found[low - start : high - start] = self._files[rank].get_slice(f"{kind}/{name}")[low - begin : high - begin]
+                missing -= high - low
+        if missing:
+            raise CheckpointError(f"{missing} elements of {kind} of {name} are missing", where=str(self.folder), remedy="use an older checkpoint")
+        return found
+
+
+def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
+    """Make the engine what `take` saw, at any number of ranks and any ZeRO stage. Raises CheckpointError naming what does not fit."""
+    saved = Saved(folder)
+    learning = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
+    shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in learning.items()}
+    if shapes != saved.shapes:
+        name = next(name for name in sorted(shapes.keys() | saved.shapes.keys()) if shapes.get(name) != saved.shapes.get(name))
+        what = f"{name} has the shape {shapes.get(name)} here and {saved.shapes.get(name)} there"
+        raise CheckpointError(what, where=str(folder), remedy="resume with the model and the LoRA settings that it was saved with")
+    optimizer = optimizer_of(engine)
+    whole = engine.zero_optimization_stage() == 0  # then every rank needs all
+    for slot in slots(engine, 0 if whole else rank, 1 if whole else world):
+        _fill(optimizer.state[slot.owner], slot, saved)
+    for name, parameter in learning.items():
+        _show(parameter, name, rank, saved)
+    facts = saved.facts[rank % len(saved.facts)]
+    for group, kept in zip(optimizer.param_groups, facts["groups"], strict=True):
+        group.update(kept)
+    engine.lr_scheduler.load_state_dict(facts["schedule"])
+    for name, count in facts["counters"].items():
+        setattr(engine, name, count)
+    restore_random_state(facts["random"])
+
+
+def _fill(state: dict[str, Any], slot: Slot, saved: Saved) -> None:
+    """One slot's weight and optimizer state."""
+    for kind in saved.kinds(slot.name):
+        whole = slot.owner if kind == WEIGHT else state.setdefault(kind, torch.zeros_like(slot.owner))
+        slot.view(whole).copy_(saved.read(kind, slot.name, slot.start, slot.count))
+    for key, value in saved.single(slot.name).items():
+        state[key] = torch.tensor(value, device=slot.owner.device)
+
+
+def _show(parameter: Any, name: str, rank: int, saved: Saved) -> None:
+    """What the model computes with, where that is not the optimizer's own tensor."""
+    if hasattr(parameter, "ds_id"):
+        part: Tensor = parameter.ds_tensor
+        start = rank * part.numel()
+        count = min(part.numel(), max(parameter.ds_numel - start, 0))
+        part.data.view(-1).narrow(0, 0, count).copy_(saved.read(WEIGHT, name, start, count))
+        if parameter.numel() != parameter.ds_numel:
+            return  # it is gathered from the parts when it is needed; small ones always are
+    elif not hasattr(parameter, "_hp_mapping"):
+        return
+    parameter.data.copy_(saved.read(WEIGHT, name, 0, math.prod(saved.shapes[name])).view(saved.shapes[name]))
+
+
+def random_state() -> dict[str, Any]:
+    """Of Python, NumPy and PyTorch on this rank, as JSON can hold it."""
+    version, words, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": torch.cuda.get_rng_state().tolist() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))
