@@ -47,6 +47,19 @@ def test_a_run_may_go_on_with_other_stages_and_on_another_cluster(tmp_path: Path
     assert Run.load(tmp_path / "a").config == moved
 
 
+def test_what_is_allowed_by_name_may_change_and_nothing_else(tmp_path: Path) -> None:
+    config = Config()
+    Run.open(tmp_path / "a", config)
+    changed = replace(config, seed=8, ppo=replace(config.ppo, steps=99, samples=2))
+    with pytest.raises(ConfigError, match=r"seed is 8, .*--allow-change seed"):
+        Run.open(tmp_path / "a", changed, allowed=["ppo"])  # a section
+    with pytest.raises(ConfigError, match=r"ppo\.samples"):
+        Run.open(tmp_path / "a", changed, allowed=["seed", "ppo.steps", "ppo.sample"])  # no part of a word
+    with Run.open(tmp_path / "a", changed, allowed=["seed", "ppo.steps", "ppo.samples"]).running():
+        pass
+    assert Run.load(tmp_path / "a").config == changed
+
+
 def test_a_folder_without_a_run_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="zj run"):
         Run.load(tmp_path)

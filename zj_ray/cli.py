@@ -106,6 +106,9 @@ def run(
         str | None, typer.Option("--from", metavar="STAGE", help="do this stage and all after it again, e.g. --from ppo", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the settings and who would sit where, and start nothing")] = False,
+    allow_change: Annotated[
+        list[str], typer.Option(metavar="KEY", help="let this key or section differ from how the run was started; repeatable", show_default=False)
+    ] = [],  # noqa: B006
 ) -> None:
     """Run every stage, on this machine or on the Ray cluster it is attached to. Finished stages are skipped.
 
@@ -130,7 +133,7 @@ def run(
         return
     from zj_ray.pipeline import run as run_pipeline
 
-    typer.echo(f"the run is in {run_pipeline(settings, runs=runs, start_from=start_from)}")
+    typer.echo(f"the run is in {run_pipeline(settings, runs=runs, start_from=start_from, allowed=allow_change)}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,15 @@ NEEDS = {
 }
 
 
-def run(config: Config, *, runs: Path, start_from: str | None = None) -> Path:
+def run(config: Config, *, runs: Path, start_from: str | None = None, allowed: Sequence[str] = ()) -> Path:
     """Do every stage of the run that is not done; returns the run folder.
 
     start_from: forget this stage and those after it first, keeping their folders as `STAGE.before-…`. Raises ZjError for
     whatever the user can mend.
+
+    allowed: keys or sections of the config that may differ from those that the run was started with.
     """
-    work = Run.open(runs / config.name, config)
+    work = Run.open(runs / config.name, config, allowed)
     with work.running():
         if start_from is not None:
             _forget_from(work, start_from)

@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,22 +39,22 @@ class Run:
     _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
-    def open(cls, folder: Path, config: Config) -> Run:
+    def open(cls, folder: Path, config: Config, allowed: Sequence[str] = ()) -> Run:
         """Create the folder and freeze the config in it, or reopen it with the same config.
 
-        Raises ConfigError naming the first key that differs from the frozen config; only `MOVABLE` parts may.
+        allowed: keys or sections that may differ. Raises ConfigError naming the first other key that does; `MOVABLE` parts may.
         """
         folder = Path(folder).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         frozen = folder / "config.yaml"
         if frozen.exists():
-            changed = _first_difference(load_config(frozen), config)
+            changed = _first_difference(load_config(frozen), config, allowed)
             if changed is not None:
                 key, before, now = changed
                 raise ConfigError(
                     f"{key} is {now!r}, but this run was started with {before!r}",
                     where=str(frozen),
-                    remedy=f"start a new run with --set name=…, or go on with --set {key}={_as_setting(before)}",
+                    remedy=f"start a new run with --set name=…, go on with --set {key}={_as_setting(before)}, or change it with --allow-change {key}",
                 )
         else:
             write_atomic(frozen, dump_config(config))
@@ -188,11 +188,12 @@ def write_atomic(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _first_difference(before: Config, now: Config) -> tuple[str, Any, Any] | None:
-    """(dotted key, value before, value now) of the first setting that differs, in the schema's order."""
+def _first_difference(before: Config, now: Config, allowed: Sequence[str]) -> tuple[str, Any, Any] | None:
+    """(dotted key, value before, value now) of the first setting that differs and may not, in the schema's order."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     for key, value in new.items():
-        if key.split(".")[0] not in MOVABLE and old[key] != value:
+        free = any(f"{key}.".startswith(f"{part}.") for part in (*MOVABLE, *allowed))
+        if old[key] != value and not free:
             return key, old[key], value
     return None
 
