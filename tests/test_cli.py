@@ -113,14 +113,14 @@ def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(tmp_path: Path, demo:
 def test_run_hands_the_pipeline_what_was_asked(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_path: Path) -> None:
     calls: list[tuple] = []
 
-    def run(config, *, runs: Path, start_from: str | None) -> Path:  # type: ignore[no-untyped-def]
-        calls.append((config.name, config.ppo.steps, runs, start_from))
+    def run(config, *, runs: Path, start_from: str | None, allowed: list[str]) -> Path:  # type: ignore[no-untyped-def]
+        calls.append((config.name, config.ppo.steps, runs, start_from, allowed))
         return runs / config.name
 
     stub(monkeypatch, "zj_ray.pipeline", run=run)
-    answer = runner.invoke(app, ["run", str(demo), "--set", "ppo.steps=5", "--runs", str(tmp_path), "--from", "ppo"])
+    answer = runner.invoke(app, ["run", str(demo), "--set", "ppo.steps=5", "--runs", str(tmp_path), "--from", "ppo", "--allow-change", "ppo.steps"])
     assert answer.exit_code == 0, answer.output
-    assert calls == [("tested", 5, tmp_path, "ppo")]
+    assert calls == [("tested", 5, tmp_path, "ppo", ["ppo.steps"])]
 
 
 def test_from_refuses_a_stage_that_the_run_lacks(demo: Path) -> None:
