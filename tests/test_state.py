@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, wait_until_saved
 from tests.test_engine import SAMPLES, _problem, _squared
 from zj_ray.errors import CheckpointError
 from zj_ray.training.engine import EngineSpec, TrainEngine
@@ -87,3 +89,24 @@ def _in_another_model(rank: int, world: int, folder: str) -> None:
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     run_ranks(1, _in_another_model, str(tmp_path))
+
+
+def _without_room(rank: int, world: int, folder: str) -> None:
+    engine, x, y = _engine(2)
+    _step(engine, x, y)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))  # no file may grow beyond, as on a full disk
+    engine.save_checkpoint(Path(folder) / "full")
+    with pytest.raises(CheckpointError, match=f"rank {rank} could not write its state"):
+        wait_until_saved(engine)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    torch.distributed.barrier()
+    engine.save_checkpoint(Path(folder) / "room")  # there is room again
+    wait_until_saved(engine)
+    restore(engine.engine, rank, world, Path(folder) / "room")
+    _step(engine, x, y)
+
+
+def test_a_rank_without_room_says_so_and_can_save_later(tmp_path: Path) -> None:
+    run_ranks(2, _without_room, str(tmp_path))

@@ -27,7 +27,7 @@ from zj_ray.config.schema import Config
 from zj_ray.errors import CheckpointError, ConfigError, ZjError
 from zj_ray.runlock import RunLock
 
-MOVABLE = ("ray", "serve", "stages")  # where a run runs and how far it goes may change between sessions; what it computes may not
+MOVABLE = ("ray", "serve", "stages", "checkpoints")  # where a run runs and how far it goes may change between sessions; what it computes may not
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JOB_ID, JOB_ADDRESS = "ZJ_JOB_ID", "ZJ_JOB_ADDRESS"  # set by jobs.submit in the environment of the run that it starts
 

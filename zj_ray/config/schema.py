@@ -303,6 +303,7 @@ class Config:
     name: str = setting("demo", "name of the run; its folder is runs/NAME")
     seed: int = setting(0, "seed of every random choice in the run")
     stages: tuple[str, ...] = setting(STAGES, "stages to run, in this order")
+    checkpoints: str | None = setting(None, "fsspec URL below which checkpoints are copied as NAME/STAGE, e.g. s3://bucket/runs; null: only in runs/")
     ray: RayConfig = field(default_factory=RayConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

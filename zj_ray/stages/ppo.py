@@ -27,7 +27,7 @@ from zj_ray.stages.ppo_record import PPORecord, Stopwatch
 from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness
 from zj_ray.stages.saving import Saving
 from zj_ray.stages.workshop import Workshop
-from zj_ray.training.checkpoint import CheckpointStore
+from zj_ray.training.remote import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ class PPOLoop:
         self.kl = KLController(self.config.kl_coefficient, target, self.config.kl_horizon)
         self.settings = DialogueSettings(self.config.max_turns, self.config.turn_tokens, shop.config.model.max_length, self.config.temperature)
         folder = shop.run.stage("ppo")
-        self.checkpoints = CheckpointStore(folder / "checkpoints", self.config.keep_checkpoints, self.config.keep_best, self.config.keep_every)
+        kept = self.config.keep_checkpoints, self.config.keep_best, self.config.keep_every
+        self.checkpoints = open_store(shop.checkpoint_url("ppo"), folder / "checkpoints", *kept)
         self.saving = Saving(self.checkpoints, roles, self.config.role_timeout)
         self.record = PPORecord(folder, shop.tensorboard)
         self.rollout_limit = (self.config.max_staleness + 1) * self.config.rollout_timeout  # as so many steps share the fleet

@@ -29,6 +29,7 @@ def train(shop: Workshop, stage: str, objective: str, start: Path | str, example
         model=shop.config.model,
         seed=shop.config.seed,
         tensorboard=str(shop.tensorboard),
+        checkpoint_url=shop.checkpoint_url(stage),
     )
     if config.gpus > 0:
         shop.release_fleet()  # idle engines cost little on CPUs; on GPUs they hold what training needs

@@ -36,6 +36,10 @@ class Workshop:
     def tensorboard(self) -> Path:
         return self.run.folder / "tensorboard"
 
+    def checkpoint_url(self, stage: str) -> str | None:
+        """Where a stage's checkpoints are copied to, if anywhere."""
+        return f"{self.config.checkpoints.rstrip('/')}/{self.config.name}/{stage}" if self.config.checkpoints else None
+
     def chat(self) -> ChatFormat:
         return ChatFormat(load_tokenizer(self.run.folder / "tokenizer"))
 

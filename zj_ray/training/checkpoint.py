@@ -7,11 +7,12 @@ folder without its list, or with files other than listed, is not a checkpoint: i
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,15 @@ class CheckpointStore:
         return self.folder / f"step-{step:06d}"
 
     def _prune(self) -> None:
-        steps = self.steps()
-        scores = {step: score for step in steps if (score := _score(self._path(step))) is not None}
-        best = sorted(scores, key=lambda step: (scores[step], step))[len(scores) - self.keep_best :] if self.keep_best else []
-        kept = {*steps[-self.keep :], *best, *(step for step in steps if self.keep_every and step % self.keep_every == 0)}
-        for step in set(steps) - kept:
+        for step in self._to_go({step: _score(self._path(step)) for step in self.steps()}):
             shutil.rmtree(self._path(step))
+
+    def _to_go(self, scores: Mapping[int, float | None]) -> set[int]:
+        """Of the steps that there are, with their scores, those that are not kept."""
+        last = sorted(scores)[-self.keep :]
+        best = heapq.nlargest(self.keep_best, [(score, step) for step, score in scores.items() if score is not None])
+        every = [step for step in scores if self.keep_every and step % self.keep_every == 0]
+        return set(scores) - {*last, *(step for _, step in best), *every}
 
     def steps(self) -> list[int]:
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
@@ -93,11 +97,11 @@ class CheckpointStore:
         damage: list[str] = []
         for step in reversed(self.steps()):
             folder = self._path(step)
-            fault = _fault(folder)
+            fault = fault_of(folder)
             if fault is None:
                 for what in damage:
                     logger.warning("%s: %s; the checkpoint of step %d is used", self.folder, what, step)
-                return step, folder, _listed(folder)["state"]
+                return step, folder, listed((folder / LIST).read_text(encoding="utf-8"))["state"]
             damage.append(f"{folder.name}: {fault}")
         if damage:
             raise CheckpointError("; ".join(damage), where=str(self.folder), remedy="delete the folder to start the stage afresh")
@@ -125,24 +129,25 @@ def _signed(content: dict[str, Any]) -> str:
     return json.dumps({"content": content, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True)
 
 
-def _listed(folder: Path) -> dict[str, Any]:
-    """The list of a checkpoint. Raises ValueError when it is not what was written, OSError when it is not there."""
-    listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
-    if not isinstance(listed, dict) or "content" not in listed or _signed(listed["content"]) != json.dumps(listed, sort_keys=True):
+def listed(text: str) -> dict[str, Any]:
+    """The content of a checkpoint's list. Raises ValueError when it is not what was written."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or "content" not in found or _signed(found["content"]) != json.dumps(found, sort_keys=True):
         raise ValueError("its sha256 differs")
-    return listed["content"]
+    return found["content"]
 
 
 def _score(folder: Path) -> float | None:
     try:
-        return _listed(folder)["score"]
+        return listed((folder / LIST).read_text(encoding="utf-8"))["score"]
     except (OSError, ValueError):
         return None
 
 
-def _fault(folder: Path) -> str | None:
+def fault_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
     try:
-        files = _listed(folder)["files"]
+        files = listed((folder / LIST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError) as error:
         return f"{LIST} is missing or damaged ({error})"
     for name, facts in files.items():

@@ -237,11 +237,13 @@ class TrainEngine:
 
     def is_saved(self) -> bool:
         """Whether what `save_checkpoint` copied last is on the disk. Raises CheckpointError when it can't be written."""
-        if self._writing is None or not self._writing.done():
-            return self._writing is None
+        if self._writing is None:
+            return True
+        if not self._writing.done():
+            return False
         if (fault := self._writing.exception()) is not None:
-            self._writing = None
-            raise fault if isinstance(fault, CheckpointError) else CheckpointError(f"rank {self.rank} could not write its state: {fault}") from fault
+            told = CheckpointError(f"rank {self.rank} could not write its state: {fault}", remedy="make room or mend the permissions")
+            raise fault if isinstance(fault, CheckpointError) else told from fault
         return True
 
     def load_checkpoint(self, folder: Path) -> None:

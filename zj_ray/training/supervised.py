@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,20 @@ import torch
 from zj_ray.config.schema import ModelConfig, TrainConfig
 from zj_ray.errors import WaitTimeout
 from zj_ray.metrics import MetricLog
-from zj_ray.training.checkpoint import CheckpointStore
 from zj_ray.training.engine import EngineSpec, TrainEngine, adopt_process_group
 from zj_ray.training.examples import Examples
 from zj_ray.training.objective import Objective, make_objective
+from zj_ray.training.remote import open_store
 
 POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class FitSpec:
-    """Everything a worker needs. start: model folder; folder: the stage's; train, valid: files written by `Examples.save`."""
+    """Everything a worker needs. start: model folder; folder: the stage's; train, valid: files written by `Examples.save`.
+
+    checkpoint_url: where checkpoints are copied to, or None.
+    """
 
     objective: str  # "tokens" or "rankings"
     stage: str
@@ -42,6 +46,7 @@ class FitSpec:
     model: ModelConfig
     seed: int
     tensorboard: str
+    checkpoint_url: str | None = None
 
 
 def worker(payload: dict[str, Any]) -> None:
@@ -103,12 +108,14 @@ class _Loop:
     def __init__(self, spec: FitSpec, engine: TrainEngine, objective: Objective, train: Examples, valid: Examples) -> None:
         self.spec, self.engine, self.objective, self.train, self.valid = spec, engine, objective, train, valid
         self.folder = Path(spec.folder)
-        self.checkpoints = CheckpointStore(self.folder / "checkpoints", keep=2)
-        self.pending: tuple[int, dict[str, Any]] | None = None  # step and state of the checkpoint that is being written
+        self.checkpoints = open_store(spec.checkpoint_url, self.folder / "checkpoints", keep=2)
+        self.pending: tuple[int, dict[str, Any]] | None = None  # step and state of the checkpoint that the ranks are writing
+        self.committing: Future[Path] | None = None  # the last one that they have written
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self.log = MetricLog(self.folder, Path(spec.tensorboard), spec.stage) if engine.rank == 0 else None
 
     def run(self, steps: list[list[int]]) -> dict[str, Any]:
-        found = self.checkpoints.latest()
+        found = self._told(self.checkpoints.latest() if self.engine.rank == 0 else None)
         done, before = 0, None
         if found is not None:
             done, path, state = found
@@ -122,6 +129,7 @@ class _Loop:
             self._step(number, steps[number], total=len(steps))
             if (number + 1) % self.spec.config.save_every == 0 and number + 1 < len(steps):
                 self._save(number + 1, before)
+        self._settle()
         after = self.objective.evaluate(self.engine, self.valid)
         self.engine.save_model(self.folder / "model")
         return {"before": before, "after": after, "steps": len(steps)}
@@ -154,24 +162,36 @@ class _Loop:
 
     def _save(self, step: int, before: dict[str, Any]) -> None:
         """Copy the state; it is written while the next steps go on, and declared whole after one of them."""
-        deadline = time.monotonic() + self.spec.config.stall_timeout
-        while self.pending is not None:  # the one before; never two at a time
+        self._settle()  # never two at a time
+        draft = self._told(self.checkpoints.begin(step) if self.engine.rank == 0 else None)
+        self.engine.save_checkpoint(draft)
+        self.pending = step, before
+
+    def _told(self, of_first_rank: Any) -> Any:
+        """What rank 0 has, on every rank."""
+        told = [of_first_rank]
+        torch.distributed.broadcast_object_list(told)
+        return told[0]
+
+    def _commit(self) -> None:
+        """All ranks have written: rank 0 says so on the disk, beside the next steps."""
+        assert self.pending is not None
+        (step, before), self.pending = self.pending, None
+        if self.engine.rank == 0:
+            self.committing = self._worker.submit(self.checkpoints.commit, step, {"before": before})
+
+    def _settle(self) -> None:
+        """Until what is being written is whole. Raises CheckpointError when it can't be."""
+        limit = self.spec.config.stall_timeout
+        deadline = time.monotonic() + limit
+        while self.pending is not None:
             [written] = self.engine.sum_over_ranks([float(self.engine.is_saved())])
             if written == self.engine.world:
                 self._commit()
             elif time.monotonic() > deadline:
-                what = f"the checkpoint of step {self.pending[0]} was not written within {self.spec.config.stall_timeout:.0f} s"
+                what = f"the checkpoint of step {self.pending[0]} was not written within {limit:.0f} s"
                 raise WaitTimeout(what, where=str(self.checkpoints.folder), remedy="see whether its disk works")
             else:
                 time.sleep(POLL_SECONDS)
-        draft = [str(self.checkpoints.begin(step)) if self.engine.rank == 0 else ""]
-        torch.distributed.broadcast_object_list(draft)
-        self.engine.save_checkpoint(Path(draft[0]))
-        self.pending = step, before
-
-    def _commit(self) -> None:
-        """All ranks have written: rank 0 says so on the disk."""
-        assert self.pending is not None
-        (step, before), self.pending = self.pending, None
-        if self.engine.rank == 0:
-            self.checkpoints.commit(step, {"before": before})
+        if self.committing is not None:
+            self.committing.result(limit)

@@ -1,0 +1,102 @@
+"""Checkpoints below any fsspec URL (s3://, gs://, file://, memory://): written here first, then copied, the list last.
+
+An object store has no rename. What makes a copy whole is that its list comes after every file that it names, and goes before
+them when the copy is deleted; sizes are compared after copying, hashes when it is fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from zj_ray.errors import CheckpointError, ConfigError
+from zj_ray.training.checkpoint import LIST, CheckpointStore, fault_of, listed
+
+logger = logging.getLogger(__name__)
+
+
+def open_store(url: str | None, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0) -> CheckpointStore:
+    """In `folder` alone, or with a URL below that too."""
+    return RemoteStore(url, folder, keep, keep_best, keep_every) if url else CheckpointStore(folder, keep, keep_best, keep_every)
+
+
+class RemoteStore(CheckpointStore):
+    def __init__(self, url: str, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0) -> None:
+        """folder: here, for what is written and fetched. Raises ConfigError for a URL that fsspec can't open."""
+        super().__init__(folder, keep, keep_best, keep_every)
+        try:
+            self.files, self.root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError, OSError) as error:
+            remedy = "install what it needs (s3fs, gcsfs), or mend it"
+            raise ConfigError(f"{url!r} can't be opened: {error}", where="checkpoints", remedy=remedy) from error
+        self.url = url
+
+    def commit(self, step: int, state: dict[str, Any], score: float | None = None) -> Path:
+        final = super().commit(step, state, score)
+        try:
+            self._copy(final)
+            self._prune_there()
+        except Exception as error:  # each file system has errors of its own
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be copied: {error}", where=self.url, remedy=f"it is whole in {final}; mend the connection"
+            ) from error
+        return final
+
+    def _copy(self, final: Path) -> None:
+        there = self._there(final.name)
+        if self.files.exists(f"{there}/{LIST}"):
+            self.files.rm_file(f"{there}/{LIST}")  # what is there is of another attempt
+        names = sorted(str(path.relative_to(final)) for path in final.rglob("*") if path.is_file() and path.name != LIST)
+        for name in (*names, LIST):
+            self.files.makedirs(f"{there}/{name}".rpartition("/")[0], exist_ok=True)
+            self.files.put_file(str(final / name), f"{there}/{name}")
+            if (size := self.files.info(f"{there}/{name}")["size"]) != (expected := (final / name).stat().st_size):
+                raise OSError(f"{name} has {size} bytes there, {expected} here")
+
+    def _there(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def steps_there(self) -> list[int]:
+        """Those with a list."""
+        self.files.invalidate_cache()
+        if not self.files.exists(self.root):
+            return []
+        names = [str(path).rstrip("/").rpartition("/")[2] for path in self.files.ls(self.root, detail=False)]
+        whole = [name for name in names if name.startswith("step-") and self.files.exists(f"{self._there(name)}/{LIST}")]
+        return sorted(int(name.removeprefix("step-")) for name in whole)
+
+    def _prune_there(self) -> None:
+        lists = {step: self.files.cat_file(f"{self._there(self._path(step).name)}/{LIST}") for step in self.steps_there()}
+        for step in self._to_go({step: listed(text.decode())["score"] for step, text in lists.items()}):
+            there = self._there(self._path(step).name)
+            self.files.rm_file(f"{there}/{LIST}")
+            self.files.rm(there, recursive=True)
+
+    def latest(self) -> tuple[int, Path, dict[str, Any]] | None:
+        """As of a folder here; what is not here, or damaged, is fetched."""
+        for step in reversed(self.steps_there()):
+            if fault_of(self._path(step)) is None or self._fetch(step):
+                break
+        return super().latest()
+
+    def _fetch(self, step: int) -> bool:
+        """Whether it came whole."""
+        final, draft = self._path(step), self.folder / f".draft-{step:06d}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        there = self._there(final.name)
+        for path in self.files.find(there):
+            name = str(path)[len(there) :].lstrip("/")
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            self.files.get_file(path, str(draft / name))
+        if (fault := fault_of(draft)) is not None:
+            logger.warning("%s/%s: %s; an older checkpoint is used", self.url, final.name, fault)
+            shutil.rmtree(draft)
+            return False
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        return True
