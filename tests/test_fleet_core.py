@@ -415,8 +415,16 @@ def test_a_number_that_was_asked_for_stands_within_the_bounds() -> None:
     for asked, kept in ((4, 4), (0, 1), (99, 6)):
         scaler.ask(asked)
         assert scaler.desired(0, 0) == kept
-    scaler.ask(None)
-    assert scaler.desired(0, 0) == 6
+
+
+def test_a_wish_that_is_taken_back_leaves_what_the_config_says() -> None:
+    fixed, following = (Scaler(Bounds(1, 6, idle=30.0), 2, autoscale, CAPACITY, Clock()) for autoscale in (False, True))
+    for scaler in (fixed, following):
+        assert scaler.desired(0, 0) == 2
+        scaler.ask(9)
+        assert scaler.desired(0, 0) == 6
+        scaler.ask(None)
+    assert fixed.desired(0, 0) == 2 and following.desired(0, 0) == 6  # the autoscaler goes on from there, and shrinks when idle long enough
 
 
 def test_the_autoscaler_adds_engines_once_turns_have_waited_and_lets_them_go_when_long_idle() -> None:

@@ -29,13 +29,13 @@ class Scaler:
         """capacity: turns in flight at one engine."""
         self.bounds, self.autoscale, self.capacity, self.clock = bounds, autoscale, capacity, clock
         self.asked: int | None = None
-        self._size = self._within(initial)
+        self._size = self._initial = self._within(initial)
         self._began = clock()
         self._crowded_since: float | None = None
         self._needed: list[tuple[float, int]] = []  # (moment, engines needed): what the last `idle` seconds needed
 
     def ask(self, engines: int | None) -> None:
-        """A number that somebody wants, or None to leave it to the autoscaler. It is kept within the bounds."""
+        """A number that somebody wants, or None to leave it to the config: the autoscaler, or `initial`. It is kept within the bounds."""
         self.asked = engines if engines is None else self._within(engines)
 
     def desired(self, waiting: int, in_flight: int) -> int:
@@ -44,6 +44,8 @@ class Scaler:
             self._size = self.asked
         elif self.autoscale:
             self._size = self._follow(waiting, in_flight)
+        else:
+            self._size = self._initial
         return self._size
 
     def _follow(self, waiting: int, in_flight: int) -> int:
