@@ -32,7 +32,7 @@ learning: install
 
 # ZJ_REAL_DATA=/folder/with/train/jsonl measures padding and balance on real dialogues instead of made-up ones.
 performance: install
-	@for name in ceilings trl_ppo controller trainer sync leak; do echo; echo "## $$name"; echo; $(PY) -m bench.$$name || exit 1; done
+	@for name in ceilings trl_ppo controller trainer sync checkpoint leak; do echo; echo "## $$name"; echo; $(PY) -m bench.$$name || exit 1; done
 
 fleet: install
 	$(PY) -m bench.fleet --draw

@@ -31,7 +31,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (run.stage("sft") / "adapter").mkdir()
     (run.stage("sft") / "adapter" / "adapter_config.json").write_text("{}")
     run.finish("sft", {})
-    update_summary(run.folder, {"sft": {"loss_before": 5.0, "loss_after": 2.125}, "versions": {"torch": "2.11"}})
+    run.finish("evaluate", {})
+    figures = {"sft": {"loss_before": 5.0, "loss_after": 2.125}, "evaluate": {"general_perplexity": {"base": 9.5, "sft": 3.25}}}
+    update_summary(run.folder, {**figures, "versions": {"torch": "2.11"}})
     run.status(state="stopped", stage="sft", step=3, total=4)
     return run
 
@@ -74,7 +76,8 @@ def test_transformers_and_vllm_load_what_is_exported_and_answer_alike(run: Run, 
     assert json.loads((to / "answer.json").read_text()) == answer
 
     card = (to / "README.md").read_text(encoding="utf-8")
-    for part in ("# mini: sft", "| stages | sft |", "| sft.loss_after | 2.125 |", "| torch | 2.11 |", "research only", "仅供研究", "synthetic"):
+    parts = ("# mini: sft", "| stages | sft |", "| sft.loss_after | 2.125 |", "| torch | 2.11 |", "base: 9.5; sft: 3.25", "research only", "仅供研究")
+    for part in (*parts, "synthetic"):
         assert part in card, part
 
 

@@ -127,4 +127,6 @@ def card(run: Run, stage: str) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_shown(part)}" for name, part in value.items())
     return ", ".join(map(_shown, value)) if isinstance(value, list) else str(value)
