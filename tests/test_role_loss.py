@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from bench.soak import Killer, asked, kill, learn, small_run, steps_done, wait_for_step
 from zj_ray.errors import RoleLost
@@ -32,6 +33,10 @@ def test_lost_ranks_are_replaced_from_the_last_checkpoint(tmp_path: Path, caplog
     assert asked(disturbed) == asked(quiet)  # the same prompts in the same steps, each once
     rewards = [[row["reward"] for row in steps_done(run)] for run in (quiet, disturbed)]
     assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
+    ours, theirs = (load_file(run.folder / "ppo" / "model" / "model.safetensors") for run in (quiet, disturbed))
+    apart = max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+    assert apart < 1e-5
+    print("largest difference of a final weight:", apart)
     print(f"two ranks killed in {STEPS} steps: {seconds:.0f} s, undisturbed {before:.0f} s; rewards {rewards[1]}")
 
 
