@@ -38,10 +38,15 @@ class Saving:
         self.store.commit(step, state, score)
 
     def settle(self) -> None:
-        """Until what was begun is whole."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result(2 * self.limit)
+        """Until what was begun is whole. Raises what its writing failed with, WaitTimeout when it takes too long."""
+        if self._pending is None:
+            return
+        if self._pending not in wait([self._pending], timeout=2 * self.limit).done:
+            what = f"the last checkpoint was not whole after {2 * self.limit:.0f} s"
+            raise WaitTimeout(what, where=str(self.store.folder), remedy="see whether its disk, and the place it is copied to, work")
+        pending, self._pending = self._pending, None
+        if (fault := pending.exception()) is not None:
+            raise fault
 
     def close(self) -> None:
         """What is being written is finished if the roles live; a loop that comes after this one finds it."""

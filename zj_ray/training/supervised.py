@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,5 +193,10 @@ class _Loop:
                 raise WaitTimeout(what, where=str(self.checkpoints.folder), remedy="see whether its disk works")
             else:
                 time.sleep(POLL_SECONDS)
-        if self.committing is not None:
-            self.committing.result(limit)
+        if self.committing is None:
+            return
+        if self.committing not in wait([self.committing], timeout=limit).done:
+            what = f"the last checkpoint was not whole after {limit:.0f} s"
+            raise WaitTimeout(what, where=str(self.checkpoints.folder), remedy="see whether its disk, and the place it is copied to, work")
+        if (fault := self.committing.exception()) is not None:
+            raise fault
