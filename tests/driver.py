@@ -19,9 +19,14 @@ def zj(*words: str | Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_driver(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL. Ray ends its own processes when the driver is gone; what it has not ended after a while is ended here."""
+    """SIGKILL. Ray ends its own processes when the driver is gone, some of them only after a minute."""
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
-    for child in psutil.wait_procs(children, timeout=20)[1]:
-        child.kill()
+    end_orphans(children, patience=20.0)
+
+
+def end_orphans(processes: list[psutil.Process], patience: float) -> None:
+    """What Ray has not ended by itself after `patience` seconds."""
+    for process in psutil.wait_procs(processes, timeout=patience)[1]:
+        process.kill()

@@ -127,6 +127,10 @@ RULE_FAULTS = {
         "policy (0.5), engines (1) on one GPU",
         "a part",
     ),
+    "turns that meet by chance": ("model: {deterministic: true}", "decode 64 turns at once", "fleet.max_in_flight to 1"),
+    "weights by chance": (
+        "model: {deterministic: true}\nfleet: {max_in_flight: 1}\nppo: {max_staleness: 1}", "chance decides which weights", "max_staleness to 0"
+    ),
     "asleep at work": ("ppo: {max_staleness: 1}\nfleet: {engine_gpus: 0.5, sleep: true}", "hold consultations meanwhile", "GPUs of their own"),
     "too much for a GPU": ("ppo: {policy: {gpus: 1}, reference: {gpus: 1}, colocate: [[policy, reference]]}", "more than a whole one", "a part"),
     "Muon on cut matrices": ("sft: {optimizer: muon}", "cuts them into pieces", "zero_stage to 0"),

@@ -182,6 +182,8 @@ def _faults(config: Config) -> Iterator[Fault]:
     if config.fleet.sleep and config.ppo.max_staleness > 0:
         what = "'fleet.sleep' lets engines sleep while the trainers work, but ppo.max_staleness has them hold consultations meanwhile"
         yield Fault(("fleet.sleep", "ppo.max_staleness"), what, "give the engines GPUs of their own, or set ppo.max_staleness to 0")
+    if config.model.deterministic:
+        yield from _determinism_faults(config.fleet, config.ppo)
     yield from _ppo_faults(config.ppo, config.model.max_length)
     if config.fleet.autoscale and any("engines" in group for group in config.ppo.colocate):
         what = "'fleet.autoscale' adds and removes engines, but ppo.colocate gives them fixed places beside roles"
@@ -286,6 +288,15 @@ def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:
     for key, gpus in (("fleet.engine_gpus", fleet.engine_gpus), ("serve.replica_gpus", replica_gpus)):
         if gpus > 1 and gpus != int(gpus):
             yield Fault((key,), f"'{key}' is {gpus:g}: Ray gives out parts of one GPU or whole GPUs", f"set it to {int(gpus)} or {int(gpus) + 1}")
+
+
+def _determinism_faults(fleet: FleetConfig, ppo: PPOConfig) -> Iterator[Fault]:
+    if fleet.max_in_flight > 1:
+        what = f"'model.deterministic' is on, but engines decode {fleet.max_in_flight} turns at once (fleet.max_in_flight): that changes last bits"
+        yield Fault(("fleet.max_in_flight", "model.deterministic"), what, "set fleet.max_in_flight to 1, and fleet.initial higher for speed")
+    if ppo.max_staleness > 0:
+        what = f"'model.deterministic' is on, but with ppo.max_staleness {ppo.max_staleness} chance decides which weights speak a turn"
+        yield Fault(("ppo.max_staleness", "model.deterministic"), what, "set ppo.max_staleness to 0")
 
 
 def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:

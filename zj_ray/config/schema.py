@@ -62,6 +62,9 @@ class ModelConfig:
     max_length: int = setting(512, "longest sequence in training and rollouts [tokens]")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "parameter type in training and engines; float32 on CPUs")
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, more time")
+    deterministic: bool = setting(
+        False, "the same numbers bit for bit however often a run is killed and resumed, on the same machines: engines answer one turn at a time"
+    )
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig, lo
         "max_num_seqs": fleet.max_in_flight,
         "worker_extension_cls": "zj_ray.weights.worker.WeightReceiver",
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature: what the trainer compares with
-        "enable_prefix_caching": True,
+        "enable_prefix_caching": not model.deterministic,  # what was computed with other turns differs in the last bits
         "disable_log_stats": True,
         "generation_config": "vllm",  # never the model folder's own sampling defaults
     }

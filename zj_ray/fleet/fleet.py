@@ -40,6 +40,9 @@ SERVES_POLL_SECONDS = 0.1
 PATIENT_ANSWERS = 0.002  # within so long a dialogue whose turn was answered asks for its next [s]
 
 
+Spoken = dict[str, Answered]  # a rollout's finished turns, by prompt, sample and number of the turn: "case-7/0/2"
+
+
 @dataclass(frozen=True)
 class Consultations:
     """lost: consultations that a turn was given up in, by name; all of the prompt's are dropped then, never scored 0."""
@@ -265,16 +268,25 @@ class Fleet:
         chat: ChatFormat,
         settings: DialogueSettings,
         timeout: float,
+        spoken: Spoken | None = None,
         on_done: Callable[[], None] = lambda: None,
     ) -> Consultations:
         """Hold one consultation for each (prompt, sample number). Order of the result is that of `prompts`, less the lost ones.
 
         Where one of a prompt's consultations is lost, its others are dropped too: they could not be compared fairly any more.
+        spoken: takes down every turn; those that are in it already are not asked for.
         """
         started = time.monotonic()
+        known: Spoken = {} if spoken is None else spoken
+
+        async def ask(request: TurnRequest, previous: str | None) -> Answered:
+            name = request.key.removeprefix(f"{key}/")
+            if name not in known:
+                known[name] = await self.ask(request, previous)
+            return known[name]
 
         def one(prompt: Prompt, sample: int) -> Awaitable[Trajectory]:
-            return consult(prompt, sample, key, seed, chat, settings, self.ask)
+            return consult(prompt, sample, key, seed, chat, settings, ask)
 
         results = self._gather([one(prompt, sample) for prompt, sample in prompts], key, timeout, on_done)
         failed = {prompt.id for (prompt, _), result in zip(prompts, results, strict=True) if isinstance(result, BaseException)}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.config.schema import ModelConfig
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+from zj_ray.training.engine import EngineSpec, TrainEngine, compute_repeatably, join_process_group
 from zj_ray.training.packing import PackedRow, make_row
 from zj_ray.training.ports import free_port
 from zj_ray.training.rows import Row
@@ -35,6 +35,8 @@ class Rank:
 
     def join(self, rank: int, world: int, address: str, port: int) -> int:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        if self.model_config.deterministic:
+            compute_repeatably()
         join_process_group(rank, world, address, port, self.timeout)
         self.rank, self.world = rank, world
         return os.getpid()

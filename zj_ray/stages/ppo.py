@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +17,7 @@ from zj_ray.data.datasets import load_prompts
 from zj_ray.errors import RoleLost, ZjError
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
+from zj_ray.fleet.fleet import Spoken
 from zj_ray.fleet.publisher import GRACE
 from zj_ray.patients.stream import PromptStream
 from zj_ray.progress import Bar, progress
@@ -24,7 +26,7 @@ from zj_ray.roles.roles import Models, Roles, Updated
 from zj_ray.rules.mix import ScoreScale, score_turns
 from zj_ray.stages.advantages import Agreement, estimate_advantages
 from zj_ray.stages.ppo_record import PPORecord, Stopwatch
-from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness
+from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness, load_spoken, save_spoken
 from zj_ray.stages.saving import Saving
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.remote import open_store
@@ -92,6 +94,7 @@ class PPOLoop:
         self.record = PPORecord(folder, shop.tensorboard)
         self.rollout_limit = (self.config.max_staleness + 1) * self.config.rollout_timeout  # as so many steps share the fleet
         self.rollouts = Rollouts(self._consult, self.config.max_staleness, self.config.steps, self.rollout_limit + GRACE)
+        self.spoken: dict[int, Spoken] = {}  # by step: of the consultations that have begun and are not learnt from yet
         self.skipped = 0
         self.warmup = self.config.critic_warmup if self.config.advantage == "gae" else 0
 
@@ -111,6 +114,7 @@ class PPOLoop:
         """One PPO step; returns the mean reward of its consultations and the KL per token."""
         watch = Stopwatch()
         rollout = self.rollouts.take(step)
+        self.spoken.pop(step)
         prompts, trajectories = rollout.prompts, rollout.consultations.trajectories
         check_staleness(trajectories, self.shop.version, self.config.max_staleness)
         if self.shop.config.fleet.sleep:
@@ -146,6 +150,7 @@ class PPOLoop:
             chat=self.chat,
             settings=self.settings,
             timeout=self.rollout_limit,
+            spoken=self.spoken.setdefault(step, {}),
         )
         return Rollout({prompt.id: prompt for prompt in prompts}, consultations)
 
@@ -184,7 +189,9 @@ class PPOLoop:
     def _checkpoint(self, step: int) -> None:
         rows = self.record.state()
         state = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped, "weight_version": self.shop.version, "record": rows}
-        self.saving.begin(step, state, score=fmean(row["reward"] for row in rows[-self.config.checkpoint_every :]))
+        ahead = {step: dict(turns) for step, turns in list(self.spoken.items())}  # they grow meanwhile, on other threads
+        score = fmean(row["reward"] for row in rows[-self.config.checkpoint_every :])
+        self.saving.begin(step, state, score, partial(save_spoken, steps=ahead, version=self.shop.version))
 
     def _resume(self) -> int:
         """Go back to the newest checkpoint, if there is one; returns the step to go on with."""
@@ -198,4 +205,6 @@ class PPOLoop:
             self.shop.version = max(self.shop.version, state["weight_version"])
         self.record.truncate_after(step)
         self.shop.publish(self.roles.weights(self.shop.next_version()))
+        if found is not None:
+            self.spoken = load_spoken(folder, self.shop.version)
         return step

@@ -5,18 +5,27 @@ next step are held while this one is learnt from, and so on: the rollout of step
 r - max_staleness are out, so no turn is ever older than that. `check_staleness` sees to it, trajectory by trajectory.
 Consultations of several steps share the fleet; those that were asked for first begin first, and the next step's fill the
 engines as they run out, which a step's last and longest consultations would leave idle.
+
+A checkpoint takes along what was spoken for steps that are not learnt from yet, turn by turn, so that a resumed run goes on with those
+consultations where they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from zj_ray.data.case import Prompt
+from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError
-from zj_ray.fleet.fleet import Consultations
+from zj_ray.fleet.dialogue import Answered
+from zj_ray.fleet.engine import TurnOutput
+from zj_ray.fleet.fleet import Consultations, Spoken
+
+SPOKEN = "spoken.jsonl"
 
 
 @dataclass(frozen=True)
@@ -63,3 +72,31 @@ def check_staleness(trajectories: Sequence[Trajectory], version: int, bound: int
                     where="ppo",
                     remedy="this is a fault of zj_ray: please report it with the run's log.txt",
                 )
+
+
+def save_spoken(folder: Path, steps: Mapping[int, Spoken], version: int) -> None:
+    """The finished turns of these steps, each with its age in publications before `version`."""
+    rows = [
+        {
+            "step": step,
+            "turn": name,
+            "token_ids": turn.output.token_ids,
+            "logprobs": turn.output.logprobs,
+            "finished": turn.output.finished,
+            "age": version - turn.output.version,
+            "engine": turn.engine,
+            "attempts": turn.attempts,
+        }
+        for step, spoken in steps.items()
+        for name, turn in spoken.items()
+    ]
+    write_jsonl(folder / SPOKEN, rows)
+
+
+def load_spoken(folder: Path, version: int) -> dict[int, Spoken]:
+    """What `save_spoken` wrote; `version` is the number that the weights of then have now."""
+    steps: dict[int, Spoken] = {}
+    for _, row in read_jsonl(folder / SPOKEN):
+        output = TurnOutput(row["token_ids"], row["logprobs"], row["finished"], version - row["age"])
+        steps.setdefault(row["step"], {})[row["turn"]] = Answered(output, row["engine"], row["attempts"])
+    return steps

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from zj_ray.errors import WaitTimeout
@@ -22,13 +25,19 @@ class Saving:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._pending: Future[None] | None = None
 
-    def begin(self, step: int, state: dict[str, Any], score: float) -> None:
-        """Copy what the roles have learnt by `step`. Raises CheckpointError when the one before could not be written."""
-        self.settle()
-        self.roles.save(self.store.begin(step))
-        self._pending = self._worker.submit(self._finish, step, copy.deepcopy(state), score)
+    def begin(self, step: int, state: dict[str, Any], score: float, write: Callable[[Path], None]) -> None:
+        """Copy what the roles have learnt by `step`. Raises CheckpointError when the one before could not be written.
 
-    def _finish(self, step: int, state: dict[str, Any], score: float) -> None:
+        write: writes what else belongs to the checkpoint into its folder, in the background.
+        """
+        self.settle()
+        draft = self.store.begin(step)
+        self.roles.save(draft)
+        self._pending = self._worker.submit(self._finish, step, copy.deepcopy(state), score, partial(write, draft))
+
+    def _finish(self, step: int, state: dict[str, Any], score: float, write: Callable[[], None]) -> None:
+        with self.store.writing(step):
+            write()
         deadline = time.monotonic() + self.limit
         while not self.roles.are_saved():
             if time.monotonic() > deadline:

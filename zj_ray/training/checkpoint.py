@@ -32,7 +32,7 @@ class CheckpointStore:
     def begin(self, step: int) -> Path:
         """An empty folder to write into; not a checkpoint until `commit`. Raises CheckpointError if there can be none."""
         draft = self.folder / f".draft-{step:06d}"
-        with self._told(step):
+        with self.writing(step):
             for left in self.folder.glob(".draft-*"):  # of a writer that was killed
                 shutil.rmtree(left)
             draft.mkdir(parents=True)
@@ -44,7 +44,7 @@ class CheckpointStore:
         Raises CheckpointError when it can't be written; those that were there before are there still.
         """
         draft, final = self.folder / f".draft-{step:06d}", self._path(step)
-        with self._told(step):
+        with self.writing(step):
             files = {str(path.relative_to(draft)): _facts(path) for path in sorted(draft.rglob("*")) if path.is_file()}
             with (draft / LIST).open("w", encoding="utf-8") as out:
                 out.write(_signed({"step": step, "score": score, "state": state, "files": files}))
@@ -60,7 +60,8 @@ class CheckpointStore:
         return final
 
     @contextmanager
-    def _told(self, step: int) -> Iterator[None]:
+    def writing(self, step: int) -> Iterator[None]:
+        """Disk errors inside are told as a CheckpointError that names the checkpoint before; the draft is gone then."""
         try:
             yield
         except OSError as error:

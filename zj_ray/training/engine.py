@@ -70,6 +70,12 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
+def compute_repeatably() -> None:
+    """From now on PyTorch takes algorithms alone that give the same bits every time. An operation that has none then raises RuntimeError."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(True)
+
+
 def _schedule(spec: EngineSpec) -> Callable[[int], float]:
     def factor(step: int) -> float:
         if step < spec.warmup_steps:

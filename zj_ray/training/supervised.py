@@ -21,7 +21,7 @@ import torch
 from zj_ray.config.schema import ModelConfig, TrainConfig
 from zj_ray.errors import WaitTimeout
 from zj_ray.metrics import MetricLog
-from zj_ray.training.engine import EngineSpec, TrainEngine, adopt_process_group
+from zj_ray.training.engine import EngineSpec, TrainEngine, adopt_process_group, compute_repeatably
 from zj_ray.training.examples import Examples
 from zj_ray.training.objective import Objective, make_objective
 from zj_ray.training.remote import open_store
@@ -53,6 +53,8 @@ def worker(payload: dict[str, Any]) -> None:
     """One rank, from its model to the exported folder. Resumes at the newest checkpoint of the stage."""
     spec: FitSpec = payload["spec"]
     torch.set_num_threads(spec.config.threads)
+    if spec.model.deterministic:
+        compute_repeatably()
     adopt_process_group()
     train, valid = Examples.load(Path(spec.train)), Examples.load(Path(spec.valid))
     objective = make_objective(spec.objective, spec.config)
