@@ -1,7 +1,8 @@
 """A `zj` command whose process ends itself with SIGKILL in the middle of a call. `python -m tests.mortal WITNESS PLACE NUMBER SECONDS run …`
 
 PLACE (`module:name` or `module:Class.name`) is any function of zj_ray; its call NUMBER is fatal, after SECONDS or when it is done, whichever
-comes first. Before it dies the process leaves WITNESS: where it was, how long it had been there, and the processes that it leaves behind.
+comes first. `PLACE@WORD` counts only calls whose first argument has WORD in it. Before it dies the process leaves WITNESS: where it was, how
+long it had been there, and the processes that it leaves behind.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from zj_ray.cli import main
 
 def kill_within(witness: Path, place: str, number: int, seconds: float) -> None:
     """Make a call fatal."""
-    module, _, name = place.partition(":")
+    where, _, word = place.partition("@")
+    module, _, name = where.partition(":")
     *owners, name = name.split(".")
     owner: Any = functools.reduce(getattr, owners, importlib.import_module(module))
     original, calls = getattr(owner, name), itertools.count(1)
@@ -38,7 +40,7 @@ def kill_within(witness: Path, place: str, number: int, seconds: float) -> None:
 
     @functools.wraps(original)
     def fatal(*arguments: Any, **named: Any) -> Any:
-        if next(calls) != number:
+        if (word and word not in str(arguments[0])) or next(calls) != number:
             return original(*arguments, **named)
         started = time.monotonic()
         timer = threading.Timer(seconds, die, (started, False))
