@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import create_engine, event, func, insert, select
+from sqlalchemy import Row, create_engine, event, func, insert, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -25,7 +26,7 @@ from zj_ray.data.datasets import RankedItem
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
-from zj_ray.feedback.tables import KINDS, Answer, AnswerRow, Item, ItemRow, Kind, Ranking, RankingRow, Table
+from zj_ray.feedback.tables import KINDS, Answer, AnswerRow, GoldRow, Item, ItemRow, Kind, Ranking, RankingRow, Table
 
 BUSY_SECONDS = 60.0  # longest wait for another process that is writing to the same SQLite file
 
@@ -75,25 +76,21 @@ class RankingStore:
 
     def add_rankings(self, rankings: Sequence[Ranking]) -> None:
         """Add all rankings or, when one of them is unfit (DataError), none of them."""
-        wanted = sorted({ranking.item for ranking in rankings})
-        with self._engine.connect() as connection:
-            query = select(AnswerRow.item, func.count()).where(AnswerRow.item.in_(wanted)).group_by(AnswerRow.item)
-            counts = {item: count for item, count in connection.execute(query)}
-        for ranking in rankings:
-            _check_ranking(ranking, counts.get(ranking.item))
+        self._check(rankings)
         now = datetime.now(UTC)
-        rows = [
-            {
-                "item": r.item,
-                "annotator": r.annotator,
-                "kind": r.kind,
-                "overall": list(r.overall),
-                "aspects": {name: list(ranks) for name, ranks in r.aspects.items()} if r.aspects is not None else None,
-                "created": now,
-            }
-            for r in rankings
-        ]
+        rows = [_event(replace(r, created=r.created or now)) for r in rankings]
         self._insert({RankingRow: rows}, taken="a ranking with this event number is in the store already")
+
+    def add_gold(self, item_id: str, overall: Sequence[int], author: str) -> None:
+        """Say which ranks of `item_id` are right. Raises DataError for an unknown item, unfit ranks, or an item that has gold already."""
+        self._check([Ranking(item_id, author, "human", tuple(overall))])
+        row = {"item": item_id, "overall": list(overall), "author": author, "created": datetime.now(UTC)}
+        self._insert({GoldRow: [row]}, taken=f"{item_id!r} has gold ranks already")
+
+    def gold(self) -> dict[str, tuple[int, ...]]:
+        """The right ranks of every gold item."""
+        with self._engine.connect() as connection:
+            return {row.item: tuple(row.overall) for row in connection.execute(select(GoldRow.item, GoldRow.overall).order_by(GoldRow.item))}
 
     def items(self) -> list[Item]:
         """Every item with its answers, in order of id."""
@@ -110,18 +107,17 @@ class RankingStore:
 
     def all_rankings(self, item_ids: Iterable[str] | None = None) -> dict[str, list[Ranking]]:
         """`rankings` of every item (or of `item_ids`) in one query; items that nobody ranked are absent."""
-        columns = select(RankingRow.item, RankingRow.annotator, RankingRow.kind, RankingRow.overall, RankingRow.aspects)
-        query = columns.order_by(RankingRow.event)
+        query = select(RankingRow.__table__).order_by(RankingRow.event)
         if item_ids is not None:
             query = query.where(RankingRow.item.in_(list(item_ids)))
-        newest: dict[tuple[str, str], Ranking] = {}
+        newest: dict[tuple[str, str], Row[Any]] = {}
         with self._engine.connect() as connection:
-            for r in connection.execute(query):
-                aspects = {name: tuple(ranks) for name, ranks in r.aspects.items()} if r.aspects is not None else None
-                newest[r.item, r.annotator] = Ranking(r.item, r.annotator, r.kind, tuple(r.overall), aspects)
+            for row in connection.execute(query):
+                newest[row.item, row.annotator] = row
         found: dict[str, list[Ranking]] = defaultdict(list)
-        for (item, _), ranking in sorted(newest.items()):
-            found[item].append(ranking)
+        for (item, _), row in sorted(newest.items()):
+            if row.action == "rank":
+                found[item].append(_ranking(row))
         return dict(found)
 
     def import_ranked(self, items: Sequence[RankedItem], annotator: str = "file") -> None:
@@ -141,6 +137,14 @@ class RankingStore:
         by_item = self.all_rankings()
         return write_jsonl(path, (_export_row(item, by_item[item.id]) for item in self.items() if item.id in by_item))
 
+    def _check(self, rankings: Sequence[Ranking]) -> None:
+        wanted = sorted({ranking.item for ranking in rankings})
+        with self._engine.connect() as connection:
+            query = select(AnswerRow.item, func.count()).where(AnswerRow.item.in_(wanted)).group_by(AnswerRow.item)
+            counts = {item: count for item, count in connection.execute(query)}
+        for ranking in rankings:
+            _check_ranking(ranking, counts.get(ranking.item))
+
     def _insert(self, rows: dict[type[Table], list[dict[str, Any]]], *, taken: str) -> None:
         try:
             with self._engine.begin() as connection:
@@ -149,6 +153,11 @@ class RankingStore:
                         connection.execute(insert(table), values)
         except IntegrityError as fault:
             raise DataError(taken, where=self.place, remedy="ids must be unique; nothing of this batch was stored") from fault
+
+
+def settled(rankings: Sequence[Ranking]) -> list[Ranking]:
+    """The rankings that count: the adjudicator's where there is one, everybody's where there is none."""
+    return [r for r in rankings if r.adjudicated] or list(rankings)
 
 
 def consensus(rankings: Sequence[Ranking]) -> list[float]:
@@ -166,6 +175,22 @@ def pairs(rankings: Sequence[Ranking]) -> list[tuple[int, int]]:
 def places(mean_ranks: Sequence[float]) -> list[int]:
     """Competition ranks of a consensus, 1 = best: [1.0, 2.5, 2.5, 4.0] gives [1, 2, 2, 4]."""
     return [1 + sum(other < mine for other in mean_ranks) for mine in mean_ranks]
+
+
+def _event(ranking: Ranking) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(ranking).items()} | {
+        "aspects": {name: list(ranks) for name, ranks in ranking.aspects.items()} if ranking.aspects is not None else None,
+    }
+
+
+def _ranking(row: Row[Any]) -> Ranking:
+    told = dict(row._mapping)
+    given = {field.name: told[field.name] for field in fields(Ranking)}
+    return Ranking(**given | {
+        "overall": tuple(row.overall),
+        "aspects": {name: tuple(ranks) for name, ranks in row.aspects.items()} if row.aspects is not None else None,
+        "shown": tuple(row.shown) if row.shown is not None else None,
+    })
 
 
 def _open(url: str) -> Engine:

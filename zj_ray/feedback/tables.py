@@ -1,8 +1,4 @@
-"""The three tables of the ranking store, and the frozen records that are read from them.
-
-Rows are only ever added. Accounts, assignments and pages add tables of their own that refer to `item.id` and
-`ranking.annotator`; nothing here has to change for them.
-"""
+"""The tables of the ranking store, and the frozen records that are read from them. Rows are only ever added."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Integer, String, Text
+from sqlalchemy import JSON, Boolean, DateTime, Float, ForeignKey, Integer, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from zj_ray.data.messages import Message
@@ -43,6 +39,8 @@ class AnswerRow(Table):
 
 
 class RankingRow(Table):
+    """One event: an annotator ranked an item, skipped it, or took back what he had said of it. The newest of each annotator counts."""
+
     __tablename__ = "ranking"
 
     event: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
@@ -51,6 +49,24 @@ class RankingRow(Table):
     kind: Mapped[str] = mapped_column(String(16))
     overall: Mapped[list[int]] = mapped_column(JSON)
     aspects: Mapped[dict[str, list[int]] | None] = mapped_column(JSON(none_as_null=True))
+    action: Mapped[str] = mapped_column(String(8), server_default="rank")
+    all_wrong: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    right_answer: Mapped[str | None] = mapped_column(Text)
+    comment: Mapped[str | None] = mapped_column(Text)
+    adjudicated: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    seconds: Mapped[float | None] = mapped_column(Float)
+    shown: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
+    created: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class GoldRow(Table):
+    """The ranks that are known to be right for an item, by which annotators are measured."""
+
+    __tablename__ = "gold"
+
+    item: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    overall: Mapped[list[int]] = mapped_column(JSON)
+    author: Mapped[str] = mapped_column(String(128))
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
@@ -75,10 +91,22 @@ class Item:
 
 @dataclass(frozen=True)
 class Ranking:
-    """One annotator's ranks of one item's answers, in the answers' order: 1 is best, equal ranks are ties."""
+    """One annotator's ranks of one item's answers, in the answers' order: 1 is best, equal ranks are ties.
+
+    all_wrong: none of the answers may be given to a patient; right_answer is what should have been said, if he wrote it.
+    adjudicated: said by a third expert over annotators who disagreed, so it alone counts (`settled`).
+    seconds: from the item's first display to the save. shown: positions of the answers in the order of display.
+    """
 
     item: str
     annotator: str
     kind: Kind
     overall: tuple[int, ...]
     aspects: dict[str, tuple[int, ...]] | None = None
+    all_wrong: bool = False
+    right_answer: str | None = None
+    comment: str | None = None
+    adjudicated: bool = False
+    seconds: float | None = None
+    shown: tuple[int, ...] | None = None
+    created: datetime | None = field(default=None, compare=False)
