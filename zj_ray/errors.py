@@ -52,5 +52,9 @@ class WaitTimeout(ZjError):
     """Something did not answer in time; names the engine, role, prompt and version that was waited for."""
 
 
+class PeopleNeeded(ZjError):
+    """The run stands still until people have done their part; then the same command goes on."""
+
+
 class RoleLost(ZjError):
     """A rank of a PPO role died. The roles can be built anew from the last checkpoint, inside the run."""

@@ -51,7 +51,7 @@ NEEDS = {
     "pretrain": "base model, pretrain.jsonl",
     "sft": "pretrain/model, dialogues",
     "feedback": "sft/model, contexts",
-    "reward": "feedback/rankings.sqlite, pretrain/model or sft/model",
+    "reward": "rankings, pretrain/model or sft/model",
     "ppo": "sft/model, reward/model, patient cases",
     "evaluate": "sft/model, ppo/model, unseen cases",
     "serve": "ppo/model",

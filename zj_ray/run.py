@@ -24,7 +24,7 @@ from typing import Any
 
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
-from zj_ray.errors import CheckpointError, ConfigError, ZjError
+from zj_ray.errors import CheckpointError, ConfigError, PeopleNeeded, ZjError
 from zj_ray.runlock import RunLock
 
 MOVABLE = ("ray", "serve", "stages", "checkpoints")  # where a run runs and how far it goes may change between sessions; what it computes may not
@@ -110,6 +110,9 @@ class Run:
                 yield self
             except (KeyboardInterrupt, SystemExit):
                 self.status(state="stopped")
+                raise
+            except PeopleNeeded as wait:
+                self.status(state="waiting", error=str(wait))
                 raise
             except BaseException as fault:
                 self.status(state="failed", error=f"{type(fault).__name__}: {fault}")

@@ -72,7 +72,9 @@ _BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("layers", "heads", "hidden_size", "intermediate_size", "batch_tokens", "micro_batch_tokens", "annotators"), AT_LEAST_ONE),
     **dict.fromkeys(("steps", "mini_batches", "turn_tokens", "kl_horizon", "checkpoint_every", "keep_checkpoints", "replicas"), AT_LEAST_ONE),
     **dict.fromkeys(("consultations", "single_turn", "passages", "cases", "prompts", "safety_prompts", "controls"), AT_LEAST_ONE),
-    **dict.fromkeys(("warmup", "safety_share", "lam"), SHARE),
+    **dict.fromkeys(("warmup", "safety_share", "lam", "overlap", "gold", "enough"), SHARE),
+    "threshold": Bound(-1.0, 1.0),  # of Kendall's τ-b
+    "lease_minutes": POSITIVE,
     **dict.fromkeys(("held_out", "clip_low"), INNER_SHARE),
     "gamma": Bound(0.0, 1.0, open_low=True),
     "gpu_memory_utilization": Bound(0.0, 1.0, open_low=True),
@@ -137,11 +139,15 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
         yield "model.tiny", "model.base is set, so no tiny model is made"
     if config.data.source == "files":
         yield "data.clinic", "data.source is files, so the clinic writes nothing"
-    elif config.feedback.source == "simulated":
+    elif config.feedback.source != "file":
         yield "data.root", "data.source is clinic"
     if config.feedback.source == "file":
         reason = "feedback.source is file: its answers and ranks are read, not made"
         yield from ((f"feedback.{key}", reason) for key in ("prompts", "answers", "temperatures", "annotators", "noise"))
+    elif config.feedback.source == "human":
+        yield from ((f"feedback.{key}", "feedback.source is human: no annotator is simulated") for key in ("annotators", "noise"))
+    if config.feedback.source != "human":
+        yield "feedback.label.enough", "only feedback.source human waits for doctors"
     if fleet.engine_gpus > 0:
         yield from ((f"fleet.{key}", "fleet.engine_gpus > 0: the engines run on GPUs") for key in ("threads", "kv_cache_mb"))
     else:
@@ -245,7 +251,7 @@ def _train_faults(train: TrainConfig, name: str) -> Iterator[Fault]:
 def _feedback_faults(feedback: FeedbackConfig, data_source: str) -> Iterator[Fault]:
     if feedback.source == "file" and data_source != "files":
         yield Fault(("feedback.source",), "'feedback.source' is file, but data.source is clinic, which has no rankings", "set data.source: files")
-    if feedback.source == "simulated" and len(feedback.temperatures) != feedback.answers:
+    if feedback.source != "file" and len(feedback.temperatures) != feedback.answers:
         what = f"'feedback.temperatures' has {len(feedback.temperatures)} entries for {feedback.answers} answers (feedback.answers)"
         yield Fault(("feedback.temperatures", "feedback.answers"), what, "give one temperature for each answer")
 

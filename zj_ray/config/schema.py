@@ -103,14 +103,30 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class LabelConfig:
+    """How `zj label` gives the items to doctors."""
+
+    store: str | None = setting(None, "database URL, e.g. postgresql+psycopg://labels@db/labels; null: rankings.sqlite in the run's feedback folder")
+    overlap: float = setting(0.2, "share of the items that two annotators rank; where they disagree an adjudicator decides")
+    threshold: float = setting(0.3, "two rankings disagree when Kendall's τ-b is below this; or when only one says that all answers are wrong")
+    gold: float = setting(0.05, "share of an annotator's items that are gold ones, whose right ranks are known, as long as there are any")
+    lease_minutes: float = setting(30.0, "an item that was opened and not ranked for so long may be given to somebody else [min]")
+    active: bool = setting(False, "items that the reward models disagree about most come first (feedback/priorities.json)")
+    enough: float = setting(1.0, "share of the items that must be ranked before feedback.source human lets the run go on")
+
+
+@dataclass(frozen=True)
 class FeedbackConfig:
-    source: Literal["simulated", "file"] = setting("simulated", "simulated: annotators made of rules and noise; file: data.root's ranking.jsonl")
+    source: Literal["simulated", "human", "file"] = setting(
+        "simulated", "simulated: annotators made of rules and noise; human: doctors, with `zj label`; file: data.root's ranking.jsonl"
+    )
     prompts: int = setting(240, "dialogue contexts to answer and rank")
     answers: int = setting(4, "answers for each context, K in the paper")
     temperatures: tuple[float, ...] = setting((0.7, 1.0, 1.0, 1.3), "sampling temperature of each of the K answers: unlike answers are worth ranking")
     annotators: int = setting(3, "simulated annotators who rank each item")
     noise: float = setting(0.15, "SD of a simulated annotator's error, in units of the utility's spread within an item; 0.14 gave α 0.79")
     held_out: float = setting(0.2, "share of the ranked contexts kept back to measure the reward model")
+    label: LabelConfig = field(default_factory=LabelConfig)
 
 
 @dataclass(frozen=True)

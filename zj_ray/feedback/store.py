@@ -8,24 +8,26 @@ SQLite's locks can't be trusted there.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, create_engine, event, func, insert, select
+from sqlalchemy import Connection, Row, create_engine, event, func, insert, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from zj_ray.algorithms.preference import majority
 from zj_ray.data.datasets import RankedItem
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
+from zj_ray.feedback.migrations import migrate
 from zj_ray.feedback.tables import KINDS, Answer, AnswerRow, GoldRow, Item, ItemRow, Kind, Ranking, RankingRow, Table
 
 BUSY_SECONDS = 60.0  # longest wait for another process that is writing to the same SQLite file
@@ -39,14 +41,25 @@ class RankingStore:
             Path(url_or_path).parent.mkdir(parents=True, exist_ok=True)
         self._engine = _open(str(url_or_path) if "://" in str(url_or_path) else f"sqlite:///{url_or_path}")
         self.place = self._engine.url.render_as_string(hide_password=True)  # what errors may show
-        with self._engine.begin() as connection:
-            for table in Table.metadata.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-                for index in table.indexes:
-                    connection.execute(CreateIndex(index, if_not_exists=True))
+        self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else contextlib.nullcontext()
+        with self.writing() as connection:
+            migrate(connection)
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def reading(self) -> Connection:
+        """A connection to read with; close it (`with`)."""
+        return self._engine.connect()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction: what is read in it still holds when it writes, and all of it is on disk at the end, or nothing.
+
+        SQLite has one writer at a time. Threads queue here for their turn, since SQLite's own waiting sleeps for up to 100 ms.
+        """
+        with self._turn, self._engine.execution_options(writes=True).begin() as connection:
+            yield connection
 
     def add_item(
         self, item_id: str, context: Sequence[Message], answers: Sequence[Answer], *, prompt_id: str | None = None, department: str | None = None
@@ -76,29 +89,34 @@ class RankingStore:
 
     def add_rankings(self, rankings: Sequence[Ranking]) -> None:
         """Add all rankings or, when one of them is unfit (DataError), none of them."""
-        self._check(rankings)
+        self.check(rankings)
         now = datetime.now(UTC)
-        rows = [_event(replace(r, created=r.created or now)) for r in rankings]
+        rows = [event_row(replace(r, created=r.created or now)) for r in rankings]
         self._insert({RankingRow: rows}, taken="a ranking with this event number is in the store already")
 
     def add_gold(self, item_id: str, overall: Sequence[int], author: str) -> None:
         """Say which ranks of `item_id` are right. Raises DataError for an unknown item, unfit ranks, or an item that has gold already."""
-        self._check([Ranking(item_id, author, "human", tuple(overall))])
+        self.check([Ranking(item_id, author, "human", tuple(overall))])
         row = {"item": item_id, "overall": list(overall), "author": author, "created": datetime.now(UTC)}
         self._insert({GoldRow: [row]}, taken=f"{item_id!r} has gold ranks already")
 
     def gold(self) -> dict[str, tuple[int, ...]]:
         """The right ranks of every gold item."""
-        with self._engine.connect() as connection:
+        with self.reading() as connection:
             return {row.item: tuple(row.overall) for row in connection.execute(select(GoldRow.item, GoldRow.overall).order_by(GoldRow.item))}
 
-    def items(self) -> list[Item]:
-        """Every item with its answers, in order of id."""
-        with self._engine.connect() as connection:
+    def items(self, item_ids: Iterable[str] | None = None) -> list[Item]:
+        """Every item (or those of `item_ids`) with its answers, in order of id."""
+        found = select(ItemRow.id, ItemRow.prompt_id, ItemRow.context, ItemRow.department).order_by(ItemRow.id)
+        said = select(AnswerRow.item, AnswerRow.text, AnswerRow.origin).order_by(AnswerRow.item, AnswerRow.position)
+        if item_ids is not None:
+            wanted = list(item_ids)
+            found, said = found.where(ItemRow.id.in_(wanted)), said.where(AnswerRow.item.in_(wanted))
+        with self.reading() as connection:
             answers: dict[str, list[Answer]] = defaultdict(list)
-            for row in connection.execute(select(AnswerRow.item, AnswerRow.text, AnswerRow.origin).order_by(AnswerRow.item, AnswerRow.position)):
+            for row in connection.execute(said):
                 answers[row.item].append(Answer(row.text, row.origin))
-            rows = connection.execute(select(ItemRow.id, ItemRow.prompt_id, ItemRow.context, ItemRow.department).order_by(ItemRow.id))
+            rows = connection.execute(found)
             return [Item(r.id, r.prompt_id, tuple(Message(**m) for m in r.context), r.department, tuple(answers[r.id])) for r in rows]
 
     def rankings(self, item_id: str) -> list[Ranking]:
@@ -107,18 +125,8 @@ class RankingStore:
 
     def all_rankings(self, item_ids: Iterable[str] | None = None) -> dict[str, list[Ranking]]:
         """`rankings` of every item (or of `item_ids`) in one query; items that nobody ranked are absent."""
-        query = select(RankingRow.__table__).order_by(RankingRow.event)
-        if item_ids is not None:
-            query = query.where(RankingRow.item.in_(list(item_ids)))
-        newest: dict[tuple[str, str], Row[Any]] = {}
-        with self._engine.connect() as connection:
-            for row in connection.execute(query):
-                newest[row.item, row.annotator] = row
-        found: dict[str, list[Ranking]] = defaultdict(list)
-        for (item, _), row in sorted(newest.items()):
-            if row.action == "rank":
-                found[item].append(_ranking(row))
-        return dict(found)
+        with self.reading() as connection:
+            return newest(connection, item_ids)
 
     def import_ranked(self, items: Sequence[RankedItem], annotator: str = "file") -> None:
         """Take ranked contexts from a `ranking.jsonl` (docs/data.md) as the work of `annotator`."""
@@ -137,9 +145,10 @@ class RankingStore:
         by_item = self.all_rankings()
         return write_jsonl(path, (_export_row(item, by_item[item.id]) for item in self.items() if item.id in by_item))
 
-    def _check(self, rankings: Sequence[Ranking]) -> None:
+    def check(self, rankings: Sequence[Ranking]) -> None:
+        """Raises DataError for the first ranking that does not fit its item."""
         wanted = sorted({ranking.item for ranking in rankings})
-        with self._engine.connect() as connection:
+        with self.reading() as connection:
             query = select(AnswerRow.item, func.count()).where(AnswerRow.item.in_(wanted)).group_by(AnswerRow.item)
             counts = {item: count for item, count in connection.execute(query)}
         for ranking in rankings:
@@ -147,12 +156,32 @@ class RankingStore:
 
     def _insert(self, rows: dict[type[Table], list[dict[str, Any]]], *, taken: str) -> None:
         try:
-            with self._engine.begin() as connection:
+            with self.writing() as connection:
                 for table, values in rows.items():
                     if values:
                         connection.execute(insert(table), values)
         except IntegrityError as fault:
             raise DataError(taken, where=self.place, remedy="ids must be unique; nothing of this batch was stored") from fault
+
+
+def newest(connection: Connection, item_ids: Iterable[str] | None = None) -> dict[str, list[Ranking]]:
+    """The newest ranking of each item (or of `item_ids`) by each annotator, unless he skipped it or took it back since."""
+    query = select(RankingRow.__table__).order_by(RankingRow.event)
+    if item_ids is not None:
+        query = query.where(RankingRow.item.in_(list(item_ids)))
+    latest: dict[tuple[str, str], Row[Any]] = {}
+    for row in connection.execute(query):
+        latest[row.item, row.annotator] = row
+    found: dict[str, list[Ranking]] = defaultdict(list)
+    for (item, _), row in sorted(latest.items()):
+        if row.action == "rank":
+            found[item].append(read_ranking(row))
+    return dict(found)
+
+
+def open_store(folder: Path, url: str | None) -> RankingStore:
+    """The store of a run's feedback stage: the database at `url`, or else the SQLite file in the stage's folder."""
+    return RankingStore(url or folder / "rankings.sqlite")
 
 
 def settled(rankings: Sequence[Ranking]) -> list[Ranking]:
@@ -177,13 +206,15 @@ def places(mean_ranks: Sequence[float]) -> list[int]:
     return [1 + sum(other < mine for other in mean_ranks) for mine in mean_ranks]
 
 
-def _event(ranking: Ranking) -> dict[str, Any]:
+def event_row(ranking: Ranking) -> dict[str, Any]:
+    """The row of `ranking` that says this."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(ranking).items()} | {
         "aspects": {name: list(ranks) for name, ranks in ranking.aspects.items()} if ranking.aspects is not None else None,
     }
 
 
-def _ranking(row: Row[Any]) -> Ranking:
+def read_ranking(row: Row[Any]) -> Ranking:
+    """The ranking that a row of `ranking` holds."""
     told = dict(row._mapping)
     given = {field.name: told[field.name] for field in fields(Ranking)}
     return Ranking(**given | {
@@ -194,13 +225,20 @@ def _ranking(row: Row[Any]) -> Ranking:
 
 
 def _open(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {})
+    waits = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
+    engine = create_engine(url, connect_args=waits, hide_parameters=True)  # a fault must not carry patients' words into a log
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
         def _prepare(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # Python begins no transaction behind our back
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # NORMAL would lose the last commits in a power cut: a doctor's work
             connection.execute("PRAGMA foreign_keys=ON")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
     return engine
 

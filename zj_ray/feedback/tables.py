@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Boolean, DateTime, Float, ForeignKey, Integer, String, Text, false
+from sqlalchemy import JSON, Boolean, DateTime, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from zj_ray.data.messages import Message
@@ -39,7 +39,10 @@ class AnswerRow(Table):
 
 
 class RankingRow(Table):
-    """One event: an annotator ranked an item, skipped it, or took back what he had said of it. The newest of each annotator counts."""
+    """One event: an annotator ranked an item, skipped it, or took back what he had said of it. The newest of each annotator counts.
+
+    key: names the event for a page that may have to send it twice; it is stored once.
+    """
 
     __tablename__ = "ranking"
 
@@ -56,6 +59,7 @@ class RankingRow(Table):
     adjudicated: Mapped[bool] = mapped_column(Boolean, server_default=false())
     seconds: Mapped[float | None] = mapped_column(Float)
     shown: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
+    key: Mapped[str | None] = mapped_column(String(200), unique=True, index=True)
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
@@ -68,6 +72,43 @@ class GoldRow(Table):
     overall: Mapped[list[int]] = mapped_column(JSON)
     author: Mapped[str] = mapped_column(String(128))
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class AccountRow(Table):
+    """One event: an account was made, got another role or token, or was closed. The newest of each name counts.
+
+    token_hash: SHA-256 of 32 random bytes; a slow hash would add nothing to a secret that nobody can guess.
+    """
+
+    __tablename__ = "account"
+
+    event: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(64), index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class TicketRow(Table):
+    """A place for one annotator at one item. Tickets are who does what, not what was said, so they change; `ranking` never does.
+
+    slot: which of the item's places it holds; a place is held once. None: it holds none (gold, skipped, or late).
+    state: free, open, done, skipped, or late: given to somebody else because it was open too long.
+    since, until: first shown, and when an open one may be given away [s since 1970].
+    """
+
+    __tablename__ = "ticket"
+    __table_args__ = (UniqueConstraint("item", "slot"), UniqueConstraint("item", "annotator"), Index("ix_ticket_order", "state", "priority"))
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    item: Mapped[str] = mapped_column(ForeignKey("item.id"))
+    slot: Mapped[int | None] = mapped_column(Integer)
+    adjudicating: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    annotator: Mapped[str | None] = mapped_column(String(128), index=True)
+    state: Mapped[str] = mapped_column(String(8))
+    priority: Mapped[float] = mapped_column(Float)
+    since: Mapped[float | None] = mapped_column(Float)
+    until: Mapped[float | None] = mapped_column(Float)
 
 
 @dataclass(frozen=True)

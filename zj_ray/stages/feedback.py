@@ -1,6 +1,7 @@
 """Expert feedback: the SFT model answers each context K times, annotators rank the answers into the store.
 
-Until doctors rank (`zj label`), simulated annotators do: rules plus stated noise, and labelled simulated wherever they are shown.
+With feedback.source human the stage waits for doctors (`zj label`). Without them simulated annotators rank: rules plus
+stated noise, and labelled simulated wherever they are shown.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_moments, load_prompts, load_rankings
 from zj_ray.data.messages import Message
-from zj_ray.errors import DataError
+from zj_ray.errors import DataError, PeopleNeeded
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.feedback.agreement import measure_agreement
 from zj_ray.feedback.annotators import panel, rank_items
-from zj_ray.feedback.store import RankingStore
+from zj_ray.feedback.store import RankingStore, open_store
 from zj_ray.feedback.tables import Answer, Item
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.engine import TurnRequest
@@ -40,27 +42,45 @@ class Context:
 def feedback(shop: Workshop) -> dict[str, Any]:
     """Leaves `feedback/rankings.sqlite`, `rankings.jsonl` and `agreement.json`."""
     folder = shop.run.stage("feedback")
-    store = RankingStore(folder / "rankings.sqlite")
+    config = shop.config.feedback
+    store = open_store(folder, config.label.store)
     known = {item.id for item in store.items()}
-    if shop.config.feedback.source == "file":
+    if config.source == "file":
         store.import_ranked([item for item in load_rankings(shop.data_root, "train") if item.id not in known])
     else:
         contexts = choose_contexts(shop)
         fresh = [context for context in contexts if context.id not in known]
         if fresh:
             store.add_items(_answer(shop, fresh))
-        prompts = {context.id: context.prompt for context in contexts}
-        items = [item for item in store.items() if item.id in prompts]
-        rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
-        rank_items(store, items, rubrics, panel(shop.config.feedback, shop.config.seed))
-        utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
-        (folder / "utilities.json").write_text(json.dumps(utilities), encoding="utf-8")
+        if config.source == "human":
+            _wait_for_doctors(store, config.label.enough, shop.run.folder)
+        else:
+            _simulate(shop, store, contexts)
     agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed)
     agreement.write(folder / "agreement.json")
     update_summary(shop.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
     rows = store.export_jsonl(folder / "rankings.jsonl")
     store.close()
     return {"items": rows, "agreement": agreement.as_dict()}
+
+
+def _wait_for_doctors(store: RankingStore, enough: float, run_folder: Path) -> None:
+    """Raises PeopleNeeded while fewer than the share `enough` of the items are ranked."""
+    items = [item.id for item in store.items()]
+    waiting = len(items) - len(store.all_rankings())
+    if waiting > (1.0 - enough) * len(items):
+        remedy = f"open the ranking page with: zj label {run_folder}; when they are ranked, the same zj run goes on"
+        raise PeopleNeeded(f"{waiting} of {len(items)} items wait for doctors", where="feedback", remedy=remedy)
+
+
+def _simulate(shop: Workshop, store: RankingStore, contexts: Sequence[Context]) -> None:
+    """Simulated annotators rank what nobody has; the true utilities go to `utilities.json`, as only they know them."""
+    prompts = {context.id: context.prompt for context in contexts}
+    items = [item for item in store.items() if item.id in prompts]
+    rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
+    rank_items(store, items, rubrics, panel(shop.config.feedback, shop.config.seed))
+    utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
+    (shop.run.stage("feedback") / "utilities.json").write_text(json.dumps(utilities), encoding="utf-8")
 
 
 def choose_contexts(shop: Workshop) -> list[Context]:

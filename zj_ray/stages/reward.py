@@ -12,7 +12,7 @@ import numpy as np
 from zj_ray.data.chat import ChatFormat
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.feedback.annotators import noise_ceiling
-from zj_ray.feedback.store import RankingStore, pairs
+from zj_ray.feedback.store import open_store, pairs
 from zj_ray.feedback.tables import Item, Ranking
 from zj_ray.stages.supervised import train
 from zj_ray.stages.workshop import Workshop
@@ -29,7 +29,7 @@ LENGTH_BINS = (
 def reward(shop: Workshop) -> dict[str, Any]:
     """Leaves `reward/model`, and in the manifest `score_mean` and `score_deviation` of held-out answers: PPO's scale."""
     config = shop.config
-    store = RankingStore(shop.run.folder / "feedback" / "rankings.sqlite")
+    store = open_store(shop.run.folder / "feedback", config.feedback.label.store)
     rankings = store.all_rankings()
     items = [item for item in store.items() if item.id in rankings]
     store.close()
