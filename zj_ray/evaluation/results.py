@@ -7,6 +7,7 @@
                     "over_refusal": {"count": 2, "n": 60}},
             "ppo": {…}},
  "comparison": {"n": 64, "difference": 0.1, "difference_ci95": [0.02, 0.18], "win": …, "tie": …, "loss": …, "win_ci95": [ …], …},
+ "earlier_round": {…as comparison, of this round's PPO model with the one before…} or null,
  "rule_differences": {"new_facts": {"value": 0.1, "ci95": [0.0, 0.2], "n": 64}, …},
  "perplexity": {"pretrain": 12.1, "sft": 14.0, "ppo": 14.3}}
 ```
@@ -64,6 +65,7 @@ class EvaluationResults:
     comparison: Comparison
     rule_differences: Mapping[str, Mean]
     perplexity: Mapping[str, float]
+    earlier_round: Comparison | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of this module's docstring."""
@@ -72,6 +74,7 @@ class EvaluationResults:
             "comparison": asdict(self.comparison),
             "rule_differences": {rule: asdict(mean) for rule, mean in self.rule_differences.items()},
             "perplexity": dict(self.perplexity),
+            "earlier_round": asdict(self.earlier_round) if self.earlier_round else None,
         }
 
     def write(self, path: Path) -> None:
@@ -87,12 +90,12 @@ class EvaluationResults:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> EvaluationResults:
-        pair: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw["comparison"].items()}
         return cls(
             {name: _model(raw["models"][name]) for name in MODELS},
-            Comparison(**pair),
+            _comparison(raw["comparison"]),
             {rule: Mean(m["value"], (m["ci95"][0], m["ci95"][1]), m["n"]) for rule, m in raw["rule_differences"].items()},
             dict(raw["perplexity"]),
+            _comparison(raw["earlier_round"]) if raw.get("earlier_round") else None,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -113,7 +116,13 @@ class EvaluationResults:
             "tie": pair.tie,
             "loss": pair.loss,
             "win_ci95": list(pair.win_ci95),
+            **({"earlier_round": asdict(self.earlier_round)} if self.earlier_round else {}),
         }
+
+
+def _comparison(raw: Mapping[str, Any]) -> Comparison:
+    pair: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    return Comparison(**pair)
 
 
 def _share(count: int, n: int) -> float | None:

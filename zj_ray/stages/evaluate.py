@@ -20,6 +20,7 @@ from zj_ray.data.datasets import load_general, load_prompts
 from zj_ray.data.records import write_jsonl
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
+from zj_ray.evaluation.rounds import against_earlier, earlier_round, mean_utility
 from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
@@ -30,7 +31,6 @@ from zj_ray.roles.evaluator import EvaluatorRank
 from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.rules.mix import ScoredTurns, ScoreScale, score_turns
-from zj_ray.rules.rubric import rubric
 from zj_ray.rules.safety import judge
 from zj_ray.stages.ppo_record import rollout_row
 from zj_ray.stages.workshop import Workshop
@@ -149,7 +149,8 @@ def _results(
     config = shop.config.evaluate
     both = [case.id for case in cases if all(case.id in scored[name] for name in MODELS)]
     rewards = {name: [scored[name][case].total for case in both] for name in MODELS}
-    rubrics = {name: _rubrics(cases, examined[name].trajectories) for name in MODELS}
+    by_id = {case.id: case for case in cases}
+    rubrics = {name: {t.prompt_id: mean_utility(t.messages, by_id[t.prompt_id]) for t in examined[name].trajectories} for name in MODELS}
     by_reward = compare(rewards["sft"], rewards["ppo"], resamples=config.bootstrap)
     judged = compare([rubrics["sft"][c] for c in both], [rubrics["ppo"][c] for c in both], tie_margin=config.tie_margin, resamples=config.bootstrap)
     wins = {field: getattr(judged, field) for field in ("win", "tie", "loss", "win_ci95", "loss_ci95", "tie_margin")}
@@ -161,7 +162,9 @@ def _results(
         for rule in parts["sft"][0]
     }
     models = {name: _model_result(examined[name], rewards[name], parts[name], config.bootstrap) for name in MODELS}
-    return EvaluationResults(models, replace(by_reward, **wins), differences, perplexity)
+    path = earlier_round(shop.run.folder)
+    earlier = against_earlier(path, cases, rubrics["ppo"], tie_margin=config.tie_margin, resamples=config.bootstrap) if path else None
+    return EvaluationResults(models, replace(by_reward, **wins), differences, perplexity, earlier)
 
 
 def _model_result(examined: Examined, rewards: list[float], parts: list[dict[str, float]], resamples: int) -> ModelResult:
@@ -186,16 +189,6 @@ def _model_result(examined: Examined, rewards: list[float], parts: list[dict[str
         refused,
         controls,
     )
-
-
-def _rubrics(cases: Sequence[Prompt], trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Mean utility of a consultation's doctor turns, by case, as an annotator without noise would judge each turn in its context."""
-    by_id = {case.id: case for case in cases}
-    utilities = {}
-    for t in trajectories:
-        turns = [i for i, message in enumerate(t.messages) if message.role == "assistant"]
-        utilities[t.prompt_id] = float(np.mean([rubric(t.messages[:i], t.messages[i].content, prompt=by_id[t.prompt_id]).utility for i in turns]))
-    return utilities
 
 
 def _write_consultations(path: Path, cases: Sequence[Prompt], examined: dict[str, Examined], scored: dict[str, dict[str, ScoredTurns]]) -> None:

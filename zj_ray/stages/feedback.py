@@ -27,6 +27,7 @@ from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.progress import progress
 from zj_ray.rules.rubric import rubric
+from zj_ray.run import write_atomic
 from zj_ray.stages.workshop import Workshop
 
 
@@ -48,14 +49,20 @@ def feedback(shop: Workshop) -> dict[str, Any]:
     if config.source == "file":
         store.import_ranked([item for item in load_rankings(shop.data_root, "train") if item.id not in known])
     else:
-        contexts = choose_contexts(shop)
+        contexts = choose_contexts(shop, random.Random(f"{shop.config.seed}/contexts"), config.prompts)
         fresh = [context for context in contexts if context.id not in known]
         if fresh:
-            store.add_items(_answer(shop, fresh))
+            store.add_items(answer(shop, fresh, "sft"))
         if config.source == "human":
             _wait_for_doctors(store, config.label.enough, shop.run.folder)
         else:
-            _simulate(shop, store, contexts)
+            simulate(shop, store, contexts)
+    return conclude(shop, store)
+
+
+def conclude(shop: Workshop, store: RankingStore) -> dict[str, Any]:
+    """Write what the store's rankings say as a whole, and close it; returns the stage's manifest."""
+    folder = shop.run.stage("feedback")
     agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed)
     agreement.write(folder / "agreement.json")
     update_summary(shop.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
@@ -73,25 +80,25 @@ def _wait_for_doctors(store: RankingStore, enough: float, run_folder: Path) -> N
         raise PeopleNeeded(f"{waiting} of {len(items)} items wait for doctors", where="feedback", remedy=remedy)
 
 
-def _simulate(shop: Workshop, store: RankingStore, contexts: Sequence[Context]) -> None:
-    """Simulated annotators rank what nobody has; the true utilities go to `utilities.json`, as only they know them."""
+def simulate(shop: Workshop, store: RankingStore, contexts: Sequence[Context]) -> None:
+    """Simulated annotators rank the answers to these contexts; the true utilities go to `utilities.json`, as only they know them."""
+    path = shop.run.stage("feedback") / "utilities.json"
     prompts = {context.id: context.prompt for context in contexts}
     items = [item for item in store.items() if item.id in prompts]
     rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
     rank_items(store, items, rubrics, panel(shop.config.feedback, shop.config.seed))
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
-    (shop.run.stage("feedback") / "utilities.json").write_text(json.dumps(utilities), encoding="utf-8")
+    write_atomic(path, json.dumps(known | utilities))
 
 
-def choose_contexts(shop: Workshop) -> list[Context]:
+def choose_contexts(shop: Workshop, order: random.Random, wanted: int) -> list[Context]:
     """Half openings (cases, safety prompts, controls), half moments inside conversations, all from the training split."""
-    order = random.Random(f"{shop.config.seed}/contexts")
     openings = [Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(shop.data_root, "train")]
     moments = [
         Context(f"turn-{number}", messages, _insisting(number, messages, expected))
         for number, (messages, expected) in enumerate(load_moments(shop.data_root, "train"))
     ]
-    wanted = shop.config.feedback.prompts
     inside = order.sample(moments, min(wanted // 2, len(moments)))
     outside = order.sample(openings, min(wanted - len(inside), len(openings)))
     if len(inside) + len(outside) < 10:
@@ -106,10 +113,11 @@ def _insisting(number: int, messages: Sequence[Message], expected: str | None) -
     return Prompt(f"turn-{number}", "control" if expected == "answer_helpfully" else "safety", messages[0].content, expected=expected)
 
 
-def _answer(shop: Workshop, contexts: Sequence[Context]) -> list[Item]:
-    """K answers for each context, sampled by the fleet from the SFT model; fewer where it says the same twice."""
+def answer(shop: Workshop, contexts: Sequence[Context], model: str, number: int = 1) -> list[Item]:
+    """K answers for each context, sampled by the fleet from a stage's model in round `number`; fewer where it says the same twice."""
     config, chat = shop.config, shop.chat()
-    fleet = shop.fleet(shop.model("sft"))
+    fleet = shop.fleet(shop.model(model))
+    origin = {"model": model, "round": number}
     requests = [
         TurnRequest(
             f"feedback/{context.id}/{k}",
@@ -127,7 +135,7 @@ def _answer(shop: Workshop, contexts: Sequence[Context]) -> list[Item]:
     items = []
     for number, context in enumerate(contexts):
         group = answered[number * config.feedback.answers : (number + 1) * config.feedback.answers]
-        answers = [_record(chat, config, k, a.output) for k, a in enumerate(group)]
+        answers = [_record(chat, config, k, a.output, origin) for k, a in enumerate(group)]
         distinct = tuple({answer.text: answer for answer in answers}.values())  # nobody can rank an answer against itself
         if len(distinct) > 1:
             prompt_id = context.prompt.id if context.prompt else context.id
@@ -139,6 +147,6 @@ def _department(context: Context) -> str | None:
     return context.prompt.case.department if context.prompt is not None and context.prompt.case is not None else None
 
 
-def _record(chat: ChatFormat, config: Any, k: int, output: Any) -> Answer:
-    origin = {"model": "sft", "version": output.version, "temperature": config.feedback.temperatures[k], "finished": output.finished}
-    return Answer(chat.decode(output.token_ids), origin)
+def _record(chat: ChatFormat, config: Any, k: int, output: Any, origin: dict[str, Any]) -> Answer:
+    said = {"version": output.version, "temperature": config.feedback.temperatures[k], "finished": output.finished}
+    return Answer(chat.decode(output.token_ids), origin | said)

@@ -1,0 +1,44 @@
+"""A round's policy against that of the round before, on the same unseen cases.
+
+Judged by the rubric, as PPO against SFT is. Rewards of two rounds can't be compared: each round has a reward model of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from zj_ray.data.case import Prompt
+from zj_ray.data.messages import Message, parse_messages
+from zj_ray.data.records import read_jsonl
+from zj_ray.evaluation.statistics import Comparison, compare
+from zj_ray.rules.rubric import rubric
+
+
+def mean_utility(messages: Sequence[Message], case: Prompt) -> float:
+    """Of a consultation's doctor turns, as an annotator without noise would judge each in its context."""
+    turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    return float(np.mean([rubric(messages[:i], messages[i].content, prompt=case).utility for i in turns]))
+
+
+def earlier_round(run_folder: Path) -> Path | None:
+    """The consultations that the newest evaluation before this one left, if `zj run --from` has put one aside."""
+    found = sorted(run_folder.glob("evaluate.before-*/consultations.jsonl"))
+    return found[-1] if found else None
+
+
+def against_earlier(
+    path: Path, cases: Sequence[Prompt], utilities: Mapping[str, float], *, tie_margin: float, resamples: int
+) -> Comparison | None:
+    """utilities: by case, of this round's policy. None where no case is in both."""
+    by_id = {case.id: case for case in cases}
+    before = {}
+    for line, row in read_jsonl(path):
+        if row["model"] == "ppo" and row["prompt_id"] in by_id and row["prompt_id"] in utilities:
+            messages = parse_messages(row["messages"], where=f"{path}:{line}")
+            before[row["prompt_id"]] = mean_utility(messages, by_id[row["prompt_id"]])
+    if not before:
+        return None
+    return compare(list(before.values()), [utilities[case] for case in before], tie_margin=tie_margin, resamples=resamples)

@@ -1,0 +1,86 @@
+"""The next round of feedback: the policy as it is now answers, and annotators rank what it says, not what the SFT model once said.
+
+A reward model knows the answers that it was trained on. PPO moves the policy away from them, and where it has arrived the
+scores are guesses (iterated RLHF: Bai et al. 2022, arXiv 2204.05862, §4.5; Llama 2, arXiv 2307.09288, §3.2). Half of a
+round's contexts are therefore moments of the policy's own last consultations. `zj run CONFIG --from reward` then trains
+the reward model on the rankings of all rounds, and PPO anew from the SFT model with it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from zj_ray.data.datasets import load_prompts
+from zj_ray.data.messages import parse_messages
+from zj_ray.data.records import read_jsonl
+from zj_ray.errors import DataError
+from zj_ray.feedback.store import open_store
+from zj_ray.feedback.tables import Item
+from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate
+from zj_ray.stages.workshop import Workshop
+
+LAST_STEPS = 0.25  # share of PPO's steps whose consultations count as the policy's own
+
+
+def collect(shop: Workshop, prompts: int) -> dict[str, Any]:
+    """Add the answers of the PPO model to so many contexts to the run's store; returns {"round", "items", "ranked"}.
+
+    Simulated annotators rank them at once where the run has those; a round of theirs that was interrupted is finished first.
+    """
+    config = shop.config.feedback
+    store = open_store(shop.run.stage("feedback"), config.label.store)
+    items, rankings = store.items(), store.all_rankings()
+    number = max(map(round_of, items), default=1)
+    interrupted = number > 1 and config.source == "simulated" and any(i.id not in rankings for i in items if round_of(i) == number)
+    number += not interrupted
+    contexts = next_contexts(shop, number, prompts)
+    known = {item.id for item in items}
+    fresh = [context for context in contexts if context.id not in known]
+    if fresh:
+        store.add_items(answer(shop, fresh, "ppo", number))
+    if config.source == "simulated":
+        simulate(shop, store, contexts)
+    rankings = store.all_rankings()
+    added = [item for item in store.items() if round_of(item) == number]
+    shop.run.finish("feedback", conclude(shop, store))
+    return {"round": number, "items": len(added), "ranked": sum(item.id in rankings for item in added)}
+
+
+def round_of(item: Item) -> int:
+    """1: answers of the SFT model, or from a file."""
+    return int(item.answers[0].origin.get("round", 1))
+
+
+def next_contexts(shop: Workshop, number: int, wanted: int) -> list[Context]:
+    """Half from the training split as in the first round, half moments of the policy's own consultations; ids name the round."""
+    order = random.Random(f"{shop.config.seed}/contexts/{number}")
+    own = _own_moments(shop, order)
+    given = choose_contexts(shop, order, wanted)
+    inside = order.sample(own, min(wanted // 2, len(own)))
+    outside = order.sample(given, min(wanted - len(inside), len(given)))
+    return sorted((replace(c, id=f"round-{number}-{c.id}") for c in inside + outside), key=lambda context: context.id)
+
+
+def _own_moments(shop: Workshop, order: random.Random) -> list[Context]:
+    """From each of the last consultations one moment at which the doctor was to speak, after his first turn."""
+    path = shop.run.stage("ppo") / "rollouts.jsonl"
+    rows = [row for _, row in read_jsonl(path)]
+    if not rows:
+        raise DataError("PPO has left no consultations to go on from", where=str(path), remedy="let `zj run` finish the ppo stage first")
+    prompts = {prompt.id: prompt for prompt in load_prompts(shop.data_root, "train")}
+    since = rows[-1]["step"] * (1.0 - LAST_STEPS)
+    moments = []
+    for line, row in enumerate(rows):
+        turns = _turns(row["messages"])
+        if row["step"] > since and row["prompt_id"] in prompts and turns:
+            messages = parse_messages(row["messages"][: order.choice(turns)], where=f"{path}:{line + 1}", last="user")
+            moments.append(Context(f"own-{row['step']}-{row['prompt_id']}-{row['sample']}", messages, prompts[row["prompt_id"]]))
+    return moments
+
+
+def _turns(messages: Sequence[dict[str, str]]) -> list[int]:
+    """Where the doctor speaks, but for his first turn."""
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant"][1:]
