@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from zj_ray.data.case import Prompt
-from zj_ray.data.messages import Message, parse_messages
+from zj_ray.data.messages import Message
 from zj_ray.data.records import read_jsonl
 from zj_ray.evaluation.statistics import Comparison, compare
 from zj_ray.rules.rubric import rubric
@@ -35,10 +35,9 @@ def against_earlier(
     """utilities: by case, of this round's policy. None where no case is in both."""
     by_id = {case.id: case for case in cases}
     before = {}
-    for line, row in read_jsonl(path):
+    for _, row in read_jsonl(path):
         if row["model"] == "ppo" and row["prompt_id"] in by_id and row["prompt_id"] in utilities:
-            messages = parse_messages(row["messages"], where=f"{path}:{line}")
-            before[row["prompt_id"]] = mean_utility(messages, by_id[row["prompt_id"]])
+            before[row["prompt_id"]] = mean_utility([Message(**m) for m in row["messages"]], by_id[row["prompt_id"]])
     if not before:
         return None
     return compare(list(before.values()), [utilities[case] for case in before], tie_margin=tie_margin, resamples=resamples)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from zj_ray.data.datasets import load_prompts
-from zj_ray.data.messages import parse_messages
+from zj_ray.data.messages import Message
 from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
 from zj_ray.feedback.store import open_store
@@ -73,14 +73,16 @@ def _own_moments(shop: Workshop, order: random.Random) -> list[Context]:
     prompts = {prompt.id: prompt for prompt in load_prompts(shop.data_root, "train")}
     since = rows[-1]["step"] * (1.0 - LAST_STEPS)
     moments = []
-    for line, row in enumerate(rows):
-        turns = _turns(row["messages"])
+    for row in rows:
+        messages = tuple(Message(**m) for m in row["messages"])
+        turns = _turns(messages)
         if row["step"] > since and row["prompt_id"] in prompts and turns:
-            messages = parse_messages(row["messages"][: order.choice(turns)], where=f"{path}:{line + 1}", last="user")
-            moments.append(Context(f"own-{row['step']}-{row['prompt_id']}-{row['sample']}", messages, prompts[row["prompt_id"]]))
+            name = f"own-{row['step']}-{row['prompt_id']}-{row['sample']}"
+            moments.append(Context(name, messages[: order.choice(turns)], prompts[row["prompt_id"]]))
     return moments
 
 
-def _turns(messages: Sequence[dict[str, str]]) -> list[int]:
-    """Where the doctor speaks, but for his first turn."""
-    return [i for i, message in enumerate(messages) if message["role"] == "assistant"][1:]
+def _turns(messages: Sequence[Message]) -> list[int]:
+    """Where the doctor speaks, but for his first turn, and as long as nobody has said nothing: that can't be shown or ranked."""
+    silent = next((i for i, message in enumerate(messages) if not message.content.strip()), len(messages))
+    return [i for i, message in enumerate(messages[: silent + 1]) if message.role == "assistant"][1:]
