@@ -10,9 +10,10 @@ nothing of him. What all annotators get wrong alike can't be seen here; gold ite
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,15 @@ class Quality:
     weight: float
 
 
+@dataclass(frozen=True)
+class GoldAccuracy:
+    """accuracy: share of the gold items' ordered pairs that he ordered likewise, his ties counting half; None without a pair."""
+
+    accuracy: float | None
+    pairs: int
+    items: int
+
+
 def annotator_weights(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, float]:
     """Weight of each annotator in (0, 1]: the log-odds of his accuracy over the best annotator's; all 1 where accuracy is unknown.
 
@@ -58,6 +68,17 @@ def annotator_quality(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Qu
     evidence = np.log(accuracy.clip(upper=SUREST) / (1 - accuracy.clip(upper=SUREST)))
     weight = (evidence / evidence.max()).clip(lower=LEAST_WEIGHT) if evidence.max() > 0 else pd.Series(1.0, names)
     return {name: Quality(float(accuracy[name]), int(counts[name]), float(weight[name])) for name in names}
+
+
+def gold_accuracy(rankings: Mapping[str, Sequence[Ranking]], gold: Mapping[str, Sequence[int]]) -> dict[str, GoldAccuracy]:
+    """How every annotator does on the items whose right ranks are known (`RankingStore.gold()`), by name."""
+    hits: dict[str, list[float]] = {r.annotator: [] for known in rankings.values() for r in known}
+    items = Counter(r.annotator for item in gold for r in rankings.get(item, ()))
+    for item, right in gold.items():
+        ordered = [(i, j) for i, j in permutations(range(len(right)), 2) if right[i] < right[j]]
+        for r in rankings.get(item, ()):
+            hits[r.annotator] += [0.5 if r.overall[i] == r.overall[j] else float(r.overall[i] < r.overall[j]) for i, j in ordered]
+    return {name: GoldAccuracy(float(np.mean(h)) if h else None, len(h), items[name]) for name, h in sorted(hits.items())}
 
 
 def _decisions(rankings: Mapping[str, Sequence[Ranking]]) -> pd.DataFrame:

@@ -190,6 +190,7 @@ def _ranking(row: Row[Any]) -> Ranking:
         "overall": tuple(row.overall),
         "aspects": {name: tuple(ranks) for name, ranks in row.aspects.items()} if row.aspects is not None else None,
         "shown": tuple(row.shown) if row.shown is not None else None,
+        "created": row.created if row.created.tzinfo else row.created.replace(tzinfo=UTC),  # SQLite forgets the zone
     })
 
 

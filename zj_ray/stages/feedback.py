@@ -55,7 +55,7 @@ def feedback(shop: Workshop) -> dict[str, Any]:
         rank_items(store, items, rubrics, panel(shop.config.feedback, shop.config.seed))
         utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
         (folder / "utilities.json").write_text(json.dumps(utilities), encoding="utf-8")
-    agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed)
+    agreement = measure_agreement(store.all_rankings(), gold=store.gold(), seed=shop.config.seed)
     agreement.write(folder / "agreement.json")
     update_summary(shop.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
     rows = store.export_jsonl(folder / "rankings.jsonl")
