@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import io
 import json
 import random
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +14,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -259,13 +259,11 @@ def test_what_an_annotator_changes_in_the_tool_replaces_his_full_ranking_and_wha
 
 def as_the_tool_does(tasks: dict[str, Any], ranked: dict[str, list[int]]) -> str:
     """Its output_result.tsv when the doctor gives `ranked[id][k]` to response_k: `rank_texts = [response_{rank - 1} for rank in ranks]`."""
-    file = io.StringIO()
-    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-    writer.writerow(["id", "query", "history", "rank1", "rank2", "rank3", "rank4"])
+    rows = []
     for name, ranks in ranked.items():
         task = tasks[name]
-        writer.writerow([name, task["query"], str(task["history"]), *(task[f"response_{rank - 1}"] for rank in ranks)])
-    return file.getvalue()
+        rows.append([name, task["query"], task["history"], *(task[f"response_{rank - 1}"] for rank in ranks)])
+    return pd.DataFrame(rows, columns=["id", "query", "history", "rank1", "rank2", "rank3", "rank4"]).to_csv(index=False, sep="\t")
 
 
 def tool_files(folder: Path, ranked: dict[str, list[int]], **changed: Any) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from zj_ray.errors import DataError
+from zj_ray.errors import ConfigError, DataError
 from zj_ray.feedback.formats import argilla, label_studio, label_tasks, preference, ranking, zhongjing
 from zj_ray.feedback.store import RankingStore
 from zj_ray.feedback.tables import Item, Ranking
@@ -25,6 +25,13 @@ FORMATS = {
     module.__name__.rpartition(".")[2]: Format(module.read, module.write)
     for module in (ranking, preference, label_tasks, label_studio, argilla, zhongjing)
 }
+
+
+def choose(name: str) -> Format:
+    """The format of this name. Raises ConfigError for another."""
+    if name not in FORMATS:
+        raise ConfigError(f"there is no format {name!r}", where="--format", remedy=f"choose from {', '.join(FORMATS)}")
+    return FORMATS[name]
 
 
 def take(store: RankingStore, items: Sequence[Item], rankings: Sequence[Ranking]) -> tuple[int, int]:

@@ -62,6 +62,7 @@ def checked(model: type[Model], raw: Any, where: str) -> Model:
 
 def unique_rows(path: Path, model: type[Model]) -> Iterator[tuple[str, Model]]:
     """(`file:line`, row) of every row of a JSONL file whose rows have ids; raises DataError for an id that an earlier row has."""
+    must_exist(path, "give a JSONL file")
     seen: dict[str, str] = {}
     for where, raw in read_jsonl(path):
         row = checked(model, raw, where)
@@ -72,11 +73,15 @@ def unique_rows(path: Path, model: type[Model]) -> Iterator[tuple[str, Model]]:
         yield where, row
 
 
+def must_exist(path: Path, remedy: str) -> None:
+    if not path.is_file():
+        raise DataError("there is no such file", where=str(path), remedy=remedy)
+
+
 def read_json(path: Path, kind: type, shape: str) -> Any:
     """A whole JSON file, which must hold a `kind`."""
     remedy = f"give a JSON file that holds {shape}"
-    if not path.is_file():
-        raise DataError("there is no such file", where=str(path), remedy=remedy)
+    must_exist(path, remedy)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as fault:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zj_ray.errors import DataError
-from zj_ray.feedback.formats.rows import Extras, Row, by_item, checked, parse_item, read_json
+from zj_ray.feedback.formats.rows import Extras, Row, by_item, checked, must_exist, parse_item, read_json
 from zj_ray.feedback.tables import Item, Ranking
 from zj_ray.run import write_atomic
 
@@ -98,8 +98,7 @@ def _task(item: Item) -> Row:
 
 
 def _table(path: Path) -> Iterator[tuple[str, Row]]:
-    if not path.is_file():
-        raise DataError("there is no such file", where=str(path), remedy="give the tool's output_result.tsv")
+    must_exist(path, "give the tool's output_result.tsv")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
         if not {"id", "query", "rank1", "rank2"} <= set(reader.fieldnames or ()):
