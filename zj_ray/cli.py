@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from zj_ray.cli_feedback import app as feedback_app
 from zj_ray.errors import ZjError
 
 USER_FAULT, INTERRUPTED = 2, 130
@@ -309,6 +310,9 @@ def data(
     settings = load_config(config, overrides) if config else Config()
     write_clinic(folder, settings.data.clinic)
     typer.echo(f"wrote {folder}; use it with --set data.source=files --set data.root={folder}")
+
+
+app.add_typer(feedback_app, name="feedback")
 
 
 def _show(answer: Any) -> None:

@@ -25,6 +25,7 @@ from zj_ray.progress import console
 from zj_ray.raycluster import connect
 from zj_ray.roles.placement import plan_places
 from zj_ray.run import Run
+from zj_ray.stages.collect import collect
 from zj_ray.stages.evaluate import evaluate
 from zj_ray.stages.feedback import feedback
 from zj_ray.stages.ppo import ppo
@@ -77,6 +78,16 @@ def run(config: Config, *, runs: Path, start_from: str | None = None, allowed: S
         report = write_report(work.folder)
     console.print(f"report: {report}")
     return work.folder
+
+
+def collect_round(work: Run, prompts: int) -> dict[str, Any]:
+    """Let the run's PPO model answer for the next round of ranking; returns what `stages.collect.collect` tells."""
+    with work.running(), connect(work.config.ray, log_folder=work.folder):
+        shop = Workshop(work)
+        try:
+            return collect(shop, prompts)
+        finally:
+            shop.release_fleet()
 
 
 def _run_stages(work: Run) -> None:

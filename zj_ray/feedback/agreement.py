@@ -1,7 +1,9 @@
-"""How far annotators agree: Krippendorff's α over ranks (ordinal), with an interval over items.
+"""How far annotators agree: overall and on each aspect, two by two, over time, on gold items, and how good each of them is.
 
-The answers of one item are ranked against each other, so the interval resamples whole items, never single answers. α says
-how alike the annotators rank, not whether they are right; among simulated annotators it measures the noise they were given.
+Krippendorff's α over ranks (ordinal) has an interval over items: the answers of one item are ranked against each other, so
+it resamples whole items, never single answers. α says how alike the annotators rank, not whether they are right (gold
+does); among simulated annotators it measures the noise they were given. What can't be computed is None and no fault: one
+annotator is a legitimate way to work.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +20,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zj_ray.errors import DataError
+from zj_ray.feedback.annotators import ASPECTS
+from zj_ray.feedback.concordance import PairAgreement, pair_agreement
+from zj_ray.feedback.drift import Drift, drift
+from zj_ray.feedback.quality import GoldAccuracy, Quality, annotator_quality, gold_accuracy
 from zj_ray.feedback.tables import Ranking
+from zj_ray.run import write_atomic
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """alpha: None when it is undefined (fewer than two annotators, or all ranks equal)."""
+
+    alpha: float | None
+    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """alpha: None when it is undefined (fewer than two annotators, or all ranks equal). simulated: some annotator was."""
+    """alpha, ci95: of the overall ranks. by_aspect: of the aspects that somebody ranked. simulated: some annotator was."""
 
     alpha: float | None
     ci95: tuple[float, float] | None
     annotators: int
     items: int
     simulated: bool
+    by_aspect: dict[str, Alpha]
+    pairs: list[PairAgreement]
+    drift: dict[str, Drift]
+    gold_accuracy: dict[str, GoldAccuracy]
+    quality: dict[str, Quality]
 
     def as_dict(self) -> dict[str, Any]:
         """What `feedback/agreement.json` holds."""
         return asdict(self)
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        write_atomic(path, json.dumps(self.as_dict(), indent=2) + "\n")
 
 
-def measure_agreement(rankings: Mapping[str, Sequence[Ranking]], *, resamples: int = 500, seed: int = 0) -> Agreement:
-    """Agreement over a store's rankings (`RankingStore.all_rankings()`)."""
+def measure_agreement(
+    rankings: Mapping[str, Sequence[Ranking]], *, gold: Mapping[str, Sequence[int]] | None = None, resamples: int = 500, seed: int = 0
+) -> Agreement:
+    """Agreement over a store's rankings and gold items (`RankingStore.all_rankings()`, `.gold()`)."""
+    overall = measure_alpha(rankings, resamples=resamples, seed=seed)
+    aspects = {aspect: ranked for aspect in ASPECTS if (ranked := on_aspect(rankings, aspect))}
+    quality = annotator_quality(rankings)
+    return Agreement(
+        alpha=overall.alpha,
+        ci95=overall.ci95,
+        annotators=len(quality),
+        items=len(rankings),
+        simulated=any(r.kind == "simulated" for known in rankings.values() for r in known),
+        by_aspect={aspect: measure_alpha(ranked, resamples=resamples, seed=seed) for aspect, ranked in aspects.items()},
+        pairs=pair_agreement(rankings),
+        drift=drift(rankings),
+        gold_accuracy=gold_accuracy(rankings, gold or {}),
+        quality=quality,
+    )
+
+
+def on_aspect(rankings: Mapping[str, Sequence[Ranking]], aspect: str) -> dict[str, list[Ranking]]:
+    """The rankings of those who ranked this aspect, with its ranks in the place of the overall ones."""
+    found = {item: [replace(r, overall=r.aspects[aspect]) for r in known if r.aspects and aspect in r.aspects] for item, known in rankings.items()}
+    return {item: known for item, known in found.items() if known}
+
+
+def measure_alpha(rankings: Mapping[str, Sequence[Ranking]], *, resamples: int, seed: int) -> Alpha:
+    """α of the overall ranks with its interval."""
     matrix, items = rank_matrix(rankings)
-    simulated = any(r.kind == "simulated" for known in rankings.values() for r in known)
     try:
-        alpha, interval = krippendorff_alpha(matrix), alpha_interval(matrix, items, resamples=resamples, seed=seed)
-    except DataError:  # undefined is a finding here, not a fault: one annotator is a legitimate way to work
-        return Agreement(None, None, len(matrix), len(rankings), simulated)
-    return Agreement(alpha, interval, len(matrix), len(rankings), simulated)
+        return Alpha(krippendorff_alpha(matrix), alpha_interval(matrix, items, resamples=resamples, seed=seed))
+    except DataError:
+        return Alpha(None, None)
 
 
 def rank_matrix(rankings: Mapping[str, Sequence[Ranking]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -67,27 +112,47 @@ def rank_matrix(rankings: Mapping[str, Sequence[Ranking]]) -> tuple[NDArray[np.f
 def krippendorff_alpha(rank_matrix: NDArray[np.float64]) -> float:
     """Ordinal α of ranks [annotators, items·answers], NaN where missing. Raises DataError where α is undefined."""
     values = _values(rank_matrix)
-    return _alpha(_value_counts(rank_matrix, values), values)
+    counts = _value_counts(rank_matrix, values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # a division by zero would otherwise come back as NaN
+        return float(krippendorff.alpha(value_counts=counts[counts.sum(axis=1) > 1], value_domain=values, level_of_measurement="ordinal"))
 
 
 def alpha_interval(
     rank_matrix: NDArray[np.float64], items: NDArray[np.int64], *, resamples: int = 500, seed: int = 0
 ) -> tuple[float, float]:
     """95 % bootstrap interval of α, resampling items. items: the item's number of each column, 0 … n − 1. Raises DataError as above."""
-    values = _values(rank_matrix)
-    counts = _value_counts(rank_matrix, values)
-    columns = [np.flatnonzero(items == item) for item in range(int(items.max()) + 1)]
+    coincidences = item_coincidences(_value_counts(rank_matrix, _values(rank_matrix)), items)
     random = np.random.default_rng(seed)
-    alphas = []
-    for _ in range(resamples):
-        drawn = random.integers(0, len(columns), len(columns))
-        sample = counts[np.concatenate([columns[item] for item in drawn])]
-        if np.count_nonzero(sample.sum(axis=0)) > 1:  # α of a resample in which all ranks are equal does not exist
-            alphas.append(_alpha(sample, values))
-    if not alphas:
+    draws = random.multinomial(len(coincidences), np.full(len(coincidences), 1 / len(coincidences)), size=resamples)
+    alphas = ordinal_alphas(np.einsum("si,ikl->skl", draws.astype(np.float64), coincidences, optimize=True))
+    if np.isnan(alphas).all():
         raise DataError("no resample has two different ranks", remedy="rank more items")
-    low, high = np.quantile(alphas, (0.025, 0.975))
+    low, high = np.nanquantile(alphas, (0.025, 0.975))
     return float(low), float(high)
+
+
+def item_coincidences(counts: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each item adds to the coincidence matrix [items, values, values]; counts: [items·answers, values]."""
+    pairable = counts.sum(axis=1) > 1  # an answer that one annotator ranked says nothing about agreement
+    seen = counts[pairable].astype(float)
+    pairs = seen[:, :, None] * seen[:, None, :] - seen[:, :, None] * np.eye(seen.shape[1])
+    found = np.zeros((int(items.max()) + 1, *pairs.shape[1:]))
+    np.add.at(found, items[pairable], pairs / (seen.sum(axis=1) - 1)[:, None, None])
+    return found
+
+
+def ordinal_alphas(coincidences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ordinal α of coincidence matrices [n, values, values]: the library's, for all resamples at once; NaN where all ranks are equal.
+
+    The squared ordinal distance of two ranks is that of the middles of their blocks in the row of all ranks given.
+    """
+    margins = coincidences.sum(axis=2)
+    middles = margins.cumsum(axis=1) - margins / 2
+    distances = (middles[:, :, None] - middles[:, None, :]) ** 2
+    expected = margins[:, :, None] * margins[:, None, :] / np.maximum(margins.sum(axis=1) - 1, 1)[:, None, None]
+    by_chance = (expected * distances).sum(axis=(1, 2))
+    return 1 - (coincidences * distances).sum(axis=(1, 2)) / np.where(by_chance > 0, by_chance, np.nan)
 
 
 def _values(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,10 +168,3 @@ def _values(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 def _value_counts(matrix: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.int64]:
     """How often each answer got each rank [items·answers, values]."""
     return np.sum(matrix[:, :, None] == values, axis=0, dtype=np.int64)
-
-
-def _alpha(counts: NDArray[np.int64], values: NDArray[np.float64]) -> float:
-    paired = counts[counts.sum(axis=1) > 1]  # an answer that one annotator ranked says nothing about agreement
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # a division by zero would otherwise come back as NaN
-        return float(krippendorff.alpha(value_counts=paired, value_domain=values, level_of_measurement="ordinal"))

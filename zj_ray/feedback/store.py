@@ -27,6 +27,7 @@ from zj_ray.data.datasets import RankedItem
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
+from zj_ray.feedback.formats.rows import ranking_row
 from zj_ray.feedback.migrations import migrate
 from zj_ray.feedback.tables import KINDS, Answer, AnswerRow, GoldRow, Item, ItemRow, Kind, Ranking, RankingRow, Table
 
@@ -128,6 +129,14 @@ class RankingStore:
         with self.reading() as connection:
             return newest(connection, item_ids)
 
+    def history(self) -> dict[tuple[str, str], list[Ranking]]:
+        """Every ranking that was ever given, by item and annotator, the oldest first."""
+        found: dict[tuple[str, str], list[Ranking]] = defaultdict(list)
+        with self.reading() as connection:
+            for row in connection.execute(select(RankingRow.__table__).where(RankingRow.action == "rank").order_by(RankingRow.event)):
+                found[row.item, row.annotator].append(read_ranking(row))
+        return dict(found)
+
     def import_ranked(self, items: Sequence[RankedItem], annotator: str = "file") -> None:
         """Take ranked contexts from a `ranking.jsonl` (docs/data.md) as the work of `annotator`."""
         origins = [{"source": item.source, "kind": "file"} for item in items]
@@ -143,7 +152,7 @@ class RankingStore:
         `rank` is the place of the consensus (mean rank), with ties: 1, 2, 2, 4. Aspects hold the consensus of those who gave them.
         """
         by_item = self.all_rankings()
-        return write_jsonl(path, (_export_row(item, by_item[item.id]) for item in self.items() if item.id in by_item))
+        return write_jsonl(path, (export_row(item, by_item[item.id]) for item in self.items() if item.id in by_item))
 
     def check(self, rankings: Sequence[Ranking]) -> None:
         """Raises DataError for the first ranking that does not fit its item."""
@@ -221,6 +230,7 @@ def read_ranking(row: Row[Any]) -> Ranking:
         "overall": tuple(row.overall),
         "aspects": {name: tuple(ranks) for name, ranks in row.aspects.items()} if row.aspects is not None else None,
         "shown": tuple(row.shown) if row.shown is not None else None,
+        "created": row.created if row.created.tzinfo else row.created.replace(tzinfo=UTC),  # SQLite forgets the zone
     })
 
 
@@ -260,30 +270,30 @@ def _check_ranking(ranking: Ranking, answers: int | None) -> None:
             raise DataError(f"{name} ranks {list(ranks)} don't fit {answers} answers", where=where, remedy=f"ranks go from 1 (best) to {answers}")
 
 
-def _export_row(item: Item, rankings: Sequence[Ranking]) -> dict[str, Any]:
-    aspects = sorted({name for r in rankings for name in r.aspects or {}})
-    given = {a: places([float(m) for m in np.mean([r.aspects[a] for r in rankings if r.aspects and a in r.aspects], axis=0)]) for a in aspects}
-    ranks = places(consensus(rankings))
+def export_row(item: Item, rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """`rank` and `aspects` of the answers come from the rankings that count (`settled`); `annotators` holds all of them."""
+    counted = settled(rankings)
+    aspects = sorted({name for r in counted for name in r.aspects or {}})
+    given = {a: places([float(m) for m in np.mean([r.aspects[a] for r in counted if r.aspects and a in r.aspects], axis=0)]) for a in aspects}
+    ranks = places(consensus(counted))
     responses = [
         {"text": answer.text, "rank": ranks[k], "aspects": {a: given[a][k] for a in aspects}}
-        | {"kind": answer.origin.get("kind", "generated"), "hurts": None, "origin": answer.origin}
+        | {"kind": answer.origin.get("kind", "generated"), "hurts": answer.origin.get("hurts"), "origin": answer.origin}
         for k, answer in enumerate(item.answers)
     ]
     return {
         "id": item.id,
+        "prompt_id": item.prompt_id,
         "source": "zj_ray feedback",
         "messages": [m.as_dict() for m in item.context],
         "department": item.department,
         "responses": responses,
-        "annotators": [
-            {"name": r.annotator, "kind": r.kind, "overall": list(r.overall), "aspects": {a: list(v) for a, v in (r.aspects or {}).items()} or None}
-            for r in rankings
-        ],
-        "label_source": _label_source({r.kind for r in rankings}),
+        "annotators": [ranking_row(r) for r in rankings],
+        "label_source": label_source({r.kind for r in counted}),
     }
 
 
-def _label_source(kinds: set[Kind]) -> str:
+def label_source(kinds: set[Kind]) -> str:
     """One simulated ranking among an item's rankings makes its label a simulated one."""
     if "simulated" in kinds:
         return "simulated annotators (rules + noise)"

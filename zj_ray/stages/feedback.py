@@ -63,7 +63,7 @@ def feedback(shop: Workshop) -> dict[str, Any]:
 def conclude(shop: Workshop, store: RankingStore) -> dict[str, Any]:
     """Write what the store's rankings say as a whole, and close it; returns the stage's manifest."""
     folder = shop.run.stage("feedback")
-    agreement = measure_agreement(store.all_rankings(), seed=shop.config.seed)
+    agreement = measure_agreement(store.all_rankings(), gold=store.gold(), seed=shop.config.seed)
     agreement.write(folder / "agreement.json")
     update_summary(shop.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
     rows = store.export_jsonl(folder / "rankings.jsonl")

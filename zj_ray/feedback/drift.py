@@ -1,0 +1,63 @@
+"""Whether an annotator drifts: how well he agrees with the others, from his first rankings to his last.
+
+The others may be who drifts: where one of few annotators does, the agreement of all falls, and his own falls most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from scipy.stats import linregress, t
+
+from zj_ray.feedback.concordance import tau_b
+from zj_ray.feedback.store import consensus, places
+from zj_ray.feedback.tables import Ranking
+
+WINDOWS = 4
+FEWEST = 20  # comparable rankings: below it a trend's interval says nothing
+
+
+@dataclass(frozen=True)
+class Window:
+    """since, until: first and last ranking in it (ISO 8601). tau_b: mean agreement of its n rankings with the others' consensus."""
+
+    since: str
+    until: str
+    n: int
+    tau_b: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """windows: of equally many rankings each, in order of time; none where too few can be compared or all were saved at one moment.
+
+    change: of τ-b from his first ranking to his last by a straight line, with its 95 % interval; both None without windows.
+    """
+
+    windows: tuple[Window, ...]
+    change: float | None
+    ci95: tuple[float, float] | None
+
+
+def drift(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Drift]:
+    """Drift of every annotator against the consensus of the others, by name. What has no time (`Ranking.created`) is left out."""
+    seen: dict[str, list[tuple[datetime, float]]] = {r.annotator: [] for known in rankings.values() for r in known}
+    for known in rankings.values():
+        for ranking in known if len(known) > 1 else ():
+            others = tuple(places(consensus([r for r in known if r is not ranking])))
+            if ranking.created is not None and (agreed := tau_b(ranking.overall, others)) is not None:
+                seen[ranking.annotator].append((ranking.created, agreed))
+    return {name: _trend(sorted(points)) for name, points in sorted(seen.items())}
+
+
+def _trend(points: Sequence[tuple[datetime, float]]) -> Drift:
+    if len(points) < FEWEST or points[0][0] == points[-1][0]:
+        return Drift((), None, None)
+    parts = [[points[k] for k in part] for part in np.array_split(np.arange(len(points)), WINDOWS)]
+    windows = tuple(Window(p[0][0].isoformat(), p[-1][0].isoformat(), len(p), float(np.mean([v for _, v in p]))) for p in parts)
+    line = linregress(np.linspace(0, 1, len(points)), [value for _, value in points])
+    margin = float(t.ppf(0.975, len(points) - 2) * line.stderr)
+    return Drift(windows, float(line.slope), (float(line.slope) - margin, float(line.slope) + margin))

@@ -1,0 +1,37 @@
+"""`label_tasks` JSONL: contexts with answers that nobody has ranked yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zj_ray.data.records import write_jsonl
+from zj_ray.feedback.formats.rows import Extras, parse_item, unique_rows
+from zj_ray.feedback.tables import Item, Ranking
+
+
+class TaskRow(Extras):
+    id: str
+    messages: Any
+    responses: list[str]
+
+
+def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
+    """annotator: not used, there are no rankings."""
+    return [parse_item(row.id, row.messages, row.responses, row, where) for where, row in unique_rows(path, TaskRow)], []
+
+
+def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
+    """The items without a ranking."""
+    ranked = {ranking.item for ranking in rankings}
+    return write_jsonl(
+        path,
+        (
+            {"id": item.id, "messages": [m.as_dict() for m in item.context], "responses": [a.text for a in item.answers]}
+            | Extras.of(item).model_dump()
+            | {"source": "zj_ray feedback"}
+            for item in items
+            if item.id not in ranked
+        ),
+    )

@@ -1,0 +1,131 @@
+"""What the formats share: items and rankings as JSON rows, and reading with the place of every fault."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from zj_ray.data.messages import parse_messages
+from zj_ray.data.records import read_jsonl
+from zj_ray.errors import DataError
+from zj_ray.feedback.tables import Answer, Item, Ranking
+
+Row = dict[str, Any]
+GUIDE = "docs/labelling-formats.md shows each format"
+RANKING = TypeAdapter(Ranking)
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Extras(BaseModel):
+    """What of an item the formats of others have no place for; their tools pass over it. None where a file is not ours."""
+
+    prompt_id: str | None = None
+    department: str | None = None
+    origins: list[Row] | None = None
+
+    @classmethod
+    def of(cls, item: Item) -> Extras:
+        return cls(prompt_id=item.prompt_id, department=item.department, origins=[answer.origin for answer in item.answers])
+
+
+class Kept(Extras):
+    """What a labelling tool carries along untouched: the extras of the item, and its rankings in full (`ranking_row`)."""
+
+    rankings: list[Row] = []
+
+    @classmethod
+    def row(cls, item: Item, rankings: Sequence[Ranking]) -> Row:
+        return Extras.of(item).model_dump() | {"rankings": [ranking_row(ranking) for ranking in rankings]}
+
+
+def by_item(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
+    found: dict[str, list[Ranking]] = defaultdict(list)
+    for ranking in rankings:
+        found[ranking.item].append(ranking)
+    return found
+
+
+def checked(model: type[Model], raw: Any, where: str) -> Model:
+    """`raw` as a `model`. Raises DataError naming the first field that doesn't fit."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as fault:
+        raise _misfit(fault, where) from None
+
+
+def unique_rows(path: Path, model: type[Model]) -> Iterator[tuple[str, Model]]:
+    """(`file:line`, row) of every row of a JSONL file whose rows have ids; raises DataError for an id that an earlier row has."""
+    must_exist(path, "give a JSONL file")
+    seen: dict[str, str] = {}
+    for where, raw in read_jsonl(path):
+        row = checked(model, raw, where)
+        identity = raw["id"]
+        if identity in seen:
+            raise DataError(f"the id {identity!r} is already at {seen[identity]}", where=where, remedy="give every row an id of its own")
+        seen[identity] = where
+        yield where, row
+
+
+def must_exist(path: Path, remedy: str) -> None:
+    if not path.is_file():
+        raise DataError("there is no such file", where=str(path), remedy=remedy)
+
+
+def read_json(path: Path, kind: type, shape: str) -> Any:
+    """A whole JSON file, which must hold a `kind`."""
+    remedy = f"give a JSON file that holds {shape}"
+    must_exist(path, remedy)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise DataError(f"the file is not JSON in UTF-8: {fault}", where=str(path), remedy=remedy) from None
+    if not isinstance(content, kind):
+        raise DataError(f"the file does not hold {shape}", where=str(path), remedy=GUIDE)
+    return content
+
+
+def parse_item(identity: str, messages: Any, answers: Sequence[str], extras: Extras, where: str) -> Item:
+    """answers: their texts."""
+    origins = extras.origins if extras.origins is not None else [{}] * len(answers)
+    if not identity or len(answers) < 2 or not all(answer.strip() for answer in answers) or len(origins) != len(answers):
+        raise DataError("an item needs an id, and two or more answers that are not empty", where=where, remedy="complete the row or drop it")
+    context = parse_messages(messages, where=where, last="user")
+    texts = tuple(Answer(answer, origin) for answer, origin in zip(answers, origins, strict=True))
+    return Item(identity, extras.prompt_id or identity, context, extras.department, texts)
+
+
+def ranking_row(ranking: Ranking) -> Row:
+    """Everything of a ranking but its item; `parse_ranking` reads it."""
+    row = RANKING.dump_python(ranking, mode="json")
+    del row["item"]
+    return {"name": row.pop("annotator"), **row}
+
+
+def parse_ranking(row: Row, item: Item, where: str) -> Ranking:
+    try:
+        ranking = RANKING.validate_python({**row, "item": item.id, "annotator": row.get("name")})
+    except ValidationError as fault:
+        raise _misfit(fault, f"{where}, ranking by {row.get('name')!r}") from None
+    count = len(item.answers)
+    for ranks in (ranking.overall, *(ranking.aspects or {}).values()):
+        if len(ranks) != count or not all(1 <= rank <= count for rank in ranks):
+            remedy = f"give {count} whole numbers from 1 (best) to {count}"
+            raise DataError(f"ranks {list(ranks)} don't fit {count} answers", where=f"{where}, ranking by {ranking.annotator!r}", remedy=remedy)
+    return replace(ranking, created=utc(ranking.created))
+
+
+def utc(time: datetime | None) -> datetime | None:
+    """Where a time names no zone, it is UTC."""
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+def _misfit(fault: ValidationError, where: str) -> DataError:
+    first = fault.errors()[0]
+    return DataError(f"{'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg'].lower()}", where=where, remedy=GUIDE)

@@ -1,0 +1,83 @@
+"""An `Agreement` as tables for the terminal. What is undefined is shown as –, and the line below its table says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from zj_ray.feedback.agreement import Agreement
+from zj_ray.feedback.drift import FEWEST
+
+UNDEFINED = "–"
+
+
+def overview(agreement: Agreement) -> Group:
+    """Overall and by aspect, two by two, over time, and each annotator; a table without rows is left out."""
+    tables = (_alpha(agreement), _pairs(agreement), _drift(agreement), _annotators(agreement))
+    return Group(*(table for table in tables if table.row_count))
+
+
+def _alpha(agreement: Agreement) -> Table:
+    simulated = " — SIMULATED annotators (rules + noise), not doctors" if agreement.simulated else ""
+    return _table(
+        f"{agreement.annotators} annotators, {agreement.items} items{simulated}",
+        ("ranks", "Krippendorff α (ordinal)", "95 % interval"),
+        [
+            ("overall", _figure(agreement.alpha), _interval(agreement.ci95)),
+            *((aspect, _figure(found.alpha), _interval(found.ci95)) for aspect, found in agreement.by_aspect.items()),
+        ],
+        why="no answer was ranked by two annotators, or all ranks are equal",
+    )
+
+
+def _pairs(agreement: Agreement) -> Table:
+    return _table(
+        "Two by two",
+        ("annotators", "items", "Kendall τ-b", "Kendall W"),
+        [(f"{pair.first} · {pair.second}", str(pair.items), _figure(pair.tau_b), _figure(pair.w)) for pair in agreement.pairs],
+        why="on every item, one of the two gave all answers the same rank",
+    )
+
+
+def _drift(agreement: Agreement) -> Table:
+    return _table(
+        "Over time: τ-b with the consensus of the others",
+        ("annotator", "first quarter → last", "change", "95 % interval"),
+        [
+            (name, " → ".join(_figure(w.tau_b) for w in found.windows) or UNDEFINED, _figure(found.change, "+.3f"), _interval(found.ci95))
+            for name, found in agreement.drift.items()
+        ],
+        why=f"fewer than {FEWEST} of his rankings can be compared with others', or all were saved at one moment",
+    )
+
+
+def _annotators(agreement: Agreement) -> Table:
+    gold = agreement.gold_accuracy
+    return _table(
+        "Each annotator",
+        ("annotator", "accuracy (Dawid–Skene)", "pairs", "weight", "gold accuracy", "gold pairs"),
+        [
+            (name, _figure(found.accuracy), str(found.pairs), _figure(found.weight), _figure(gold[name].accuracy), str(gold[name].pairs))
+            for name, found in agreement.quality.items()
+        ],
+        why="no pair of answers was put in an order by two annotators; he ranked no gold item",
+    )
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], why: str) -> Table:
+    lacking = any(UNDEFINED in row for row in rows)
+    table = Table(*columns, title=title, title_justify="left", caption=f"{UNDEFINED} undefined: {why}" if lacking else None, caption_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _figure(value: float | None, form: str = ".3f") -> str:
+    return UNDEFINED if value is None else format(value, form)
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return UNDEFINED if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
