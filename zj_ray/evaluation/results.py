@@ -116,7 +116,6 @@ class EvaluationResults:
             "tie": pair.tie,
             "loss": pair.loss,
             "win_ci95": list(pair.win_ci95),
-            **({"earlier_round": asdict(self.earlier_round)} if self.earlier_round else {}),
         }
 
 
