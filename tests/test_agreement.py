@@ -163,6 +163,13 @@ def test_an_annotator_who_grows_careless_is_found_and_the_steady_one_is_not() ->
     assert change is not None and change[0] < 0 < change[1]
 
 
+def test_drift_compares_an_annotator_with_the_others_and_not_with_himself() -> None:
+    rankings = panel_of({"a": 0.0, "b": 0.0}, 30)
+    turned = {item: replace(known[0], annotator="b", overall=tuple(5 - rank for rank in known[0].overall)) for item, known in rankings.items()}
+    opposite = {item: [known[0], turned[item]] for item, known in rankings.items()}
+    assert [w.tau_b for w in drift(opposite)["b"].windows] == [-1.0] * 4
+
+
 def test_drift_follows_the_time_of_the_rankings_not_the_order_of_the_items() -> None:
     rankings = panel_of({"a": 0.3, "b": 0.3, "c": 2.0}, 40)
     assert drift(dict(reversed(rankings.items()))) == drift(rankings)

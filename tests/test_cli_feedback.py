@@ -66,7 +66,7 @@ def test_an_export_that_is_imported_into_another_run_makes_the_same_store(folder
 
 
 def test_one_annotators_rankings_go_to_the_original_tool_and_come_back_under_his_name(folder: Path, store: RankingStore, tmp_path: Path) -> None:
-    to = str(tmp_path / "o.tsv")
+    to = str(tmp_path / "new" / "o.tsv")
     assert "choose one --annotator" in zj(folder, "export", "--to", to, "--format", "zhongjing", fails=True)
     zj(folder, "export", "--to", to, "--format", "zhongjing", "--annotator", "李医生")
     other = Run.open(tmp_path / "runs" / "other", Config()).folder

@@ -182,7 +182,7 @@ def test_who_cancelled_or_ranked_nothing_gave_no_ranking(tmp_path: Path) -> None
 
 def test_the_labelling_set_up_asks_all_that_the_tasks_hold(tmp_path: Path) -> None:
     label_studio.write(tmp_path / "l.json", [ITEM], [FULL])
-    tags = list(ElementTree.parse(tmp_path / "l.xml").iter())
+    tags = list(ElementTree.parse(tmp_path / "l.config.xml").iter())
     names = {tag.get("name"): tag for tag in tags if tag.get("name")}
     (task,) = json.loads((tmp_path / "l.json").read_text(encoding="utf-8"))
     assert {tag.get("value", "").removeprefix("$") for tag in tags if tag.tag in ("List", "Paragraphs")} <= task["data"].keys()
@@ -203,7 +203,7 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
         {"question_name": "comment", "value": "嗯", "user_id": "u-1", "status": "submitted"},
         {"question_name": "overall", "value": value, "user_id": "u-2", "status": "draft"},
     ],
-    "api": lambda value: [{"values": {"overall": {"value": value}, "comment": {"value": "嗯"}}, "user_id": "u-1", "status": "submitted"}],
+    "api": lambda value: [{"values": {"overall": {"value": value}, "comment": {"value": "嗯"}}, "user_id": "u-1", "status": None}],
 }
 
 
@@ -305,6 +305,14 @@ def test_what_the_original_tools_files_do_not_determine_is_refused(tmp_path: Pat
         path.write_text(before, encoding="utf-8")
     with pytest.raises(DataError, match=r"output_result\.tsv:\d"):
         zhongjing.read(path, "file")
+
+
+def test_a_table_of_the_original_tool_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tool_files(tmp_path, {"0": [2, 1, 3, 4]})
+    for content in (b"\xff", b"id\tquery\n", b"", path.read_bytes().replace("甲".encode(), "申".encode())):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"output_result\.tsv"):
+            zhongjing.read(path, "file")
 
 
 @pytest.mark.parametrize("rankings", [[replace(FULL, overall=(1, 2, 2, 4))], [replace(FULL, annotator=n, overall=(1, 2, 3, 4)) for n in "xy"]])

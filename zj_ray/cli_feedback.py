@@ -85,6 +85,7 @@ def export(
     chosen = choose(format)
     store = _store(find_run(run, runs))
     rankings = [r for known in store.all_rankings().values() for r in known if annotator in (None, r.annotator)]
+    to.parent.mkdir(parents=True, exist_ok=True)
     written = chosen.write(to, store.items(), rankings)
     store.close()
     typer.echo(f"wrote {to}: {written} records")

@@ -1,7 +1,7 @@
 """Argilla 2: the JSON list of records that `Dataset.records.to_json` writes and `.from_json` reads, without its client.
 
 docs/labelling-formats.md has the settings of the dataset. The client keeps the order of a ranking and drops the ranks, and with
-them ties; `metadata.rankings` keeps them. Records of the server's own API, whose rankings hold ranks, are read as well.
+them ties; `metadata.zj_ray` keeps them. Records of the server's own API, whose rankings hold ranks, are read as well.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Value(BaseModel):
 
 
 class Response(Value):
-    """values: of all questions, in the server's API; else value, of one. status: the client leaves it out where it is "submitted"."""
+    """values: of all questions, in the server's API; else value, of one. status: `to_json` leaves it out."""
 
     user_id: str | None = None
-    status: str = "submitted"
+    status: str | None = None
     question_name: str | None = None
     values: dict[str, Value] | None = None
 
@@ -41,7 +41,7 @@ class Record(BaseModel):
     id: str
     fields: Row
     metadata: Row | None = None
-    responses: dict[str, list[Response]] | list[Response] = []
+    responses: dict[str, list[Response]] | list[Response] | None = None
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
@@ -56,7 +56,7 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
         full = [parse_ranking(row, item, where) for row in kept.rankings]
         names = {user_id(ranking.annotator): ranking.annotator for ranking in full}
         told: dict[str, Row] = defaultdict(dict)
-        for user, question, value in _submitted(record.responses):
+        for user, question, value in _submitted(record.responses or []):
             told[user or annotator][question] = value
         items.append(item)
         rankings += reconcile(full, [answered(said, item, names.get(user, user), where) for user, said in told.items()])
@@ -109,6 +109,6 @@ def _submitted(responses: dict[str, list[Response]] | list[Response]) -> Iterato
     else:
         asked_one_by_one = [(response.question_name or "", response) for response in responses]
     for question, response in asked_one_by_one:
-        if response.status == "submitted":
+        if response.status in (None, "submitted"):
             for name, given in (response.values or {question: response}).items():
                 yield response.user_id, name, given.value

@@ -64,10 +64,9 @@ class Annotation(BaseModel):
     created_at: datetime | None = None
 
     def name(self, unknown: str) -> str:
-        by = self.completed_by
-        return (
-            unknown if by is None else f"label-studio-{by}" if isinstance(by, int) else str(by.get("email") or f"label-studio-{by.get('id')}")
-        )
+        """His e-mail, or Label Studio's number of him; `unknown` where the file has neither."""
+        user = self.completed_by if isinstance(self.completed_by, dict) else {"id": self.completed_by}
+        return str(user.get("email") or (unknown if user.get("id") is None else f"label-studio-{user['id']}"))
 
 
 class Task(BaseModel):
@@ -77,7 +76,7 @@ class Task(BaseModel):
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """Who annotated is known by e-mail, or by Label Studio's number; `annotator` where it is neither. What he cancelled is left out."""
+    """What an annotator cancelled is left out. annotator: who annotated, where a task doesn't say."""
     items, rankings = [], []
     for number, raw in enumerate(read_json(path, list, "a list of tasks"), start=1):
         where = f"{path}: task {number}"
@@ -91,9 +90,9 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
-    """Every item, ranked or not, and beside the tasks the labelling set-up (.xml)."""
+    """Every item, ranked or not, and beside the tasks the labelling set-up (.config.xml)."""
     known = by_item(rankings)
-    write_atomic(path.with_suffix(".xml"), CONFIG)
+    write_atomic(path.with_name(f"{path.stem}.config.xml"), CONFIG)
     write_atomic(path, json.dumps([_task(item, known.get(item.id, [])) for item in items], ensure_ascii=False, indent=1) + "\n")
     return len(items)
 

@@ -46,6 +46,8 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
     """Both files, as the tool would have written them. Raises DataError for what it can't hold: ties, two annotators of one item."""
+    if path.name == TASKS:
+        raise DataError("this is the name of the tasks, which are written beside the rankings", where=str(path), remedy="name a .tsv")
     tasks = {item.id: _task(item) for item in items}
     known = by_item(rankings)
     columns = max((len(item.answers) for item in items), default=4)
@@ -98,10 +100,13 @@ def _task(item: Item) -> Row:
 
 
 def _table(path: Path) -> Iterator[tuple[str, Row]]:
-    must_exist(path, "give the tool's output_result.tsv")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
+    remedy = "give the tool's output_result.tsv"
+    must_exist(path, remedy)
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), delimiter="\t")
         if not {"id", "query", "rank1", "rank2"} <= set(reader.fieldnames or ()):
-            raise DataError("the columns id, query, rank1, rank2, … are not all there", where=f"{path}:1", remedy="give the tool's output_result.tsv")
+            raise DataError("the columns id, query, rank1, rank2, … are not all there", where=f"{path}:1", remedy=remedy)
         for row in reader:
             yield f"{path}:{reader.line_num}", row
+    except (UnicodeDecodeError, csv.Error) as fault:
+        raise DataError(f"the file is no table in UTF-8: {fault}", where=str(path), remedy=remedy) from None
