@@ -1,0 +1,83 @@
+"""How good each annotator is, from the annotators' rankings alone, and how much his word should weigh.
+
+Every pair of answers that an annotator puts in an order is a decision; the one-coin Dawid–Skene model (crowd-kit) finds
+the orders and each annotator's probability of deciding rightly together. One coin, because which answer of a pair stands
+first is an accident: a matrix of errors for each position would measure noise. (crowd-kit's NoisyBradleyTerry would fit a
+skill from the comparisons directly, but it also has to score every answer from a handful of them, and its gradient keeps of
+each annotator's comparisons only the last.) Ties are no decisions. A pair that one annotator alone decided says
+nothing of him. What all annotators get wrong alike can't be seen here; gold items show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from crowdkit.aggregation import OneCoinDawidSkene
+
+from zj_ray.feedback.tables import Ranking
+
+SUREST = 0.95  # no annotator is taken to be surer: the orders that he is measured by were fitted to his own decisions
+PRIOR_PAIRS = 10  # decisions that the average of all annotators counts for in each one's accuracy
+LEAST_WEIGHT = 0.05  # of an annotator who is no better than chance: where he alone ranked, his is still the only word
+
+
+@dataclass(frozen=True)
+class Quality:
+    """accuracy: probability that he orders a pair rightly, drawn towards everybody's where he decided few; None where nobody's is known.
+
+    pairs: decisions on pairs that another annotator decided as well. weight: in (0, 1], the best annotator's is 1.
+    """
+
+    accuracy: float | None
+    pairs: int
+    weight: float
+
+
+def annotator_weights(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, float]:
+    """Weight of each annotator in (0, 1]: the log-odds of his accuracy over the best annotator's; all 1 where accuracy is unknown.
+
+    Log-odds are what an independent vote of that accuracy adds to the evidence for an order. An annotator at chance or
+    below weighs LEAST_WEIGHT: his word is never turned into its opposite.
+    """
+    return {name: quality.weight for name, quality in annotator_quality(rankings).items()}
+
+
+def annotator_quality(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Quality]:
+    """Quality of every annotator in `rankings` (`RankingStore.all_rankings()`), by name."""
+    names = sorted({r.annotator for known in rankings.values() for r in known})
+    decisions = _shared(_decisions(rankings))
+    if decisions.empty:
+        return {name: Quality(None, 0, 1.0) for name in names}
+    counts = decisions["worker"].value_counts().reindex(names, fill_value=0)
+    right = OneCoinDawidSkene().fit(_both_ways(decisions)).skills_.reindex(names, fill_value=0.0) * counts  # decisions expected to be right
+    accuracy = (right + PRIOR_PAIRS * right.sum() / counts.sum()) / (counts + PRIOR_PAIRS)
+    evidence = np.log(accuracy.clip(upper=SUREST) / (1 - accuracy.clip(upper=SUREST)))
+    weight = (evidence / evidence.max()).clip(lower=LEAST_WEIGHT) if evidence.max() > 0 else pd.Series(1.0, names)
+    return {name: Quality(float(accuracy[name]), int(counts[name]), float(weight[name])) for name in names}
+
+
+def _decisions(rankings: Mapping[str, Sequence[Ranking]]) -> pd.DataFrame:
+    """task (item and two positions), worker, label (1: the first of the two is better, 0: the second)."""
+    rows = [
+        ((item, i, j), r.annotator, int(r.overall[i] < r.overall[j]))
+        for item, known in rankings.items()
+        for r in known
+        for i, j in combinations(range(len(r.overall)), 2)
+        if r.overall[i] != r.overall[j]
+    ]
+    frame = pd.DataFrame(rows, columns=["task", "worker", "label"])
+    return frame.assign(task=pd.factorize(frame["task"])[0])
+
+
+def _shared(decisions: pd.DataFrame) -> pd.DataFrame:
+    return decisions[decisions.groupby("task")["worker"].transform("size") > 1]
+
+
+def _both_ways(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Every decision and its mirror image, so that the order in which answers happen to stand can't matter."""
+    mirrored = decisions.assign(task=-1 - decisions["task"], label=1 - decisions["label"])
+    return pd.concat([decisions, mirrored], ignore_index=True)
