@@ -99,6 +99,9 @@ class TrainConfig:
     offload: Offload = setting("none", OFFLOAD_HELP)
     lora: LoraConfig = field(default_factory=LoraConfig)
     save_every: int = setting(200, "optimizer steps between checkpoints inside the stage")
+    patience: int | None = setting(
+        None, "stop after so many checkpoints in a row whose held-out loss beats no earlier one, and keep the best weights; null: train all steps"
+    )
     stall_timeout: float = setting(1800.0, "give up when no step was finished for so long [s]")
 
 
@@ -118,7 +121,17 @@ class RewardTrainConfig(TrainConfig):
     epochs: float = setting(6.0, "passes over the rankings")
     learning_rate: float = setting(5e-4, "peak learning rate")
     batch_tokens: int = setting(4096, "tokens of one optimizer step over all ranks; all K answers of a prompt stay together")
+    save_every: int = setting(100, "optimizer steps between checkpoints inside the stage")
+    patience: int | None = setting(
+        3, "stop after so many checkpoints in a row whose held-out loss beats no earlier one, and keep the best weights; null: train all steps"
+    )
     init: Literal["pretrain", "sft"] = setting("sft", "model that the trunk starts from; the paper starts from the pre-trained one")
+    loss: Literal["bradley_terry", "plackett_luce"] = setting(
+        "bradley_terry", "of a prompt's K answers: every pair by itself, each weighted 1 / C(K, 2) as in the paper; or the whole order at once"
+    )
+    noise_weighting: bool = setting(False, "learn the annotators' votes, each weighted by how well he agrees with the others; off: what most of them say")
+    margin: float = setting(0.0, "score difference asked for between two answers that all annotators order alike, less where fewer do; 0: any will do")
+    ensemble: int = setting(1, "reward models to train, each with heads and an order of its own; PPO uses the first; where they differ is ranked next")
     aspect_weight: float = setting(0.3, "weight of the three aspect heads' loss beside the overall head's")
 
 

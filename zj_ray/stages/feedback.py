@@ -13,7 +13,7 @@ from typing import Any
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
-from zj_ray.data.datasets import load_moments, load_prompts, load_rankings
+from zj_ray.data.datasets import SPLITS, load_moments, load_prompts, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.summary import update_summary
@@ -43,7 +43,8 @@ def feedback(shop: Workshop) -> dict[str, Any]:
     store = RankingStore(folder / "rankings.sqlite")
     known = {item.id for item in store.items()}
     if shop.config.feedback.source == "file":
-        store.import_ranked([item for item in load_rankings(shop.data_root, "train") if item.id not in known])
+        for split in SPLITS:
+            store.import_ranked([item for item in load_rankings(shop.data_root, split) if item.id not in known])
     else:
         contexts = choose_contexts(shop)
         fresh = [context for context in contexts if context.id not in known]
