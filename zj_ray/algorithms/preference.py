@@ -25,3 +25,13 @@ def majority(ranks: np.ndarray) -> np.ndarray:
     alike to the others.
     """
     return votes(ranks) > 0.5
+
+
+def disagreement(scores: np.ndarray) -> float:
+    """How unlike the members of an ensemble order K answers: the SD over them of P(i above j) = σ(s_i − s_j), a mean over the pairs.
+
+    scores: `[members, K]`. Only differences within a prompt mean something, so a member that scores all answers higher agrees.
+    """
+    above = 1 / (1 + np.exp(scores[:, None, :] - scores[:, :, None]))
+    first, second = np.triu_indices(scores.shape[1], 1)
+    return float(above[:, first, second].std(axis=0).mean())

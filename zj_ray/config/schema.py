@@ -129,9 +129,9 @@ class RewardTrainConfig(TrainConfig):
     loss: Literal["bradley_terry", "plackett_luce"] = setting(
         "bradley_terry", "of a prompt's K answers: every pair by itself, each weighted 1 / C(K, 2) as in the paper; or the whole order at once"
     )
-    noise_weighting: bool = setting(False, "learn the annotators' votes, each weighted by how well he agrees with the others; off: what most of them say")
-    margin: float = setting(0.0, "score difference asked for between two answers that all annotators order alike, less where fewer do; 0: any will do")
-    ensemble: int = setting(1, "reward models to train, each with heads and an order of its own; PPO uses the first; where they differ is ranked next")
+    noise_weighting: bool = setting(False, "learn the annotators' votes, weighted by how well each agrees with the others; off: what most say")
+    margin: float = setting(0.0, "score difference to reach between two answers that all annotators order alike, less where fewer do; 0: none")
+    ensemble: int = setting(1, "reward models to train, each from a seed of its own; PPO uses the first; where they differ is ranked next")
     aspect_weight: float = setting(0.3, "weight of the three aspect heads' loss beside the overall head's")
 
 

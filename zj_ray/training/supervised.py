@@ -132,6 +132,7 @@ class _Loop:
 
     def run(self, steps: list[list[int]]) -> dict[str, Any]:
         found = self._told(self.checkpoints.latest() if self.engine.rank == 0 else None)
+        state: dict[str, Any]
         if found is None:
             step, state = 0, {"before": self.objective.evaluate(self.engine, self.valid), "held_out": []}
         else:
