@@ -62,7 +62,7 @@ def _parts(labelled: Labelled, head: int, i: int, j: int) -> dict[str, str]:
     better, worse = labelled.item.answers[i], labelled.item.answers[j]
     longer = len(better.text) - len(worse.text)
     return {
-        "rank distance": str(round(float(np.nanmean(labelled.ranks[head, j] - labelled.ranks[head, i])))),
+        "rank distance": str(max(1, round(float(np.nanmean(labelled.ranks[head, j] - labelled.ranks[head, i]))))),
         "answers": f"{better.origin.get('kind', 'generated')} over {worse.origin.get('kind', 'generated')}",
         "department": labelled.item.department or "unknown",
         "source": str(better.origin.get("source") or "this run"),
