@@ -72,13 +72,14 @@ def rows(name: str, found: Mapping[str, Any], *, baselines: bool) -> list[str]:
 
 def tell(title: str, results: Mapping[str, dict[str, Any]]) -> None:
     first = next(iter(results.values()))
-    print(f"\n### {title}: {first['held_out_pairs']} held-out pairs\n\n| scorer | accuracy | 95 % | length partialled out |\n| --- | --- | --- | --- |")
+    print(f"\n### {title}: {first['held_out_pairs']} held-out pairs\n")
+    print("| scorer | accuracy | 95 % | length partialled out |\n| --- | --- | --- | --- |")
     for number, (name, found) in enumerate(results.items()):
         print("\n".join(rows(name, found, baselines=number == 0)))
     for name, found in results.items():
-        calibration, tokens = found["calibration"] or {}, found["tokens"]
+        known, tokens = found["calibration"], found["tokens"]
         print(f"\n{name}: step {found['kept']} of {found['steps']} kept; {found['seconds']:.0f} s; ", end="")
-        print(f"ECE {calibration.get('ece_before', 0):.3f} → {calibration.get('ece', 0):.3f} at T = {calibration.get('temperature', 0):.2f}; ", end="")
+        print(f"ECE {known['ece_before']:.3f} → {known['ece']:.3f} at T = {known['temperature']:.2f}; ", end="")
         print(f"{tokens['shared']:,} tokens a pass instead of {tokens['unshared']:,}; disagreement {found['disagreement']}")
     for division, parts in first["scorers"]["reward model"]["by"].items():
         print(f"\n| {division} | pairs | reward model | length only | rules only |\n| --- | --- | --- | --- | --- |")
