@@ -113,7 +113,7 @@ class FeedbackConfig:
     temperatures: tuple[float, ...] = setting((0.7, 1.0, 1.0, 1.3), "sampling temperature of each of the K answers: unlike answers are worth ranking")
     annotators: int = setting(3, "simulated annotators who rank each item")
     noise: float = setting(0.15, "SD of a simulated annotator's error, in units of the utility's spread within an item; 0.14 gave α 0.79")
-    held_out: float = setting(0.2, "share of the ranked contexts kept back to measure the reward model")
+    held_out: float = setting(0.2, "share of the ranked prompts kept back to measure the reward model; of a file, valid/ is kept back instead")
 
 
 @dataclass(frozen=True)
