@@ -62,10 +62,10 @@ def test_ties_form_no_pair_and_aspects_have_ranks_of_their_own() -> None:
 
 def test_the_right_answer_that_a_doctor_wrote_is_one_more_answer_above_all_that_were_shown() -> None:
     wrong = ranking("a", 1, 2, 3, all_wrong=True, right_answer="丁")
-    found = labelled(wrong, ranking("b", 2, 1, 3))
+    found = labelled(wrong, ranking("b", 2, 1, 3), ranking("c", 3, 3, 3, right_answer="丁"), ranking("d", 1, 1, 3, all_wrong=True))
     assert [answer.text for answer in found.item.answers] == ["甲", "乙", "丙", "丁"] and found.item.answers[3].origin == {"kind": "right_answer"}
-    assert preferred(found) == {("丁", "甲"), ("丁", "乙"), ("丁", "丙"), ("甲", "丙"), ("乙", "丙")}  # b did not see it and has no say
-    assert np.isnan(found.ranks[0, 3, 1]) and np.isnan(found.ranks[1:, 3]).all()
+    assert preferred(found) == {("丁", "甲"), ("丁", "乙"), ("丁", "丙"), ("甲", "丙"), ("乙", "丙")}  # the others have no say of it
+    assert np.isnan(found.ranks[0, 3, 1:]).all() and np.isnan(found.ranks[1:, 3]).all()
 
 
 def test_all_wrong_without_a_right_answer_counts_as_ranked() -> None:
@@ -113,6 +113,8 @@ def test_the_answers_of_a_prompt_have_the_same_context_and_it_is_computed_once()
     tight = ranking_examples([one], chat, limit)
     last = chat.prompt(TALK[-1:])
     assert all(document[: len(last)].tolist() == last and len(document) <= limit for document in tight.token_ids)  # whole turns went
+    long = ranking_examples([one], chat, len(last) + 3)  # the question needs more than half: the answers are cut
+    assert all(document[: len(last)].tolist() == last for document in long.token_ids) and max(map(len, long.token_ids)) == len(last) + 3
     with pytest.raises(DataError, match="the last question alone"):
         ranking_examples([one], chat, len(last))
 

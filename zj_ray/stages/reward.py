@@ -93,7 +93,8 @@ def ranking_examples(items: Sequence[Labelled], chat: ChatFormat, limit: int) ->
     annotators = max(len(labelled.weights) for labelled in items)
     for number, labelled in enumerate(items):
         answers = [chat.text_ids(a.text) + ([chat.stop_id] if a.origin.get("finished", True) else []) for a in labelled.item.answers]
-        answers = [words[: limit // 2] or [chat.stop_id] for words in answers]
+        room = _room(labelled.item, chat, limit)
+        answers = [words[:room] or [chat.stop_id] for words in answers]
         prompt = chat.prompt(labelled.item.context, limit - max(map(len, answers)))
         absent = annotators - len(labelled.weights)
         documents += [np.asarray([*prompt, *words]) for words in answers]
@@ -101,6 +102,15 @@ def ranking_examples(items: Sequence[Labelled], chat: ChatFormat, limit: int) ->
         weights += [np.pad(labelled.weights, (0, absent))] * len(answers)
         groups += [number] * len(answers)
     return Examples(documents, [np.asarray([len(d) - 1]) for d in documents], np.asarray(groups), np.concatenate(ranks), np.asarray(weights))
+
+
+def _room(item: Item, chat: ChatFormat, limit: int) -> int:
+    """Tokens that an answer may take: half of them, less where the last question alone needs more. Raises DataError when it leaves none."""
+    asked = len(chat.prompt([*(m for m in item.context if m.role == "system"), item.context[-1]]))
+    if asked >= limit:
+        what = f"the last question alone takes {asked} of {limit} tokens"
+        raise DataError(what, where=f"item {item.id!r}", remedy="raise model.max_length, or leave the item out")
+    return min(limit // 2, limit - asked)
 
 
 def _tokens(examples: Examples) -> dict[str, int]:
