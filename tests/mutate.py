@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("test_algorithms.py", "test_critic_free.py", "test_advantages.py", "test_packing.py")
+TESTS = ("test_algorithms.py", "test_ranking_loss.py", "test_critic_free.py", "test_advantages.py", "test_packing.py")
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,16 @@ FAULTS = (
     Fault("own sample in its baseline", FREE, "others = (count - 1).clamp(min=1)", "others = count"),
     Fault("all prompts one group", FREE, "(prompts[:, None] == prompts).to(totals.dtype)", "torch.ones(len(prompts), len(prompts))"),
     Fault("variance for deviation", FREE, "/ count).sqrt()", "/ count)"),
-    Fault("the worse answer preferred", RANKING, "-logsigmoid(scores[:, None] - scores[None, :])", "-logsigmoid(scores[None, :] - scores[:, None])"),
-    Fault("prompts weigh by their pairs", RANKING, " / better.sum().clamp(min=1)", ""),
-    Fault("half is a majority", PREFERENCE, "2 * votes > (", "2 * votes >= ("),
-    Fault("absent annotators vote", PREFERENCE, "(~np.isnan(ranks).any(axis=0)).sum()", "ranks.shape[1]"),
+    Fault("the worse answer preferred", RANKING, "above = scores[:, None] - scores[None, :]", "above = scores[None, :] - scores[:, None]"),
+    Fault("prompts weigh by their pairs", RANKING, " / (count * (count - 1) / 2)", ""),
+    Fault("ties lend their weight to other pairs", RANKING, "(count * (count - 1) / 2)", "(preference > 0).sum().clamp(min=1)"),
+    Fault("a margin that helps", RANKING, "above - margin", "above + margin"),
+    Fault("half a tie's orders", RANKING, "for i in members])", "for i in members[:1]])"),
+    Fault("the chosen stay among the rest", RANKING, "scores[ranks > rank]", "scores[ranks >= rank]"),
+    Fault("who was not ranked is last", RANKING, "told = ~torch.isnan(ranks)", "ranks = ranks.nan_to_num(nan=9.0); told = ranks > 0"),
+    Fault("half is a majority", PREFERENCE, "votes(ranks) > 0.5", "votes(ranks) >= 0.5"),
+    Fault("absent annotators vote", PREFERENCE, "heard = (both * counts).sum(-1)", "heard = counts.sum() + 0 * above"),
+    Fault("annotators weigh the same", PREFERENCE, "if weights is None else weights", "if True else weights"),
     Fault("KL rewarded", STAGE, "rewards = rewards - torch.where(mask, kl_coefficient", "rewards = rewards + torch.where(mask, kl_coefficient"),
     Fault("KL paid twice", STAGE, 'if config.kl_in == "reward":', "if True:"),
     Fault("advantages unwhitened", STAGE, "advantages = whiten(raw, mask)", "advantages = raw"),

@@ -13,7 +13,7 @@ from zj_ray.algorithms.kl import KLController, kl
 from zj_ray.algorithms.masked import masked_mean
 from zj_ray.algorithms.policy_loss import clip_fraction, policy_loss, token_policy_loss
 from zj_ray.algorithms.preference import majority
-from zj_ray.algorithms.ranking_loss import pair_outcomes, ranking_loss
+from zj_ray.algorithms.ranking_loss import bradley_terry, pair_outcomes
 from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.errors import ConfigError
@@ -133,11 +133,11 @@ def preferred(*ranks: float) -> torch.Tensor:
     return torch.from_numpy(majority(np.array(ranks)[:, None]))
 
 
-def test_ranking_loss_weighs_pairs_by_prompt_and_leaves_ties_out() -> None:
+def test_tied_answers_form_no_pair() -> None:
     scores = torch.tensor([2.0, 1.0, 0.0], requires_grad=True)
-    loss = ranking_loss(scores, preferred(1.0, 2.0, 2.0))  # pairs: 0 over 1, 0 over 2
-    assert loss.item() == pytest.approx((math.log1p(math.exp(-1.0)) + math.log1p(math.exp(-2.0))) / 2)
-    tied = ranking_loss(scores, preferred(1.0, 1.0, 1.0))
+    loss = bradley_terry(scores, preferred(1.0, 2.0, 2.0))  # pairs: 0 over 1, 0 over 2
+    assert loss.item() == pytest.approx((math.log1p(math.exp(-1.0)) + math.log1p(math.exp(-2.0))) / 3)
+    tied = bradley_terry(scores, preferred(1.0, 1.0, 1.0))
     tied.backward()
     assert tied.item() == 0.0 and torch.all(scores.grad == 0)  # type: ignore[arg-type]
     assert pair_outcomes(scores, preferred(1.0, 3.0, 2.0)) == (2, 3)
@@ -146,7 +146,7 @@ def test_ranking_loss_weighs_pairs_by_prompt_and_leaves_ties_out() -> None:
 
 def test_nan_ranks_form_no_pair() -> None:
     nan = float("nan")
-    assert ranking_loss(torch.tensor([1.0, 2.0]), preferred(nan, nan)).item() == 0.0
+    assert bradley_terry(torch.tensor([1.0, 2.0]), preferred(nan, nan)).item() == 0.0
 
 
 def test_a_preference_is_what_most_annotators_see() -> None:

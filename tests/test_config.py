@@ -158,6 +158,7 @@ NO_EFFECT = {
     "fleet.kv_cache_mb": "fleet: {engine_gpus: 1, kv_cache_mb: 256}",
     "fleet.threads": "fleet: {engine_gpus: 1, threads: 1}",
     "fleet.sleep": "fleet: {sleep: true}",
+    "reward.margin": "reward: {loss: plackett_luce, margin: 0.5}",
     "ppo.kl_target": "ppo: {kl_controller: fixed, kl_target: 0.1}",
     "ppo.kl_horizon": "ppo: {kl_controller: fixed, kl_horizon: 200}",
     "ppo.lam": "ppo: {advantage: reinforce_pp, lam: 0.95}",

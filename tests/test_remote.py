@@ -37,6 +37,10 @@ def test_another_machine_fetches_the_newest_and_both_keep_the_same(url: str, tmp
     assert all((folder / name).read_bytes() == text + b"4" for name, text in FILES.items())
     _write(elsewhere, 5, 0.0)
     assert elsewhere.steps_there() == [2, 4, 5]  # the best is known there, though it was never here
+    best = elsewhere.at(2)
+    assert all((best / name).read_bytes() == text + b"2" for name, text in FILES.items())
+    with pytest.raises(CheckpointError, match="step-000003"):
+        elsewhere.at(3)
 
 
 def test_a_copy_that_is_damaged_or_without_its_list_is_passed_over(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from tests.conftest import chromium
 from zj_ray.errors import DataError
 from zj_ray.evaluation.report import write_report
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
+from zj_ray.evaluation.reward_model import summarise
 from zj_ray.evaluation.statistics import Mean, compare
 from zj_ray.evaluation.summary import missing_keys, read_summary, update_summary
 from zj_ray.metrics import MetricLog
@@ -58,6 +59,22 @@ def consultation(prompt: str, kind: str, model: str, reward: float) -> dict[str,
     return {"prompt_id": prompt, "kind": kind, "model": model, "messages": messages, "reward": reward, "rules": {"new_facts": 0.5, "format": 1.0}}
 
 
+def reward_model() -> dict:
+    """What `reward/accuracy.json` holds."""
+    figures: dict = {"accuracy": 0.76, "ci95": (0.7, 0.8), "pairs": 191, "length_partialled": 0.72}
+    nobody = {"accuracy": None, "ci95": None, "pairs": 0}
+    figures |= {"by": {"department": {"小儿<b>": nobody}, "length": {}}}
+    bins = [{"confidence": 0.6, "accuracy": 0.55, "pairs": 40}, {"confidence": 0.9, "accuracy": 0.8, "pairs": 60}]
+    return {
+        "scorers": dict.fromkeys(("reward model", "length only", "rules only"), figures),
+        "aspects": {"safety": figures},
+        "calibration": {"temperature": 1.4, "ece_before": 0.1, "ece": 0.04, "pairs": 100, "before": bins, "after": bins},
+        "ceiling": 0.93,
+        "held_out": [[[100, 0.5], [200, 0.4]]],
+        "disagreement": None,
+    }
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A finished run, made up."""
@@ -72,6 +89,7 @@ def run_folder(tmp_path: Path) -> Path:
     (folder / "feedback").mkdir()
     agreement = {"alpha": 0.71, "ci95": [0.67, 0.75], "annotators": 3, "items": 240, "simulated": True}
     (folder / "feedback" / "agreement.json").write_text(json.dumps(agreement))
+    (folder / "reward" / "accuracy.json").write_text(json.dumps(reward_model()), encoding="utf-8")
     (folder / "evaluate").mkdir()
     evaluation().write(folder / "evaluate" / "results.json")
     rows = [
@@ -88,7 +106,7 @@ def run_folder(tmp_path: Path) -> Path:
         "pretrain": {"ppl_before": 3100.0, "ppl_after": 14.2},
         "sft": {"loss_before": 4.0, "loss_after": 1.3},
         "feedback": {"krippendorff_alpha": 0.75},
-        "reward": {"pair_accuracy": 0.76, "pair_accuracy_ceiling": 0.93, "pair_accuracy_by_length_bin": bins},
+        "reward": summarise(reward_model()) | {"pair_accuracy_by_length_bin": bins},
         "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
         "evaluate": evaluation().summary(),
         "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
@@ -124,8 +142,10 @@ def test_a_finished_run_shows_every_part(run_folder: Path) -> None:
     page = write_report(run_folder).read_text(encoding="utf-8")
     assert missing_keys(read_summary(run_folder)) == []
     assert "not run" not in page.replace("class", "")
-    assert page.count("<svg") == 3 + 1 + 1 + 9  # losses, outcome, reward model, PPO
+    assert page.count("<svg") == 3 + 1 + 3 + 9  # losses, outcome, reward model, PPO
     for shown in ("14.2", "自伤自杀", "SIMULATED", "240 个条目", "0.71", "14.8", "new facts per question", "case-19", "control-0"):
+        assert shown in page
+    for shown in ("rules only", "小儿&lt;b&gt;", "ECE 0.1 → 0.04"):
         assert shown in page
     checker = Balance()
     checker.feed(page)
@@ -152,7 +172,7 @@ def test_a_run_that_is_half_done_is_rendered(run_folder: Path) -> None:
     shutil.rmtree(run_folder / "evaluate")
     shutil.rmtree(run_folder / "ppo")
     page = write_report(run_folder).read_text(encoding="utf-8")
-    assert page.count("<svg") == 4 and "未运行 · not run" in page
+    assert page.count("<svg") == 6 and "未运行 · not run" in page
 
 
 def test_samples_run_from_the_greatest_loss_to_the_greatest_gain(run_folder: Path) -> None:

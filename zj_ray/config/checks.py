@@ -57,8 +57,8 @@ PORT = Bound(0, 65535)
 _BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("seed", "gpus", "engine_gpus", "replica_gpus", "weight_decay", "noise", "tie_margin"), NOT_NEGATIVE),
     **dict.fromkeys(("max_staleness", "critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient", "entropy_coefficient"), NOT_NEGATIVE),
-    **dict.fromkeys(("keep_best", "keep_every"), NOT_NEGATIVE),
-    "samples": AT_LEAST_ONE,
+    **dict.fromkeys(("keep_best", "keep_every", "margin"), NOT_NEGATIVE),
+    **dict.fromkeys(("samples", "patience", "ensemble"), AT_LEAST_ONE),
     "rank": Bound(0, 512),  # of LoRA adapters; vLLM has no room for larger ones
     "alpha": AT_LEAST_ONE,
     "dual_clip": Bound(1.0, open_low=True),
@@ -148,6 +148,8 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
         yield from ((f"feedback.{key}", "feedback.source is human: no annotator is simulated") for key in ("annotators", "noise"))
     if config.feedback.source != "human":
         yield "feedback.label.enough", "only feedback.source human waits for doctors"
+    if config.reward.loss == "plackett_luce":
+        yield "reward.margin", "reward.loss is plackett_luce, which has no pairs to ask a margin of"
     if fleet.engine_gpus > 0:
         yield from ((f"fleet.{key}", "fleet.engine_gpus > 0: the engines run on GPUs") for key in ("threads", "kv_cache_mb"))
     else:

@@ -99,6 +99,9 @@ class TrainConfig:
     offload: Offload = setting("none", OFFLOAD_HELP)
     lora: LoraConfig = field(default_factory=LoraConfig)
     save_every: int = setting(200, "optimizer steps between checkpoints inside the stage")
+    patience: int | None = setting(
+        None, "stop after so many checkpoints in a row whose held-out loss beats no earlier one, and keep the best weights; null: train all steps"
+    )
     stall_timeout: float = setting(1800.0, "give up when no step was finished for so long [s]")
 
 
@@ -125,7 +128,7 @@ class FeedbackConfig:
     temperatures: tuple[float, ...] = setting((0.7, 1.0, 1.0, 1.3), "sampling temperature of each of the K answers: unlike answers are worth ranking")
     annotators: int = setting(3, "simulated annotators who rank each item")
     noise: float = setting(0.15, "SD of a simulated annotator's error, in units of the utility's spread within an item; 0.14 gave α 0.79")
-    held_out: float = setting(0.2, "share of the ranked contexts kept back to measure the reward model")
+    held_out: float = setting(0.2, "share of the ranked prompts kept back to measure the reward model; of a file, valid/ is kept back instead")
     label: LabelConfig = field(default_factory=LabelConfig)
 
 
@@ -134,7 +137,17 @@ class RewardTrainConfig(TrainConfig):
     epochs: float = setting(6.0, "passes over the rankings")
     learning_rate: float = setting(5e-4, "peak learning rate")
     batch_tokens: int = setting(4096, "tokens of one optimizer step over all ranks; all K answers of a prompt stay together")
+    save_every: int = setting(100, "optimizer steps between checkpoints inside the stage")
+    patience: int | None = setting(
+        3, "stop after so many checkpoints in a row whose held-out loss beats no earlier one, and keep the best weights; null: train all steps"
+    )
     init: Literal["pretrain", "sft"] = setting("sft", "model that the trunk starts from; the paper starts from the pre-trained one")
+    loss: Literal["bradley_terry", "plackett_luce"] = setting(
+        "bradley_terry", "of a prompt's K answers: every pair by itself, each weighted 1 / C(K, 2) as in the paper; or the whole order at once"
+    )
+    noise_weighting: bool = setting(False, "learn the annotators' votes, weighted by how well each agrees with the others; off: what most say")
+    margin: float = setting(0.0, "score difference to reach between two answers that all annotators order alike, less where fewer do; 0: none")
+    ensemble: int = setting(1, "reward models to train, each from a seed of its own; PPO uses the first; where they differ is ranked next")
     aspect_weight: float = setting(0.3, "weight of the three aspect heads' loss beside the overall head's")
 
 

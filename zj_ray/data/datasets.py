@@ -34,6 +34,7 @@ UNTRUSTED = ("wrong", "doubtful")  # reference_quality that must not be trained 
 class Response:
     text: str
     rank: int  # 1 is best; equal ranks are a tie
+    kind: str | None = None  # how it came about, where the file says it
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class RankedItem:
     department: str | None
     responses: tuple[Response, ...]
     source: str
+    split: str = "train"
 
 
 def load_texts(root: str | Path, split: str) -> list[str]:
@@ -101,15 +103,17 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
 
 
 def load_rankings(root: str | Path, split: str) -> list[RankedItem]:
-    """Contexts with ranked answers (ranking.jsonl)."""
+    """Contexts with ranked answers (ranking.jsonl) and with two answers of which one was chosen (preference.jsonl)."""
     items = []
-    for where, row in _rows(root, split, ("ranking",)):
+    for where, row in _rows(root, split, ("ranking", "preference")):
         messages = parse_messages(row.get("messages"), where=where, last="user")
         raw = row.get("responses")
+        if "chosen" in row:
+            raw = [{"text": row.get(kind), "rank": rank, "kind": kind} for rank, kind in enumerate(("chosen", "rejected"), start=1)]
         if not isinstance(raw, list) or len(raw) < 2:
             raise DataError("'responses' must list at least two answers", where=where, remedy='write [{"text": "…", "rank": 1}, …]')
         responses = tuple(_response(response, i, where) for i, response in enumerate(raw))
-        items.append(RankedItem(row["id"], messages, row.get("department"), responses, str(row.get("source") or "")))
+        items.append(RankedItem(row["id"], messages, row.get("department"), responses, str(row.get("source") or ""), split))
     return items
 
 
@@ -134,7 +138,7 @@ def _response(raw: Any, index: int, where: str) -> Response:
     rank = raw.get("rank")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise DataError(f"answer {index + 1} has the rank {rank!r}", where=where, remedy="ranks are whole numbers from 1 (best)")
-    return Response(_text(raw, "text", where), rank)
+    return Response(_text(raw, "text", where), rank, raw.get("kind"))
 
 
 def _rows(root: str | Path, split: str, names: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -86,6 +86,18 @@ def bar_plot(values: Mapping[str, float], *, title: str, ylabel: str, levels: Ma
     return _svg(figure)
 
 
+def reliability_plot(series: Mapping[str, Points], *, title: str) -> str:
+    """Accuracy over confidence, one line for each name, beside the diagonal on which a calibrated model lies."""
+    figure, axes = _figure(title)
+    axes.plot([0.5, 1], [0.5, 1], color="#8a8a8a", linestyle="--", linewidth=1)
+    for (name, points), colour in zip(series.items(), COLOURS, strict=False):
+        axes.plot(*zip(*points, strict=True), label=name, color=colour, linewidth=1.6, marker="o", markersize=3)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("pairs ordered rightly")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
 def _figure(title: str, height: float = 2.7) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, height), layout="constrained")
     axes = figure.subplots()

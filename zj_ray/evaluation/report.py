@@ -1,6 +1,6 @@
 """report.html: what a run did and what came of it, on one page that needs nothing else.
 
-Reads the run folder only: config.yaml, summary.json, */metrics.jsonl, feedback/agreement.json (`Agreement`),
+Reads the run folder only: config.yaml, summary.json, */metrics.jsonl, feedback/agreement.json (`Agreement`), reward/accuracy.json,
 evaluate/results.json (`EvaluationResults`) and evaluate/consultations.jsonl (rows {prompt_id, kind, model, messages, reward,
 rules}). A part whose file is not there yet is shown as "not run". Models and patients wrote much of what is shown: the
 template escapes everything but our own SVG.
@@ -71,7 +71,7 @@ def write_report(run_folder: Path) -> Path:
         components=_components(results) if results else [],
         outcome=_outcome(results) if results else "",
         safety=_safety(results) if results else {},
-        reward=_reward(summary.get("reward") or {}),
+        reward=_reward(summary.get("reward") or {}, _read_json(folder / "reward" / "accuracy.json") or {}),
         agreement=_read_json(folder / "feedback" / "agreement.json"),
         samples=_samples(folder / "evaluate" / "consultations.jsonl"),
     )
@@ -211,8 +211,11 @@ def _safety(results: EvaluationResults) -> Row:
     }
 
 
-def _reward(reward: Mapping[str, Any]) -> Row:
-    """The reward model's held-out accuracy. A length bin is an accuracy, or a mapping with `accuracy` and the number of `pairs`."""
+def _reward(reward: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+    """The reward model's held-out accuracy. A length bin is an accuracy, or a mapping with `accuracy` and the number of `pairs`.
+
+    measured: `accuracy.json`; empty for a run that has none.
+    """
     raw = reward.get("pair_accuracy_by_length_bin") or {}
     bins = {name: value if isinstance(value, Mapping) else {"accuracy": value} for name, value in raw.items()}
     bins = {name: value for name, value in bins.items() if value.get("accuracy") is not None}
@@ -220,7 +223,28 @@ def _reward(reward: Mapping[str, Any]) -> Row:
     levels = {"chance": 0.5} | ({"ceiling": ceiling} if ceiling is not None else {})
     heights = {f"{name}\n{value['pairs']} pairs" if "pairs" in value else str(name): value["accuracy"] for name, value in bins.items()}
     svg = Markup(plots.bar_plot(heights, title="Held-out pair accuracy by length", ylabel="accuracy", levels=levels)) if heights else ""
-    return {"accuracy": reward.get("pair_accuracy"), "ceiling": ceiling, "svg": svg}
+    scorers = {**measured.get("scorers", {}), **measured.get("aspects", {})}
+    divisions = measured["scorers"]["reward model"]["by"] if measured else {}
+    return {
+        "accuracy": reward.get("pair_accuracy"),
+        "ceiling": ceiling,
+        "plots": [plot for plot in (svg, *_reward_plots(measured)) if plot],
+        "scorers": {name: found for name, found in scorers.items() if found["pairs"]},
+        "divisions": {name: parts for name, parts in divisions.items() if name != "length"},
+        "calibration": measured.get("calibration"),
+    }
+
+
+def _reward_plots(measured: Mapping[str, Any]) -> list[Markup]:
+    """Reliability before and after the temperature; the held-out loss by which training was stopped."""
+    drawn = []
+    if calibration := measured.get("calibration"):
+        series = {name: [(b["confidence"], b["accuracy"]) for b in calibration[name]] for name in ("before", "after")}
+        drawn.append(Markup(plots.reliability_plot(series, title="Reliability before and after the temperature")))
+    if any(curves := measured.get("held_out", [])):
+        losses = {f"member {number}": [(step, loss) for step, loss in curve] for number, curve in enumerate(curves, start=1)}
+        drawn.append(Markup(plots.line_plot(losses, title="reward: held-out loss", ylabel="nats per pair")))
+    return drawn
 
 
 def _samples(path: Path) -> list[Row]:

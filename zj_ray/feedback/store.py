@@ -139,11 +139,13 @@ class RankingStore:
 
     def import_ranked(self, items: Sequence[RankedItem], annotator: str = "file") -> None:
         """Take ranked contexts from a `ranking.jsonl` (docs/data.md) as the work of `annotator`."""
-        origins = [{"source": item.source, "kind": "file"} for item in items]
         self.add_items([
-            Item(i.id, i.id, i.messages, i.department, tuple(Answer(response.text, origin) for response in i.responses))
-            for i, origin in zip(items, origins, strict=True)
-        ])
+            Item(
+                i.id, i.id, i.messages, i.department,
+                tuple(Answer(r.text, {"source": i.source, "split": i.split, "kind": r.kind or "file"}) for r in i.responses),
+            )
+            for i in items
+        ])  # fmt: skip
         self.add_rankings([Ranking(i.id, annotator, "file", tuple(places([float(r.rank) for r in i.responses]))) for i in items])
 
     def export_jsonl(self, path: Path) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
-from zj_ray.data.datasets import load_moments, load_prompts, load_rankings
+from zj_ray.data.datasets import SPLITS, load_moments, load_prompts, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
 from zj_ray.evaluation.summary import update_summary
@@ -47,7 +47,8 @@ def feedback(shop: Workshop) -> dict[str, Any]:
     store = open_store(folder, config.label.store)
     known = {item.id for item in store.items()}
     if config.source == "file":
-        store.import_ranked([item for item in load_rankings(shop.data_root, "train") if item.id not in known])
+        for split in SPLITS:
+            store.import_ranked([item for item in load_rankings(shop.data_root, split) if item.id not in known])
     else:
         contexts = choose_contexts(shop, random.Random(f"{shop.config.seed}/contexts"), config.prompts)
         fresh = [context for context in contexts if context.id not in known]

@@ -3,96 +3,128 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from zj_ray.data.chat import ChatFormat
+from zj_ray.errors import DataError
+from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.feedback.annotators import noise_ceiling
-from zj_ray.feedback.store import open_store, pairs
+from zj_ray.feedback.labels import Labelled, is_held_out, label
+from zj_ray.feedback.quality import annotator_weights
+from zj_ray.feedback.store import open_store, settled
 from zj_ray.feedback.tables import Item, Ranking
+from zj_ray.progress import console
+from zj_ray.run import write_atomic
 from zj_ray.stages.supervised import train
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.examples import Examples
 from zj_ray.training.model import HEADS
+from zj_ray.training.packing import shared_length
 
-LENGTH_BINS = (
-    ("better is shorter by over 10 characters", -10_000, -10),
-    ("within 10 characters", -10, 11),
-    ("better is longer by over 10 characters", 11, 10_000),
-)
+
+@dataclass(frozen=True)
+class Feedback:
+    """train, valid: what was ranked; unseen: items that nobody has ranked yet, without a rank."""
+
+    train: list[Labelled]
+    valid: list[Labelled]
+    unseen: list[Labelled]
+    rankings: Mapping[str, Sequence[Ranking]]
 
 
 def reward(shop: Workshop) -> dict[str, Any]:
-    """Leaves `reward/model`, and in the manifest `score_mean` and `score_deviation` of held-out answers: PPO's scale."""
-    config = shop.config
-    store = open_store(shop.run.folder / "feedback", config.feedback.label.store)
-    rankings = store.all_rankings()
-    items = [item for item in store.items() if item.id in rankings]
+    """Leaves `reward/model` (further members in `reward/member-2/model` …) and `reward/accuracy.json`; with an ensemble `feedback/priorities.json`.
+
+    In the manifest `score_mean` and `score_deviation` of held-out answers: PPO's scale.
+    """
+    config = shop.config.reward
+    feedback = read_feedback(shop)
+    chat, limit = shop.chat(), shop.config.model.max_length
+    examples = {"train": ranking_examples(feedback.train, chat, limit), "valid": ranking_examples(feedback.valid, chat, limit)}
+    if config.ensemble > 1 and feedback.unseen:
+        examples["unseen"] = ranking_examples(feedback.unseen, chat, limit)
+    members = [train(shop, "reward", "rankings", shop.model(config.init), examples, config, member) for member in range(1, config.ensemble + 1)]
+    scores = np.array([member["after"]["scores"] for member in members])  # [members, answers, heads]
+    measured = measure_reward(scores, feedback.valid, feedback.train)
+    measured |= {"ceiling": _ceiling(shop, feedback), "held_out": [member["held_out"] for member in members]}
+    write_atomic(shop.run.folder / "reward" / "accuracy.json", json.dumps(measured, ensure_ascii=False, indent=2) + "\n")
+    if "unseen" in examples:
+        unlike = disagreements(feedback.unseen, np.array([member["unseen"]["scores"] for member in members]))
+        write_atomic(shop.run.folder / "feedback" / "priorities.json", json.dumps(unlike, ensure_ascii=False, indent=2) + "\n")
+    console.print(table(measured))
+    summary = summarise(measured)
+    update_summary(shop.run.folder, {"reward": summary})
+    scale = {"score_mean": float(np.mean(scores[0, :, 0])), "score_deviation": float(np.std(scores[0, :, 0]))}
+    steps = {name: [member[name] for member in members] for name in ("steps", "kept")}
+    return {**scale, **summary, **steps, "disagreement": measured["disagreement"], "tokens": _tokens(examples["train"])}
+
+
+def read_feedback(shop: Workshop) -> Feedback:
+    """The store's items with their labels. Raises DataError where there is none to train on."""
+    store = open_store(shop.run.folder / "feedback", shop.config.feedback.label.store)
+    items, rankings = store.items(), store.all_rankings()
     store.close()
-    order = random.Random(f"{config.seed}/held-out")
-    held_out = set(order.sample([item.id for item in items], round(config.feedback.held_out * len(items))))
-    split = {"train": [i for i in items if i.id not in held_out], "valid": [i for i in items if i.id in held_out]}
-    chat, limit = shop.chat(), config.model.max_length
-    examples = {name: ranking_examples(part, rankings, chat, limit) for name, part in split.items()}
-    result = train(shop, "reward", "rankings", shop.model(config.reward.init), examples, config.reward)
-    measured = measure_accuracy(split["valid"], rankings, result["after"]["scores"])
-    measured["pair_accuracy_ceiling"] = _ceiling(shop, split["valid"], rankings)
-    update_summary(shop.run.folder, {"reward": measured})
-    scale = {"score_mean": float(np.mean(result["after"]["scores"])), "score_deviation": float(np.std(result["after"]["scores"]))}
-    return {**scale, **measured, "held_out_pairs": result["after"]["pairs"], "steps": result["steps"]}
+    ranked = [item for item in items if item.id in rankings]
+    held_out = is_held_out(ranked, shop.config.feedback.held_out, shop.config.seed)
+    if not ranked or all(held_out.values()):
+        raise DataError("there is no ranking to train on", where=store.place, remedy="rank more items, or lower feedback.held_out")
+    learnt = {item: given for item, given in rankings.items() if not held_out[item]}
+    weights = annotator_weights(learnt) if shop.config.reward.noise_weighting else None
+    return Feedback(
+        label([item for item in ranked if not held_out[item.id]], rankings, weights),
+        label([item for item in ranked if held_out[item.id]], rankings, weights),
+        [_unranked(item) for item in items if item.id not in rankings],
+        rankings,
+    )
 
 
-def ranking_examples(items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], chat: ChatFormat, limit: int) -> Examples:
-    """Context and answer as one document for each answer, scored at its last token; left-truncated by whole turns."""
-    documents, ranks, groups = [], [], []
-    annotators = max((len(rankings[item.id]) for item in items), default=1)
-    for number, item in enumerate(items):
-        by_head = _ranks(rankings[item.id], len(item.answers), annotators)
-        for k, answer in enumerate(item.answers):
-            words = chat.text_ids(answer.text) + ([chat.stop_id] if answer.origin.get("finished", True) else [])
-            words = words[: limit // 2] or [chat.stop_id]
-            documents.append(np.asarray([*chat.prompt(item.context, limit - len(words)), *words]))
-            ranks.append(by_head[:, k])
-            groups.append(number)
-    return Examples(documents, [np.asarray([len(d) - 1]) for d in documents], np.asarray(groups), np.asarray(ranks))
+def _unranked(item: Item) -> Labelled:
+    return Labelled(item, np.full((len(HEADS), len(item.answers), 1), np.nan), np.ones(1))
 
 
-def _ranks(rankings: Sequence[Ranking], answers: int, annotators: int) -> np.ndarray:
-    """`[heads, answers, annotators]`; NaN where an annotator did not rank, overall or on an aspect."""
-    ranks = np.full((len(HEADS), answers, annotators), np.nan)
-    for column, ranking in enumerate(rankings):
-        for head, name in enumerate(HEADS):
-            given = ranking.overall if name == "overall" else (ranking.aspects or {}).get(name)
-            if given is not None:
-                ranks[head, :, column] = given
-    return ranks
+def ranking_examples(items: Sequence[Labelled], chat: ChatFormat, limit: int) -> Examples:
+    """Context and answer as one document for each answer, scored at its last token; left-truncated by whole turns, for all K alike."""
+    documents, ranks, weights, groups = [], [], [], []
+    annotators = max(len(labelled.weights) for labelled in items)
+    for number, labelled in enumerate(items):
+        answers = [chat.text_ids(a.text) + ([chat.stop_id] if a.origin.get("finished", True) else []) for a in labelled.item.answers]
+        room = _room(labelled.item, chat, limit)
+        answers = [words[:room] or [chat.stop_id] for words in answers]
+        prompt = chat.prompt(labelled.item.context, limit - max(map(len, answers)))
+        absent = annotators - len(labelled.weights)
+        documents += [np.asarray([*prompt, *words]) for words in answers]
+        ranks.append(np.pad(labelled.ranks.swapaxes(0, 1), ((0, 0), (0, 0), (0, absent)), constant_values=np.nan))
+        weights += [np.pad(labelled.weights, (0, absent))] * len(answers)
+        groups += [number] * len(answers)
+    return Examples(documents, [np.asarray([len(d) - 1]) for d in documents], np.asarray(groups), np.concatenate(ranks), np.asarray(weights))
 
 
-def measure_accuracy(items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], scores: Sequence[float]) -> dict[str, Any]:
-    """Pair accuracy on held-out contexts, overall and by how much longer the better answer is [characters]."""
-    outcomes: list[tuple[int, bool]] = []
-    first = 0
-    for item in items:
-        ours = scores[first : first + len(item.answers)]
-        first += len(item.answers)
-        for better, worse in pairs(rankings[item.id]):
-            longer = len(item.answers[better].text) - len(item.answers[worse].text)
-            outcomes.append((longer, ours[better] > ours[worse]))
-    bins = {name: [right for longer, right in outcomes if low <= longer < high] for name, low, high in LENGTH_BINS}
-    return {
-        "pair_accuracy": float(np.mean([right for _, right in outcomes])),
-        "pair_accuracy_by_length_bin": {name: {"accuracy": float(np.mean(b)) if b else None, "pairs": len(b)} for name, b in bins.items()},
-    }
+def _room(item: Item, chat: ChatFormat, limit: int) -> int:
+    """Tokens that an answer may take: half of them, less where the last question alone needs more. Raises DataError when it leaves none."""
+    asked = len(chat.prompt([*(m for m in item.context if m.role == "system"), item.context[-1]]))
+    if asked >= limit:
+        what = f"the last question alone takes {asked} of {limit} tokens"
+        raise DataError(what, where=f"item {item.id!r}", remedy="raise model.max_length, or leave the item out")
+    return min(limit // 2, limit - asked)
 
 
-def _ceiling(shop: Workshop, items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]]) -> float | None:
+def _tokens(examples: Examples) -> dict[str, int]:
+    """Of one pass: computed, each prompt once, and what they would be with the prompt before each of its K answers."""
+    assert examples.groups is not None
+    prompts = [np.flatnonzero(examples.groups == group) for group in np.unique(examples.groups)]
+    return {"shared": sum(shared_length([examples.token_ids[i] for i in prompt]) for prompt in prompts), "unshared": examples.tokens}
+
+
+def _ceiling(shop: Workshop, feedback: Feedback) -> float | None:
     """What the annotators' noise allows; known only where they are simulated."""
     path = shop.run.folder / "feedback" / "utilities.json"
     if not path.exists():
         return None
     utilities = json.loads(path.read_text(encoding="utf-8"))
-    return noise_ceiling([utilities[item.id] for item in items], [rankings[item.id] for item in items])
+    known = [v.item.id for v in feedback.valid if v.item.id in utilities]
+    return noise_ceiling([utilities[i] for i in known], [settled(feedback.rankings[i]) for i in known])

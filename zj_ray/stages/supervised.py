@@ -13,9 +13,15 @@ from zj_ray.training.fit import fit
 from zj_ray.training.supervised import FitSpec
 
 
-def train(shop: Workshop, stage: str, objective: str, start: Path | str, examples: dict[str, Examples], config: TrainConfig) -> dict[str, Any]:
-    """Train on `examples["train"]`, measure on `examples["valid"]`, leave `STAGE/model`; the workers' result."""
-    folder = shop.run.stage(stage)
+def train(
+    shop: Workshop, stage: str, objective: str, start: Path | str, examples: dict[str, Examples], config: TrainConfig, member: int = 1
+) -> dict[str, Any]:
+    """Train on `examples["train"]`, measure on `examples["valid"]` (and `["unseen"]`, if any, at the end), leave `STAGE/model`; the workers' result.
+
+    member: of an ensemble; each has its own seed and, from the second on, its own folder `STAGE/member-2` below the stage's.
+    """
+    name = stage if member == 1 else f"{stage}/member-{member}"
+    folder = shop.run.stage(name)
     for split, part in examples.items():
         part.save(folder / f"{split}.npz")
     spec = FitSpec(
@@ -27,9 +33,10 @@ def train(shop: Workshop, stage: str, objective: str, start: Path | str, example
         valid=str(folder / "valid.npz"),
         config=config,
         model=shop.config.model,
-        seed=shop.config.seed,
-        tensorboard=str(shop.tensorboard),
-        checkpoint_url=shop.checkpoint_url(stage),
+        seed=shop.config.seed + member - 1,
+        tensorboard=str(shop.tensorboard if member == 1 else shop.tensorboard / name),
+        checkpoint_url=shop.checkpoint_url(name),
+        unseen=str(folder / "unseen.npz") if "unseen" in examples else None,
     )
     if config.gpus > 0:
         shop.release_fleet()  # idle engines cost little on CPUs; on GPUs they hold what training needs

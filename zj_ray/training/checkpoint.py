@@ -93,6 +93,13 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
+    def at(self, step: int) -> Path:
+        """The folder of one that was kept. Raises CheckpointError when it is damaged."""
+        folder = self._path(step)
+        if (fault := fault_of(folder)) is not None:
+            raise CheckpointError(f"{folder.name}: {fault}", where=str(self.folder), remedy="delete the folder to start the stage afresh")
+        return folder
+
     def latest(self) -> tuple[int, Path, dict[str, Any]] | None:
         """Step, folder and state of the newest whole checkpoint; None when there is none. Raises CheckpointError if all are damaged."""
         damage: list[str] = []

@@ -17,12 +17,14 @@ class Examples:
 
     groups: for rankings, the prompt number of each document (documents of a prompt stand together), else None.
     ranks: for rankings `[documents, heads, annotators]`, lower is better, NaN where an annotator did not rank; else None.
+    weights: for rankings `[documents, annotators]`, how much each annotator of the document's prompt counts; else None.
     """
 
     token_ids: list[np.ndarray]
     positions: list[np.ndarray]
     groups: np.ndarray | None = None
     ranks: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +34,8 @@ class Examples:
             "positions": np.concatenate(self.positions).astype(np.int32),
             "position_counts": np.array([len(x) for x in self.positions]),
         }
-        if self.groups is not None and self.ranks is not None:
-            arrays |= {"groups": self.groups, "ranks": self.ranks}
+        if self.groups is not None and self.ranks is not None and self.weights is not None:
+            arrays |= {"groups": self.groups, "ranks": self.ranks, "weights": self.weights}
         np.savez(path, **arrays)  # type: ignore[arg-type]
 
     @classmethod
@@ -45,6 +47,7 @@ class Examples:
             np.split(arrays["positions"], np.cumsum(arrays["position_counts"])[:-1]),
             arrays.get("groups"),
             arrays.get("ranks"),
+            arrays.get("weights"),
         )
 
     def __len__(self) -> int:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.algorithms.balance import pack, partition
-from zj_ray.algorithms.preference import majority
-from zj_ray.algorithms.ranking_loss import pair_outcomes, ranking_loss
+from zj_ray.algorithms.preference import majority, votes
+from zj_ray.algorithms.ranking_loss import bradley_terry, pair_outcomes, plackett_luce
 from zj_ray.config.schema import ModelConfig, RewardTrainConfig, TrainConfig
 from zj_ray.training.engine import TrainEngine
 from zj_ray.training.examples import Examples
@@ -80,7 +80,7 @@ class TokenObjective(Objective):
 
 
 class RankingObjective(Objective):
-    """The reward model: pairwise loss over the K answers of a prompt, overall and on each aspect; every prompt weighs the same."""
+    """The reward model: the order of a prompt's K answers, overall and on each aspect; all K in one row, their prompt computed once."""
 
     config: RewardTrainConfig
 
@@ -107,41 +107,58 @@ class RankingObjective(Objective):
         return engine.engine(packed.input_ids, packed.position_ids, index.to(engine.device), packed.attention)
 
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
-        return self._loss(self._scores(engine, examples, row), examples, row)
+        scores = self._scores(engine, examples, row)
+        return self._loss(scores.cpu(), examples, row).to(scores.device)  # many operations on a few numbers: a GPU would wait for each
 
     def _loss(self, scores: Tensor, examples: Examples, row: Row) -> Tensor:
+        assert examples.ranks is not None and examples.weights is not None
         total = scores.sum() * 0.0
-        for members, better in self._prompts(examples, row):
-            ours = scores[members]
-            losses = [ranking_loss(ours[:, head], better[head].to(ours.device)) for head in range(len(HEADS))]
+        for members, prompt in self._prompts(examples, row):
+            ranks, weights = examples.ranks[prompt], examples.weights[prompt[0]]
+            losses = [order_loss(scores[members, head], ranks[:, head], weights, self.config) for head in range(len(HEADS))]
             total = total + losses[0] + self.config.aspect_weight * sum(losses[1:]) / len(losses[1:])
         return total
 
-    def _prompts(self, examples: Examples, row: Row) -> list[tuple[list[int], Tensor]]:
-        """For each prompt in the row: where its answers stand in the row's scores, and who is preferred to whom `[heads, K, K]`."""
-        assert examples.ranks is not None
+    def _prompts(self, examples: Examples, row: Row) -> list[tuple[list[int], Row]]:
+        """For each prompt in the row: where its answers stand in the row's scores, and which documents they are."""
         place = {document: k for k, document in enumerate(row)}
-        found = []
-        for prompt in _groups(examples, row):
-            ranks = examples.ranks[prompt]
-            found.append(([place[i] for i in prompt], torch.from_numpy(np.stack([majority(ranks[:, head]) for head in range(len(HEADS))]))))
-        return found
+        return [([place[i] for i in prompt], prompt) for prompt in _groups(examples, row)]
 
     def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
-        """Loss, pair accuracy of the overall head, and its score of every held-out answer, in the documents' order."""
+        """Loss, pair accuracy of the overall head, and the scores `[documents][heads]` of every held-out answer."""
+        assert examples.ranks is not None
         engine.engine.eval()
         rows, prompts = self.micro_batches(examples, range(len(examples)), engine)
         loss, right, pairs = 0.0, 0, 0
-        overall = np.zeros(len(examples))
+        found = np.zeros((len(examples), len(HEADS)))
         with torch.no_grad():
             for row in rows:
                 scores = self._scores(engine, examples, row).cpu()
                 loss += float(self._loss(scores, examples, row))
-                outcomes = [pair_outcomes(scores[members, 0], better[0]) for members, better in self._prompts(examples, row)]
-                right, pairs = right + sum(r for r, _ in outcomes), pairs + sum(p for _, p in outcomes)
-                overall[row] = scores[: len(row), 0]
-        total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks([loss, right, pairs, *overall])
-        return {"loss": total_loss / prompts, "pair_accuracy": total_right / max(total_pairs, 1), "pairs": int(total_pairs), "scores": all_scores}
+                for members, prompt in self._prompts(examples, row):
+                    outcome = pair_outcomes(scores[members, 0], torch.from_numpy(majority(examples.ranks[prompt, 0])))
+                    right, pairs = right + outcome[0], pairs + outcome[1]
+                found[row] = scores[: len(row)]
+        total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks([loss, right, pairs, *found.flatten()])
+        scores_of = np.reshape(all_scores, found.shape).tolist()
+        return {"loss": total_loss / prompts, "pair_accuracy": total_right / max(total_pairs, 1), "pairs": int(total_pairs), "scores": scores_of}
+
+
+def order_loss(scores: Tensor, ranks: np.ndarray, weights: np.ndarray, config: RewardTrainConfig) -> Tensor:
+    """Loss of one head on one prompt's answers. scores: `[K]`; ranks: `[K, annotators]`; weights: `[annotators]`, used with `noise_weighting`.
+
+    Bradley–Terry learns what most annotators say or, with `noise_weighting`, their weighted votes; Plackett–Luce learns every
+    annotator's own order, a weighted mean over them.
+    """
+    counts = weights if config.noise_weighting else np.ones(len(weights))
+    if config.loss == "plackett_luce":
+        heard = np.flatnonzero(~np.isnan(ranks).all(axis=0))
+        losses = [counts[a] * plackett_luce(scores, torch.from_numpy(ranks[:, a])) for a in heard]
+        return sum(losses, scores.sum() * 0.0) / max(counts[heard].sum(), np.finfo(float).tiny)
+    shares = votes(ranks, counts)
+    preference = shares if config.noise_weighting else (shares > 0.5).astype(float)
+    margin = config.margin * np.maximum(shares - shares.T, 0.0)  # all annotators agree: the whole margin
+    return bradley_terry(scores, torch.from_numpy(preference).to(scores.dtype), torch.from_numpy(margin).to(scores.dtype))
 
 
 def _with_lora(model: TokenLogprobs | ScalarHeads, config: TrainConfig, seed: int) -> nn.Module:

@@ -83,6 +83,11 @@ class RemoteStore(CheckpointStore):
                 break
         return super().latest()
 
+    def at(self, step: int) -> Path:
+        if fault_of(self._path(step)) is not None:
+            self._fetch(step)
+        return super().at(step)
+
     def _fetch(self, step: int) -> bool:
         """Whether it came whole."""
         final, draft = self._path(step), self.folder / f".draft-{step:06d}"

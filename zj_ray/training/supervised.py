@@ -9,7 +9,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.05
 class FitSpec:
     """Everything a worker needs. start: model folder; folder: the stage's; train, valid: files written by `Examples.save`.
 
-    checkpoint_url: where checkpoints are copied to, or None.
+    checkpoint_url: where checkpoints are copied to, or None. unseen: such a file of examples that are evaluated once training is over.
     """
 
     objective: str  # "tokens" or "rankings"
@@ -47,6 +47,7 @@ class FitSpec:
     seed: int
     tensorboard: str
     checkpoint_url: str | None = None
+    unseen: str | None = None
 
 
 def worker(payload: dict[str, Any]) -> None:
@@ -91,6 +92,19 @@ def _batches(units: list[list[int]], sizes: list[int], batch_tokens: int, order:
     yield batch
 
 
+def is_over(held_out: Sequence[tuple[int, float]], patience: int | None) -> bool:
+    """Whether the last `patience` held-out losses are all no better than the best before them. held_out: (step, loss), oldest first."""
+    if patience is None or len(held_out) <= patience:
+        return False
+    losses = [loss for _, loss in held_out]
+    return min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def _finite(loss: float) -> float:
+    """A loss that can be compared: what is no number is worse than any."""
+    return loss if math.isfinite(loss) else math.inf
+
+
 def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
     config = spec.config
     return EngineSpec(
@@ -110,7 +124,7 @@ class _Loop:
     def __init__(self, spec: FitSpec, engine: TrainEngine, objective: Objective, train: Examples, valid: Examples) -> None:
         self.spec, self.engine, self.objective, self.train, self.valid = spec, engine, objective, train, valid
         self.folder = Path(spec.folder)
-        self.checkpoints = open_store(spec.checkpoint_url, self.folder / "checkpoints", keep=2)
+        self.checkpoints = open_store(spec.checkpoint_url, self.folder / "checkpoints", keep=2, keep_best=int(spec.config.patience is not None))
         self.pending: tuple[int, dict[str, Any]] | None = None  # step and state of the checkpoint that the ranks are writing
         self.committing: Future[Path] | None = None  # the last one that they have written
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -118,23 +132,33 @@ class _Loop:
 
     def run(self, steps: list[list[int]]) -> dict[str, Any]:
         found = self._told(self.checkpoints.latest() if self.engine.rank == 0 else None)
-        done, before = 0, None
-        if found is not None:
-            done, path, state = found
+        state: dict[str, Any]
+        if found is None:
+            step, state = 0, {"before": self.objective.evaluate(self.engine, self.valid), "held_out": []}
+        else:
+            step, path, state = found
             self.engine.load_checkpoint(path)
-            before = state["before"]
-        if before is None:
-            before = self.objective.evaluate(self.engine, self.valid)
         if self.log is not None:
-            self.log.truncate_after(done)
-        for number in range(done, len(steps)):
-            self._step(number, steps[number], total=len(steps))
-            if (number + 1) % self.spec.config.save_every == 0 and number + 1 < len(steps):
-                self._save(number + 1, before)
+            self.log.truncate_after(step)
+        while step < len(steps) and not is_over(state["held_out"], self.spec.config.patience):
+            self._step(step, steps[step], total=len(steps))
+            step += 1
+            if step % self.spec.config.save_every == 0 and step < len(steps):
+                state = self._save(step, state)
         self._settle()
-        after = self.objective.evaluate(self.engine, self.valid)
+        kept, after = self._best(step, state["held_out"])
         self.engine.save_model(self.folder / "model")
-        return {"before": before, "after": after, "steps": len(steps)}
+        unseen = self.objective.evaluate(self.engine, Examples.load(Path(self.spec.unseen))) if self.spec.unseen else None
+        return {"before": state["before"], "after": after, "steps": step, "kept": kept, "held_out": state["held_out"], "unseen": unseen}
+
+    def _best(self, last: int, held_out: list[tuple[int, float]]) -> tuple[int, dict[str, Any]]:
+        """Leave the engine with the weights of the lowest held-out loss that was seen; their step and what they are measured at."""
+        after = self.objective.evaluate(self.engine, self.valid)
+        step, loss = min(held_out, key=lambda seen: seen[1], default=(last, math.inf))
+        if loss >= _finite(after["loss"]):
+            return last, after
+        self.engine.load_checkpoint(self._told(self.checkpoints.at(step) if self.engine.rank == 0 else None))
+        return step, self.objective.evaluate(self.engine, self.valid)
 
     def _step(self, number: int, documents: list[int], total: int) -> None:
         started = time.monotonic()
@@ -162,12 +186,19 @@ class _Loop:
             }
             self.log.write(number + 1, {**figures, "skipped": float(not result.applied), "total_steps": total})
 
-    def _save(self, step: int, before: dict[str, Any]) -> None:
-        """Copy the state; it is written while the next steps go on, and declared whole after one of them."""
+    def _save(self, step: int, state: dict[str, Any]) -> dict[str, Any]:
+        """Copy what was learnt; it is written while the next steps go on, and declared whole after one of them. Returns the new state.
+
+        state: `before`, the evaluation before the first step, and `held_out`, step and held-out loss at every checkpoint if there is patience.
+        """
         self._settle()  # never two at a time
+        if self.spec.config.patience is not None:
+            loss = _finite(self.objective.evaluate(self.engine, self.valid)["loss"])
+            state = {**state, "held_out": [*state["held_out"], (step, loss)]}
         draft = self._told(self.checkpoints.begin(step) if self.engine.rank == 0 else None)
         self.engine.save_checkpoint(draft)
-        self.pending = step, before
+        self.pending = step, state
+        return state
 
     def _told(self, of_first_rank: Any) -> Any:
         """What rank 0 has, on every rank."""
@@ -178,9 +209,10 @@ class _Loop:
     def _commit(self) -> None:
         """All ranks have written: rank 0 says so on the disk, beside the next steps."""
         assert self.pending is not None
-        (step, before), self.pending = self.pending, None
+        (step, state), self.pending = self.pending, None
         if self.engine.rank == 0:
-            self.committing = self._worker.submit(self.checkpoints.commit, step, {"before": before})
+            score = -state["held_out"][-1][1] if state["held_out"] else None
+            self.committing = self._worker.submit(self.checkpoints.commit, step, state, score)
 
     def _settle(self) -> None:
         """Until what is being written is whole. Raises CheckpointError when it can't be."""

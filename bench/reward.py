@@ -1,0 +1,109 @@
+"""What the reward model is worth, beside length and rules on the same held-out pairs: `python -m bench.reward [--run RUNS/demo] [--variants]`.
+
+*clinic*: the SFT model and the simulated rankings of a finished run. *real* (where ZJ_REAL_DATA names a data folder): its `ranking`
+and `preference` files, a tiny model pre-trained on its texts, its valid/ held out. `--variants` trains every loss and label instead
+of the configured one alone. Everything is done by the stages themselves, in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zj_ray.config.load import load_config
+from zj_ray.config.schema import Config
+from zj_ray.pipeline import run
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "Bradley–Terry, majority": {},
+    "Bradley–Terry, weighted votes": {"noise_weighting": True},
+    "Bradley–Terry, margin 1": {"margin": 1.0},
+    "Plackett–Luce": {"loss": "plackett_luce"},
+    "Plackett–Luce, weighted": {"loss": "plackett_luce", "noise_weighting": True},
+    "ensemble of 3": {"ensemble": 3},
+}
+
+
+def clinic(finished: Path, runs: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The reward stage alone, on what `finished` has made before it."""
+    config = load_config(finished / "config.yaml")
+    config = replace(config, name="clinic", stages=("reward",), reward=replace(config.reward, **changes))
+    for part in ("data", "base", "tokenizer", "pretrain", "sft", "feedback"):
+        if not (runs / "clinic" / part).exists():
+            shutil.copytree(finished / part, runs / "clinic" / part, ignore=shutil.ignore_patterns("checkpoints", "ray_train"))
+    return _train(config, runs)
+
+
+def real(data: str, runs: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Pre-training, the file's rankings and the reward stage; the model that is pre-trained first serves all variants."""
+    learning = ["reward.init=pretrain", "reward.epochs=1", "reward.max_steps=200", "reward.save_every=50"]
+    config = load_config(CONFIGS / "laptop-real.yaml", ["name=real", "stages=[pretrain,feedback,reward]", f"data.root={data}", *learning])
+    return _train(replace(config, reward=replace(config.reward, **changes)), runs)
+
+
+def _train(config: Config, runs: Path) -> dict[str, Any]:
+    folder = runs / config.name
+    shutil.rmtree(folder / "reward", ignore_errors=True)
+    folder = run(config, runs=runs, allowed=("reward",))
+    manifest = json.loads((folder / "reward" / "manifest.json").read_text(encoding="utf-8"))
+    return manifest | json.loads((folder / "reward" / "accuracy.json").read_text(encoding="utf-8"))
+
+
+def rows(name: str, found: Mapping[str, Any], *, baselines: bool) -> list[str]:
+    """Markdown: the model's row and, with `baselines`, those of length, rules and the ceiling."""
+    shown = found["scorers"] if baselines else {k: v for k, v in found["scorers"].items() if k.startswith(("reward model", "mean of"))}
+    lines = []
+    for scorer, figures in shown.items():
+        low, high = figures["ci95"]
+        label = name if scorer == "reward model" else f"{name}: {scorer}" if scorer.startswith("mean of") else scorer
+        lines.append(f"| {label} | {figures['accuracy']:.3f} | {low:.3f}–{high:.3f} | {figures['length_partialled']:.3f} |")
+    if baselines and found["ceiling"] is not None:
+        lines.append(f"| what the annotators' noise allows | {found['ceiling']:.3f} | | |")
+    return lines
+
+
+def tell(title: str, results: Mapping[str, dict[str, Any]]) -> None:
+    first = next(iter(results.values()))
+    print(f"\n### {title}: {first['held_out_pairs']} held-out pairs\n")
+    print("| scorer | accuracy | 95 % | length partialled out |\n| --- | --- | --- | --- |")
+    for number, (name, found) in enumerate(results.items()):
+        print("\n".join(rows(name, found, baselines=number == 0)))
+    for name, found in results.items():
+        known, tokens = found["calibration"], found["tokens"]
+        print(f"\n{name}: step {found['kept']} of {found['steps']} kept; {found['seconds']:.0f} s; ", end="")
+        print(f"ECE {known['ece_before']:.3f} → {known['ece']:.3f} at T = {known['temperature']:.2f}; ", end="")
+        print(f"{tokens['shared']:,} tokens a pass instead of {tokens['unshared']:,}; disagreement {found['disagreement']}")
+    for division, parts in first["scorers"]["reward model"]["by"].items():
+        print(f"\n| {division} | pairs | reward model | length only | rules only |\n| --- | --- | --- | --- | --- |")
+        for part, figures in parts.items():
+            others = [first["scorers"][name]["by"][division][part]["accuracy"] for name in ("length only", "rules only")]
+            print(f"| {part} | {figures['pairs']} | {figures['accuracy'] or 0:.3f} | {others[0] or 0:.3f} | {others[1] or 0:.3f} |")
+    for aspect, figures in first["aspects"].items():
+        if figures["pairs"]:
+            print(f"\n{aspect}: {figures['accuracy']:.3f} of {figures['pairs']} pairs")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="folder of a finished run with simulated rankings")
+    parser.add_argument("--variants", action="store_true", help="every loss and label, not the configured one alone")
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS), help="of the variants")
+    options = parser.parse_args(arguments)
+    chosen = {name: VARIANTS[name] for name in options.only} if options.variants else {"as configured": {}}
+    with tempfile.TemporaryDirectory(prefix="zj-reward-") as temporary:
+        if options.run is not None:
+            tell("clinic", {name: clinic(options.run, Path(temporary), changes) for name, changes in chosen.items()})
+        if data := os.environ.get("ZJ_REAL_DATA"):
+            tell("real", {name: real(data, Path(temporary), changes) for name, changes in chosen.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Accuracy of a ranking scorer: by hand on few pairs, and what is left of scorers that know length alone or nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from zj_ray.algorithms.preference import disagreement
+from zj_ray.data.messages import Message
+from zj_ray.evaluation.ranking_accuracy import length_scores, measure, preferred_pairs
+from zj_ray.evaluation.reward_model import disagreements, measure_reward
+from zj_ray.feedback.labels import Labelled
+from zj_ray.feedback.tables import Answer, Item
+from zj_ray.training.model import HEADS
+
+
+def item(name: str, texts: Sequence[str], ranks: Sequence[float], kinds: Sequence[str] = "abcdefgh", department: str | None = None) -> Labelled:
+    """Ranked overall by one annotator."""
+    answers = tuple(Answer(text, {"kind": kind, "source": "test"}) for text, kind in zip(texts, kinds, strict=False))
+    by_head = np.full((len(HEADS), len(texts), 1), np.nan)
+    by_head[0, :, 0] = ranks
+    return Labelled(Item(name, name, (Message("user", "头痛。"),), department, answers), by_head, np.ones(1))
+
+
+def random_items(count: int, seed: int = 0) -> tuple[list[Labelled], np.ndarray]:
+    """Items whose better answers are mostly longer, and the truth that ranked them `[answers]`."""
+    random = np.random.default_rng(seed)
+    lengths, truth = random.integers(5, 200, (count, 4)), random.normal(size=(count, 4))
+    truth = truth + 0.01 * lengths
+    return [item(str(n), ["字" * k for k in lengths[n]], (-truth[n]).argsort().argsort() + 1.0) for n in range(count)], truth.flatten()
+
+
+def test_accuracy_by_hand() -> None:
+    items = [item("one", ["字" * 30, "字" * 5, "字" * 5], [1, 2, 3], department="内科"), item("two", ["字", "字" * 4], [2, 1])]
+    found = measure(np.array([2.0, 1.0, 1.0, 9.0, 3.0]), preferred_pairs(items))  # right, right, equal; wrong
+    assert (found["accuracy"], found["pairs"]) == (2.5 / 4, 4) and found["ci95"][0] <= 2.5 / 4 <= found["ci95"][1]
+    by = found["by"]
+    assert {part: by["rank distance"][part]["accuracy"] for part in "12"} == {"1": (1 + 0.5 + 0) / 3, "2": 1.0}
+    assert by["department"]["内科"] == {"accuracy": 2.5 / 3, "ci95": (2.5 / 3, 2.5 / 3), "pairs": 3}
+    assert by["answers"]["b over a"]["accuracy"] == 0.0 and by["answers"]["a over c"]["pairs"] == 1
+    assert by["length"]["better is longer by over 10 characters"]["pairs"] == 2 and by["length"]["within 10 characters"]["accuracy"] == 0.25
+    assert "source" not in by  # all from the same
+
+
+def test_pairs_are_what_most_annotators_say_of_the_head() -> None:
+    labelled = item("one", ["甲", "乙"], [1, 2])
+    labelled.ranks[2, :, 0] = [2, 1]
+    assert preferred_pairs([labelled]).better.tolist() == [0] and preferred_pairs([labelled], head=2).better.tolist() == [1]
+    assert measure(np.zeros(2), preferred_pairs([labelled], head=1))["accuracy"] is None
+
+
+@pytest.mark.parametrize("of_length", [lambda n: n, lambda n: -3 * n, np.log1p, lambda n: 0.1 * n - np.log1p(n)])
+def test_of_a_scorer_that_knows_length_alone_a_coin_is_left(of_length: object) -> None:
+    items, _ = random_items(300)
+    pairs = preferred_pairs(items)
+    found = measure(of_length(pairs.lengths), pairs)  # type: ignore[operator]
+    assert abs(found["accuracy"] - 0.5) > 0.1 and found["length_partialled"] == 0.5
+
+
+def test_a_scorer_that_does_not_go_with_length_keeps_its_accuracy() -> None:
+    items, truth = random_items(2000)
+    pairs = preferred_pairs(items)
+    of_quality = truth - 0.01 * pairs.lengths  # what ranked them, without the length
+    found = measure(of_quality, pairs)
+    assert found["accuracy"] > 0.7 and found["length_partialled"] == pytest.approx(found["accuracy"], abs=0.02)
+    against = measure(of_quality - 0.02 * pairs.lengths, pairs)  # the same quality, hidden below length
+    assert against["accuracy"] < found["accuracy"] - 0.2 and against["length_partialled"] == pytest.approx(found["length_partialled"])
+
+
+def test_the_length_baseline_takes_its_direction_from_what_was_trained_on() -> None:
+    longer, shorter = [item("a", ["字" * 9, "字"], [1, 2])], [item("b", ["字" * 9, "字"], [2, 1])]
+    assert length_scores(preferred_pairs(longer), preferred_pairs(longer)).tolist() == [9, 1]
+    assert length_scores(preferred_pairs(longer), preferred_pairs(shorter)).tolist() == [-9, -1]
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says_when_pairs_of_a_prompt_go_together() -> None:
+    covered = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        items = [item(str(n), ["甲", "乙", "丙", "丁"], [1, 2, 3, 4]) for n in range(60)]
+        right = random.random(60) < 0.7  # a prompt is ordered rightly as a whole, or the other way round
+        scores = np.concatenate([np.arange(4)[::-1] if r else np.arange(4) for r in right]).astype(float)
+        low, high = measure(scores, preferred_pairs(items))["ci95"]
+        covered += low <= 0.7 <= high
+    assert covered >= 51  # 57 are expected; with an interval over pairs it would be 34
+
+
+def test_members_that_differ_in_scale_of_prompts_alone_agree() -> None:
+    scores = np.array([[1.0, 2.0, 0.0], [11.0, 12.0, 10.0]])
+    assert disagreement(scores) < 1e-12 and disagreement(np.array([[1.0, 2.0], [2.0, 1.0]])) > 0.2
+    items = [item("calm", ["甲", "乙"], [1, 2]), item("torn", ["甲", "乙"], [1, 2])]
+    by_item = disagreements(items, np.array([[1.0, 0.0, 2.0, 0.0], [6.0, 5.0, 0.0, 2.0]])[:, :, None])
+    assert by_item["torn"] > 0.3 > 0.01 > by_item["calm"]
+
+
+def test_model_mean_and_baselines_are_measured_on_the_same_pairs() -> None:
+    items, truth = random_items(40)
+    scores = np.repeat(np.stack([truth, -truth, truth * 3])[:, :, None], len(HEADS), axis=2)
+    found = measure_reward(scores, items, items)
+    assert {figures["pairs"] for figures in found["scorers"].values()} == {240}
+    assert set(found["scorers"]) == {"reward model", "mean of 3", "length only", "rules only"}
+    assert found["scorers"]["reward model"]["accuracy"] == 1.0 and found["scorers"]["mean of 3"]["accuracy"] == 1.0
+    assert 0.6 < found["scorers"]["length only"]["accuracy"] < 0.95 and found["disagreement"] > 0.1
+    assert found["aspects"]["safety"]["pairs"] == 0 and found["calibration"]["pairs"] == 120

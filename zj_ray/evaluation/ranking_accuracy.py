@@ -1,0 +1,119 @@
+"""How often a scorer prefers the answer that most annotators prefer, over which pairs, and how much of that is length.
+
+Any scorer will do: the reward model, its aspect heads, an answer's length, the rules. All are measured on the same pairs, and
+an interval resamples prompts, since the pairs of a prompt share its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zj_ray.algorithms.preference import majority
+from zj_ray.evaluation.statistics import ratio_interval
+from zj_ray.feedback.labels import Labelled
+
+LENGTH_BINS = (
+    ("better is shorter by over 10 characters", -np.inf, -10),
+    ("within 10 characters", -10, 11),
+    ("better is longer by over 10 characters", 11, np.inf),
+)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """better, worse: `[pairs]`, answers by their number over all items; prompts: `[pairs]`, the item's number; lengths: `[answers]` [characters].
+
+    parts: for each way to divide the pairs, the name of every pair's part.
+    """
+
+    better: NDArray[np.int64]
+    worse: NDArray[np.int64]
+    prompts: NDArray[np.int64]
+    lengths: Floats
+    parts: Mapping[str, Sequence[str]]
+
+    def differences(self, scores: Floats) -> Floats:
+        """By how much each preferred answer scores higher `[pairs]`. scores: `[answers]`."""
+        return scores[self.better] - scores[self.worse]
+
+
+def preferred_pairs(items: Sequence[Labelled], head: int = 0) -> Pairs:
+    """The pairs that most annotators order, overall (head 0) or on an aspect."""
+    better, worse, prompts = list[int](), list[int](), list[int]()
+    parts: dict[str, list[str]] = {"rank distance": [], "answers": [], "department": [], "source": [], "length": []}
+    lengths = np.array([len(answer.text) for labelled in items for answer in labelled.item.answers], dtype=float)
+    first = 0
+    for number, labelled in enumerate(items):
+        for i, j in np.argwhere(majority(labelled.ranks[head])).tolist():
+            better, worse, prompts = [*better, first + i], [*worse, first + j], [*prompts, number]
+            for name, part in _parts(labelled, head, i, j).items():
+                parts[name].append(part)
+        first += len(labelled.item.answers)
+    return Pairs(np.array(better, dtype=int), np.array(worse, dtype=int), np.array(prompts, dtype=int), lengths, parts)
+
+
+def _parts(labelled: Labelled, head: int, i: int, j: int) -> dict[str, str]:
+    better, worse = labelled.item.answers[i], labelled.item.answers[j]
+    longer = len(better.text) - len(worse.text)
+    return {
+        "rank distance": str(max(1, round(float(np.nanmean(labelled.ranks[head, j] - labelled.ranks[head, i]))))),
+        "answers": f"{better.origin.get('kind', 'generated')} over {worse.origin.get('kind', 'generated')}",
+        "department": labelled.item.department or "unknown",
+        "source": str(better.origin.get("source") or "this run"),
+        "length": next(name for name, low, high in LENGTH_BINS if low <= longer < high),
+    }
+
+
+def measure(scores: Floats, pairs: Pairs) -> dict[str, Any]:
+    """Accuracy of `scores` `[answers]` over all pairs, over the parts of each division that has more than one, and without what length explains."""
+    differences = pairs.differences(scores)
+    by = {
+        name: {part: _accuracy(differences, pairs, np.array(of_pair) == part) for part in sorted(set(of_pair))}
+        for name, of_pair in pairs.parts.items()
+    }
+    return {
+        **_accuracy(differences, pairs, np.ones(len(differences), dtype=bool)),
+        "length_partialled": length_partialled(differences, pairs),
+        "by": {name: parts for name, parts in by.items() if len(parts) > 1 or name == "length"},
+    }
+
+
+def _accuracy(differences: Floats, pairs: Pairs, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """Share of the chosen pairs that are ordered rightly, an equal score counting half, with the interval over prompts."""
+    if not chosen.any():
+        return {"accuracy": None, "ci95": None, "pairs": 0}
+    _, prompt = np.unique(pairs.prompts[chosen], return_inverse=True)
+    right = np.bincount(prompt, weights=_outcomes(differences[chosen]))
+    found = ratio_interval(right.tolist(), np.bincount(prompt).tolist())
+    assert found is not None
+    return {"accuracy": found[0], "ci95": found[1], "pairs": int(chosen.sum())}
+
+
+def _outcomes(differences: Floats) -> Floats:
+    return 0.5 + 0.5 * np.sign(differences)
+
+
+def length_partialled(differences: Floats, pairs: Pairs) -> float | None:
+    """Pair accuracy of what is left of the score differences after a regression on the differences of length and of its logarithm.
+
+    The residual of a partial correlation (Frisch & Waugh 1933), without a constant: swapping a pair changes every sign. A scorer
+    of length alone has none left and gets ½; one that does not go with length keeps its accuracy.
+    """
+    if not len(differences):
+        return None
+    of_length = np.stack([pairs.differences(pairs.lengths), pairs.differences(np.log1p(pairs.lengths))], axis=1)
+    explained = of_length @ np.linalg.lstsq(of_length, differences, rcond=None)[0]
+    left = differences - explained
+    left[np.abs(left) < 1e-9 * (np.abs(differences) + np.abs(explained))] = 0.0  # rounding is no preference
+    return float(_outcomes(left).mean())
+
+
+def length_scores(pairs: Pairs, trained: Pairs) -> Floats:
+    """The baseline that knows length alone `[answers]`: longer is better or, if more of the `trained` pairs say so, shorter."""
+    return pairs.lengths * (1.0 if np.sign(trained.differences(trained.lengths)).sum() >= 0 else -1.0)

@@ -1,0 +1,60 @@
+"""What the reward model learns from: each ranked item with the answers, ranks and weights that its rankings come to.
+
+Where a third expert adjudicated, his word alone counts. Where an annotator found every answer wrong and wrote the right one,
+that is one more answer, which he ranks above all others and the rest of the annotators not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from zj_ray.feedback.store import settled
+from zj_ray.feedback.tables import Answer, Item, Ranking
+from zj_ray.training.model import HEADS
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """ranks: `[heads, answers, annotators]`, lower is better, NaN where one did not rank. weights: `[annotators]`."""
+
+    item: Item
+    ranks: np.ndarray
+    weights: np.ndarray
+
+
+def label(items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], weights: Mapping[str, float] | None = None) -> list[Labelled]:
+    """Every item of `items` that was ranked. weights: of annotators by name (`annotator_weights`); who is not in it counts 1."""
+    return [_label(item, settled(rankings[item.id]), weights or {}) for item in items if item.id in rankings]
+
+
+def _label(item: Item, rankings: Sequence[Ranking], weights: Mapping[str, float]) -> Labelled:
+    texts = [answer.text for answer in item.answers]
+    written = {r.right_answer: None for r in rankings if r.all_wrong and r.right_answer and r.right_answer not in texts}
+    whole = replace(item, answers=(*item.answers, *(Answer(text, {"kind": "right_answer"}) for text in written)))
+    ranks = np.full((len(HEADS), len(whole.answers), len(rankings)), np.nan)
+    for column, ranking in enumerate(rankings):
+        given = {"overall": ranking.overall, **(ranking.aspects or {})}
+        for head, name in enumerate(HEADS):
+            if name in given:
+                ranks[head, : len(texts), column] = given[name]
+        if ranking.all_wrong and ranking.right_answer in written:
+            ranks[0, len(texts) + list(written).index(ranking.right_answer), column] = 0
+    return Labelled(whole, ranks, np.array([weights.get(r.annotator, 1.0) for r in rankings]))
+
+
+def is_held_out(items: Sequence[Item], share: float, seed: int) -> dict[str, bool]:
+    """Whether each item, by id, is kept back to measure the reward model: all of valid/, none of train/, `share` of the prompts otherwise.
+
+    The prompt's id and the seed alone decide, so that a prompt that is answered anew in a later round stays on its side. At
+    least one is kept back.
+    """
+    drawn = {item.id: int.from_bytes(hashlib.sha256(f"{seed}/held-out/{item.prompt_id}".encode()).digest()[:7], "big") / 2**56 for item in items}
+    splits = {item.id: item.answers[0].origin.get("split") for item in items}
+    held_out = {i: splits[i] == "valid" if splits[i] else draw < share for i, draw in drawn.items()}
+    if not any(held_out.values()) and (least := min((i for i in drawn if not splits[i]), key=lambda i: drawn[i], default=None)):
+        held_out |= {item.id: True for item in items if drawn[item.id] == drawn[least]}
+    return held_out
