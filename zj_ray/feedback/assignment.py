@@ -26,11 +26,11 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.feedback.store import RankingStore, event_row, newest, read_ranking
-from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, TicketRow
+from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 
 FREE, OPEN, DONE, SKIPPED, LATE = "free", "open", "done", "skipped", "late"
 ADJUDICATION = 0  # the slot of the third expert; annotators hold 1 and 2
-TICKET = TicketRow.__table__
+TICKET = Table.metadata.tables[TicketRow.__tablename__]
 
 
 class NotAssigned(DataError):
@@ -120,8 +120,11 @@ class Desk:
             connection.execute(insert(RankingRow), [event_row(said) | {"action": "skip"}])
             _pass_on(connection, mine, SKIPPED)
 
-    def undo(self, item: str, annotator: str) -> None:
-        """Take back his ranking or skip of an item, which is open for him again. Raises NotAssigned if there is none, or no place any more."""
+    def undo(self, item: str, annotator: str) -> bool:
+        """Take back his ranking or skip of an item, which is open for him again; whether it was an adjudication.
+
+        Raises NotAssigned if there is nothing to take back, or somebody else has his place by now.
+        """
         said = Ranking(item, annotator, "human", (), created=datetime.now(UTC))
         now = time.time()
         with self._store.writing() as connection:
@@ -133,6 +136,7 @@ class Desk:
             again = {"state": OPEN, "slot": slot, "since": now, "until": now + 60 * self._config.lease_minutes}
             connection.execute(update(TICKET).where(TICKET.c.id == mine.id).values(again))
             self._review(connection, item)
+        return mine.adjudicating
 
     def add_gold(self, item: str, overall: Sequence[int], author: str) -> None:
         """Make an item a gold one, which every annotator is given in time. Raises DataError as `RankingStore.add_gold` does."""
@@ -159,7 +163,7 @@ class Desk:
         }
 
     def history(self, annotator: str, limit: int = 100) -> list[Row[Any]]:
-        """His newest events, the newest first, each with `open`: whether it still counts and can be taken back."""
+        """His newest events, the newest first, each with `counts`: whether it still does and can be taken back."""
         latest = select(func.max(RankingRow.event)).where(RankingRow.annotator == annotator).group_by(RankingRow.item)
         counts = RankingRow.event.in_(latest) & RankingRow.action.in_(("rank", "skip"))
         query = select(RankingRow.__table__, counts.label("counts")).where(RankingRow.annotator == annotator)
@@ -190,10 +194,10 @@ class Desk:
         gold = None if adjudicating else self._gold(connection, annotator)
         if gold is not None:
             return connection.execute(insert(TICKET).values({**_free(gold, None, 0.0), **taken}).returning(TICKET)).one()
-        ticket = connection.execute(free.order_by(TICKET.c.priority.desc(), TICKET.c.id).limit(1).with_for_update(skip_locked=True)).first()
-        if ticket is not None:
-            connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(taken))
-        return ticket
+        first = connection.execute(free.order_by(TICKET.c.priority.desc(), TICKET.c.id).limit(1).with_for_update(skip_locked=True)).first()
+        if first is not None:
+            connection.execute(update(TICKET).where(TICKET.c.id == first.id).values(taken))
+        return first
 
     def _gold(self, connection: Connection, annotator: str) -> str | None:
         """The gold item whose turn it is for him, if it is one's: by lot, but the same one however often he asks."""
