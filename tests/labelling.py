@@ -79,7 +79,7 @@ class Annotator:
 
     def __init__(self, url: str, token: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=30.0, follow_redirects=True)
-        csrf = _field(self.http.get("/login").text, 'name="csrf" value')
+        csrf = field_of(self.http.get("/login").text, 'name="csrf" value')
         self.page = self.http.post("/login", data={"token": token, "csrf": csrf}).text
 
     def open(self, path: str = "/") -> dict[str, str] | None:
@@ -87,7 +87,7 @@ class Annotator:
         self.page = self.http.get(path).text
         if 'id="task"' not in self.page:
             return None
-        return {name: _field(self.page, f"data-{name}") for name in ("item", "key", "csrf")}
+        return {name: field_of(self.page, f"data-{name}") for name in ("item", "key", "csrf")}
 
     def rank(self, task: dict[str, str], overall: list[int], **more: object) -> httpx.Response:
         body = {"item": task["item"], "key": task["key"], "overall": overall, **more}
@@ -97,7 +97,8 @@ class Annotator:
         return self.http.post(path, json=body, headers={"X-CSRF": csrf})
 
 
-def _field(page: str, name: str) -> str:
+def field_of(page: str, name: str) -> str:
+    """The value of an attribute in a page's HTML."""
     found = re.search(rf'{re.escape(name)}="([^"]*)"', page)
     assert found is not None, f"the page has no {name}: {page[:500]}"
     return found[1]

@@ -22,7 +22,7 @@ from slowapi.util import get_remote_address
 from zj_ray.feedback.accounts import Account
 
 LARGEST_BODY = 256 * 1024  # [bytes]
-LOGIN_LIMIT, WORK_LIMIT = "20/minute", "300/minute"  # from an address; of an account on one route. A doctor needs a few a minute
+LOGIN_LIMIT, WORK_LIMIT = "60/minute", "300/minute"  # from an address (a whole ward may share one); of an account on one route
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'; object-src 'none'",
     "X-Content-Type-Options": "nosniff",

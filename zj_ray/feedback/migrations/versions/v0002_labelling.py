@@ -15,7 +15,7 @@ def upgrade() -> None:
         sa.Column("comment", sa.Text()),
         sa.Column("seconds", sa.Float()),
         sa.Column("shown", sa.JSON()),
-        sa.Column("key", sa.String(200)),
+        sa.Column("key", sa.String(64)),
     ):
         op.add_column("ranking", column)
     op.create_index("ix_ranking_key", "ranking", ["key"], unique=True)
