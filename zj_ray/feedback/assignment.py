@@ -180,8 +180,9 @@ class Desk:
 
     def history(self, annotator: str, limit: int = 100) -> list[Row[Any]]:
         """His newest events, the newest first, each with `counts`: whether it still does and can be taken back."""
-        latest = select(func.max(RankingRow.event)).where(RankingRow.annotator == annotator).group_by(RankingRow.item)
-        counts = RankingRow.event.in_(latest) & RankingRow.action.in_(("rank", "skip"))
+        after = RankingRow.__table__.alias()
+        later = select(after.c.event).where(after.c.item == RankingRow.item, after.c.annotator == annotator, after.c.event > RankingRow.event)
+        counts = RankingRow.action.in_(("rank", "skip")) & ~later.exists()
         query = select(RankingRow.__table__, counts.label("counts")).where(RankingRow.annotator == annotator)
         with self._store.reading() as connection:
             return list(connection.execute(query.order_by(RankingRow.event.desc()).limit(limit)))

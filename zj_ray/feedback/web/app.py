@@ -32,11 +32,11 @@ from zj_ray.feedback.tables import Ranking
 from zj_ray.feedback.web.security import (
     LOGIN_LIMIT,
     WORK_LIMIT,
+    Guard,
     csrf_form,
     csrf_header,
     csrf_token,
     get_remote_address,
-    guard,
     limiter,
     one_of,
     open_session,
@@ -100,7 +100,7 @@ def create_app(page: Page, *, secret: str, https: bool = False) -> FastAPI:
     app.include_router(routes)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     app.add_middleware(SessionMiddleware, secret, session_cookie="zj_label", max_age=SESSION_SECONDS, same_site="strict", https_only=https)
-    app.middleware("http")(guard)
+    app.add_middleware(Guard)
     for fault in (HttpError, RequestValidationError, DataError, RateLimitExceeded):
         app.add_exception_handler(fault, _refuse)
     return app

@@ -11,13 +11,16 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Form, Header, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse
 from slowapi import Limiter
 from slowapi.util import get_remote_address
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zj_ray.feedback.accounts import Account
 
@@ -30,6 +33,9 @@ HEADERS = {
     "Cache-Control": "no-store",  # a shared tablet keeps no consultation
 }
 
+TOO_LARGE = Response(status_code=413)
+FAILED = PlainTextResponse("服务器出错 / the server failed", status_code=500)
+
 log = logging.getLogger("zj_ray.label")
 
 
@@ -40,25 +46,41 @@ def _caller(request: Request) -> str:
 limiter = Limiter(key_func=_caller)
 
 
-async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+class Guard:
     """Refuses large bodies, adds the headers, and writes one line for each request; a fault of ours becomes a 500 and its place in the code."""
-    started = time.monotonic()
-    length = request.headers.get("content-length", "0")
-    if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > LARGEST_BODY:
-        response = Response(status_code=413)
-    else:
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started, status = time.monotonic(), 0
+        static = scope["path"].startswith("/static/")
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(HEADERS | ({"Cache-Control": "no-cache"} if static else {}))
+            await send(message)
+
         try:
-            response = await call_next(request)  # limits: the store's own, as handlers wait for nobody else
+            await (TOO_LARGE if _is_large(Headers(scope=scope)) else self._app)(scope, receive, answer)
         except Exception as fault:
             frames = reversed(traceback.extract_tb(fault.__traceback__)[-6:])
             log.error("%s in %s", type(fault).__name__, " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames))
-            response = Response("500 服务器出错 / the server failed", status_code=500, media_type="text/plain; charset=utf-8")
-    static = request.url.path.startswith("/static/")
-    response.headers.update(HEADERS | ({"Cache-Control": "no-cache"} if static else {}))
-    if not static:
-        route = getattr(request.scope.get("route"), "path", "(none)")
-        log.info("%s %s %d %.0f ms", request.method, route, response.status_code, 1000 * (time.monotonic() - started))
-    return response
+            if not status:
+                await FAILED(scope, receive, answer)
+        if not static:
+            route = getattr(scope.get("route"), "path", "(none)")
+            log.info("%s %s %d %.0f ms", scope["method"], route, status, 1000 * (time.monotonic() - started))
+
+
+def _is_large(headers: Headers) -> bool:
+    """Also where the size is not told, as whoever fits in would tell it."""
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not length.isdigit() or int(length) > LARGEST_BODY
 
 
 def open_session(request: Request, account: Account) -> None:
