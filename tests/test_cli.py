@@ -19,7 +19,7 @@ from zj_ray import progress as progress_module
 from zj_ray.cli import app
 from zj_ray.errors import ZjError
 
-COMMANDS = ("doctor", "config", "run", "submit", "status", "logs", "stop", "report", "bench", "serve", "chat", "data")
+COMMANDS = ("doctor", "config", "run", "submit", "status", "logs", "stop", "report", "bench", "serve", "chat", "data", "label")
 runner = CliRunner()
 
 

@@ -66,7 +66,8 @@ def test_a_store_from_before_versions_keeps_its_rows(new_url: Callable[[], str])
     url = new_url()
     make_old(url)
     store = RankingStore(url)
-    assert store.items() == [Item("a", "case-1", (Message("user", "头痛三天"),), "内科", (Answer("多久了？", {"temperature": 0.7}), Answer("吃药。")))]
+    answers = (Answer("多久了？", {"temperature": 0.7}), Answer("吃药。"))
+    assert store.items() == [Item("a", "case-1", (Message("user", "头痛三天"),), "内科", answers)]
     assert store.rankings("a") == [Ranking("a", "zhang", "human", (1, 2), {"safety": (1, 1)})]
     store.add_rankings([Ranking("a", "li", "human", (1, 1), all_wrong=True, right_answer="请先告诉我发热多久了")])
     store.close()

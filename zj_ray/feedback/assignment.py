@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,11 +27,12 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.feedback.store import RankingStore, event_row, newest, read_ranking
-from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, TicketRow
+from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 
 FREE, OPEN, DONE, SKIPPED, LATE = "free", "open", "done", "skipped", "late"
 ADJUDICATION = 0  # the slot of the third expert; annotators hold 1 and 2
-TICKET = TicketRow.__table__
+PROGRESS_SECONDS = 5.0
+TICKET = Table.metadata.tables[TicketRow.__tablename__]
 
 
 class NotAssigned(DataError):
@@ -52,6 +54,7 @@ class Desk:
 
     def __init__(self, store: RankingStore, config: LabelConfig) -> None:
         self._store, self._config = store, config
+        self._counted: tuple[float, dict[str, dict[str, int]]] = (-math.inf, {})
 
     def plan(self, disagreement: Mapping[str, float]) -> None:
         """Make the tickets that are wanted and missing, drop free ones that are not wanted, and put all in order; at every start.
@@ -77,14 +80,21 @@ class Desk:
 
     def next(self, annotator: str, *, adjudicating: bool = False) -> Task | None:
         """The item that he has open, or else a new one; None when there is nothing left for him. Renews the time that he has for it."""
-        until = time.time() + 60 * self._config.lease_minutes
-        mine = select(TICKET).where(TICKET.c.annotator == annotator, TICKET.c.state == OPEN, TICKET.c.adjudicating == adjudicating)
-        with self._store.writing() as connection:
-            ticket = connection.execute(mine.order_by(TICKET.c.since.desc()).limit(1)).first() or self._claim(connection, annotator, adjudicating)
+        now = time.time()
+        taken = {"annotator": annotator, "state": OPEN, "since": now, "until": now + 60 * self._config.lease_minutes}
+        his = (TICKET.c.annotator == annotator) & TICKET.c.state.in_((OPEN, LATE)) & (TICKET.c.adjudicating == adjudicating)
+        expired = (TICKET.c.state == OPEN) & (TICKET.c.until < now) & TICKET.c.slot.is_not(None)  # a gold item keeps nobody waiting
+        with self._store.writing(sync="NORMAL") as connection:
+            held = connection.execute(select(TICKET).where(his | expired).with_for_update(skip_locked=True)).all()
+            opened = [ticket for ticket in held if ticket.annotator == annotator and ticket.state == OPEN and ticket.adjudicating == adjudicating]
+            ticket = max(opened, key=lambda each: each.since, default=None)
+            if ticket is not None:
+                connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(until=taken["until"]))
+            else:
+                ticket = self._claim(connection, held, taken, adjudicating)
             if ticket is None:
                 return None
-            connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(until=until))
-            earlier = _taken_back(connection, ticket.item, annotator)
+            earlier = _taken_back(connection, ticket.item, annotator) if ticket.since else None
         [item] = self._store.items([ticket.item])
         return Task(item, display_order(item.id, annotator, len(item.answers)), adjudicating, earlier)
 
@@ -97,7 +107,7 @@ class Desk:
         if said.all_wrong != bool(said.right_answer):
             what = "all answers are wrong, but the right one is missing" if said.all_wrong else "there is a right answer, but not all are wrong"
             raise DataError(what, where=said.item, remedy="write the right answer where all are wrong, and only there")
-        key, now = f"{said.annotator}/{key}", time.time()
+        key, now = hashlib.sha256(f"{said.annotator}/{said.item}/{key}".encode()).hexdigest(), time.time()
         with self._store.writing() as connection:
             tickets = _lock(connection, said.item)
             if connection.scalar(select(RankingRow.event).where(RankingRow.key == key)) is not None:
@@ -110,7 +120,8 @@ class Desk:
             )  # fmt: skip
             connection.execute(insert(RankingRow), [event_row(ranking) | {"key": key}])
             connection.execute(update(TICKET).where(TICKET.c.id == mine.id).values(state=DONE, slot=slot))
-            self._review(connection, said.item)
+            if any(ticket.state == DONE for ticket in tickets):
+                self._review(connection, said.item)
 
     def skip(self, item: str, annotator: str, reason: str) -> None:
         """Leave an open item to somebody else, and say why. Raises NotAssigned if it is not his."""
@@ -120,8 +131,11 @@ class Desk:
             connection.execute(insert(RankingRow), [event_row(said) | {"action": "skip"}])
             _pass_on(connection, mine, SKIPPED)
 
-    def undo(self, item: str, annotator: str) -> None:
-        """Take back his ranking or skip of an item, which is open for him again. Raises NotAssigned if there is none, or no place any more."""
+    def undo(self, item: str, annotator: str) -> bool:
+        """Take back his ranking or skip of an item, which is open for him again; whether it was an adjudication.
+
+        Raises NotAssigned if there is nothing to take back, or somebody else has his place by now.
+        """
         said = Ranking(item, annotator, "human", (), created=datetime.now(UTC))
         now = time.time()
         with self._store.writing() as connection:
@@ -133,6 +147,7 @@ class Desk:
             again = {"state": OPEN, "slot": slot, "since": now, "until": now + 60 * self._config.lease_minutes}
             connection.execute(update(TICKET).where(TICKET.c.id == mine.id).values(again))
             self._review(connection, item)
+        return mine.adjudicating
 
     def add_gold(self, item: str, overall: Sequence[int], author: str) -> None:
         """Make an item a gold one, which every annotator is given in time. Raises DataError as `RankingStore.add_gold` does."""
@@ -147,7 +162,12 @@ class Desk:
             return {state: count for state, count in connection.execute(counts)}
 
     def progress(self) -> dict[str, dict[str, int]]:
-        """How many places of all, for annotators ("rank") and adjudicators ("adjudicate"), are in each state."""
+        """How many places of all, for annotators ("rank") and adjudicators ("adjudicate"), are in each state; a few seconds old."""
+        if time.monotonic() - self._counted[0] > PROGRESS_SECONDS:  # counting all for every page would cost more than the page
+            self._counted = (time.monotonic(), self._count())
+        return self._counted[1]
+
+    def _count(self) -> dict[str, dict[str, int]]:
         with self._store.reading() as connection:
             rows = connection.execute(
                 select(TICKET.c.adjudicating, TICKET.c.state, func.count())
@@ -159,9 +179,10 @@ class Desk:
         }
 
     def history(self, annotator: str, limit: int = 100) -> list[Row[Any]]:
-        """His newest events, the newest first, each with `open`: whether it still counts and can be taken back."""
-        latest = select(func.max(RankingRow.event)).where(RankingRow.annotator == annotator).group_by(RankingRow.item)
-        counts = RankingRow.event.in_(latest) & RankingRow.action.in_(("rank", "skip"))
+        """His newest events, the newest first, each with `counts`: whether it still does and can be taken back."""
+        after = RankingRow.__table__.alias()
+        later = select(after.c.event).where(after.c.item == RankingRow.item, after.c.annotator == annotator, after.c.event > RankingRow.event)
+        counts = RankingRow.action.in_(("rank", "skip")) & ~later.exists()
         query = select(RankingRow.__table__, counts.label("counts")).where(RankingRow.annotator == annotator)
         with self._store.reading() as connection:
             return list(connection.execute(query.order_by(RankingRow.event.desc()).limit(limit)))
@@ -172,28 +193,26 @@ class Desk:
         with self._store.reading() as connection:
             return connection.scalar(done) is not None
 
-    def _claim(self, connection: Connection, annotator: str, adjudicating: bool) -> Row[Any] | None:
-        now = time.time()
-        late = select(TICKET).where(TICKET.c.state == OPEN, TICKET.c.until < now, TICKET.c.slot.is_not(None))  # gold is nobody else's
-        for ticket in connection.execute(late.with_for_update(skip_locked=True)).all():
-            _pass_on(connection, ticket, LATE)
-        taken = {"annotator": annotator, "state": OPEN, "since": now}
-        his_late = select(TICKET).where(TICKET.c.annotator == annotator, TICKET.c.state == LATE, TICKET.c.adjudicating == adjudicating)
-        for ticket in connection.execute(his_late).all():
-            slot = _reclaim(connection, ticket)
-            if slot is not None:
+    def _claim(self, connection: Connection, held: Sequence[Row[Any]], taken: dict[str, Any], adjudicating: bool) -> Row[Any] | None:
+        """The ticket as it was before `taken` made it his: a place that he lost and nobody took, gold, or the first free one."""
+        annotator = taken["annotator"]
+        for ticket in held:
+            if ticket.state == OPEN:
+                _pass_on(connection, ticket, LATE)
+        for ticket in held:
+            if ticket.state == LATE and (slot := _reclaim(connection, ticket)) is not None:
                 connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(taken | {"slot": slot}))
                 return ticket
-        his = TICKET.alias()
-        seen = select(his.c.id).where(his.c.item == TICKET.c.item, his.c.annotator == annotator).exists()
-        free = select(TICKET).where(TICKET.c.state == FREE, TICKET.c.adjudicating == adjudicating, ~seen)
         gold = None if adjudicating else self._gold(connection, annotator)
         if gold is not None:
             return connection.execute(insert(TICKET).values({**_free(gold, None, 0.0), **taken}).returning(TICKET)).one()
-        ticket = connection.execute(free.order_by(TICKET.c.priority.desc(), TICKET.c.id).limit(1).with_for_update(skip_locked=True)).first()
-        if ticket is not None:
-            connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(taken))
-        return ticket
+        his = TICKET.alias()
+        seen = select(his.c.id).where(his.c.item == TICKET.c.item, his.c.annotator == annotator).exists()
+        free = select(TICKET).where(TICKET.c.state == FREE, TICKET.c.adjudicating == adjudicating, ~seen)
+        first = connection.execute(free.order_by(TICKET.c.priority.desc(), TICKET.c.id).limit(1).with_for_update(skip_locked=True)).first()
+        if first is not None:
+            connection.execute(update(TICKET).where(TICKET.c.id == first.id).values(taken))
+        return first
 
     def _gold(self, connection: Connection, annotator: str) -> str | None:
         """The gold item whose turn it is for him, if it is one's: by lot, but the same one however often he asks."""

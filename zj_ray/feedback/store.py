@@ -54,12 +54,13 @@ class RankingStore:
         return self._engine.connect()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, sync: str = "FULL") -> Iterator[Connection]:
         """One transaction: what is read in it still holds when it writes, and all of it is on disk at the end, or nothing.
 
         SQLite has one writer at a time. Threads queue here for their turn, since SQLite's own waiting sleeps for up to 100 ms.
+        sync: "NORMAL" survives a killed process but not a power cut, and waits for no disk: for what may be done again.
         """
-        with self._turn, self._engine.execution_options(writes=True).begin() as connection:
+        with self._turn, self._engine.execution_options(sync=sync).begin() as connection:
             yield connection
 
     def add_item(
@@ -245,12 +246,14 @@ def _open(url: str) -> Engine:
         def _prepare(connection: Any, _record: Any) -> None:
             connection.isolation_level = None  # Python begins no transaction behind our back
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")  # NORMAL would lose the last commits in a power cut: a doctor's work
             connection.execute("PRAGMA foreign_keys=ON")
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+            sync = connection.get_execution_options().get("sync")  # of a transaction that writes
+            if sync is not None:
+                connection.exec_driver_sql(f"PRAGMA synchronous={sync}")
+            connection.exec_driver_sql("BEGIN" if sync is None else "BEGIN IMMEDIATE")
 
     return engine
 

@@ -59,7 +59,7 @@ class RankingRow(Table):
     adjudicated: Mapped[bool] = mapped_column(Boolean, server_default=false())
     seconds: Mapped[float | None] = mapped_column(Float)
     shown: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
-    key: Mapped[str | None] = mapped_column(String(200), unique=True, index=True)
+    key: Mapped[str | None] = mapped_column(String(64), unique=True, index=True)
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 

@@ -10,8 +10,14 @@ def upgrade() -> None:
     op.add_column("ranking", sa.Column("action", sa.String(8), nullable=False, server_default="rank"))
     for flag in ("all_wrong", "adjudicated"):
         op.add_column("ranking", sa.Column(flag, sa.Boolean(), nullable=False, server_default=sa.false()))
-    for name, kind in {"right_answer": sa.Text(), "comment": sa.Text(), "seconds": sa.Float(), "shown": sa.JSON(), "key": sa.String(200)}.items():
-        op.add_column("ranking", sa.Column(name, kind))
+    for column in (
+        sa.Column("right_answer", sa.Text()),
+        sa.Column("comment", sa.Text()),
+        sa.Column("seconds", sa.Float()),
+        sa.Column("shown", sa.JSON()),
+        sa.Column("key", sa.String(64)),
+    ):
+        op.add_column("ranking", column)
     op.create_index("ix_ranking_key", "ranking", ["key"], unique=True)
     op.create_table(
         "gold",

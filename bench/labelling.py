@@ -1,0 +1,121 @@
+"""Fifty doctors on one ranking page: how long it takes to answer, and whether a ranking is lost. `python -m bench.labelling`
+
+The server is `zj label` in a process of its own, over HTTP; the doctors are asyncio tasks in this one, each with a session
+of his own: open an item, think (exponential, a second on average, where a real doctor takes a minute), send the ranking,
+go on. Printed are p50, p95 and p99 of both requests, and how many of the rankings that were acknowledged are not in the
+store, or not as they were sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+
+from bench.ceilings import table
+from tests.labelling import accounts, field_of, make_run, server
+from zj_ray.config.schema import LabelConfig
+from zj_ray.feedback.assignment import display_order
+from zj_ray.feedback.label import open_page
+
+DOCTORS, RANKINGS, THINK = 50, 10_000, 1.0
+CONFIG = LabelConfig(overlap=0.1, gold=0.0)
+
+
+@dataclass
+class Load:
+    """seconds: of each request, by kind. sent: ranks [answers] in the store's order of every acknowledged ranking, by (item, annotator)."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"open an item": [], "save a ranking": []})
+    sent: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    wall: float = 0.0
+    cpu: float = 0.0  # of the server [s]
+    others: float = 0.0  # share of the machine's CPU time that neither the server nor the doctors used
+
+    def percentile(self, share: float, kind: str | None = None) -> float:
+        """Of one kind of request, or of both [s]."""
+        return float(np.percentile(self.seconds[kind] if kind else sum(self.seconds.values(), []), share))
+
+    def lost(self, run: Path) -> int:
+        page = open_page(run / "feedback", CONFIG)
+        stored = {(item, r.annotator): r.overall for item, said in page.store.all_rankings().items() for r in said}
+        page.store.close()
+        return sum(stored.get(key) != ranks for key, ranks in self.sent.items()) + len(stored.keys() - self.sent.keys())
+
+
+async def work(url: str, name: str, token: str, rankings: int, think: float, load: Load) -> None:
+    """One doctor: signs in, then ranks so many items, or until there are none left."""
+    chance = random.Random(name)
+    async with httpx.AsyncClient(base_url=url, timeout=60.0, follow_redirects=True) as http:
+        csrf = field_of((await http.get("/login")).text, 'name="csrf" value')
+        await http.post("/login", data={"token": token, "csrf": csrf})
+        for _ in range(rankings):
+            started = time.perf_counter()
+            page = (await http.get("/")).text
+            load.seconds["open an item"].append(time.perf_counter() - started)
+            if 'id="task"' not in page:
+                return
+            task = {each: field_of(page, f"data-{each}") for each in ("item", "key", "csrf")}
+            await asyncio.sleep(chance.expovariate(1 / think) if think else 0.0)
+            ranks = [chance.randint(1, 4) for _ in range(4)]
+            body = {"item": task["item"], "key": task["key"], "overall": ranks, "comment": "请补充用药史"}
+            started = time.perf_counter()
+            answer = await http.post("/api/rank", json=body, headers={"X-CSRF": task["csrf"]})
+            load.seconds["save a ranking"].append(time.perf_counter() - started)
+            assert answer.status_code == 200, answer.text
+            load.sent[task["item"], name] = _stored(ranks, task["item"], name)
+
+
+def simulate(run: Path, doctors: int, rankings: int, think: float) -> Load:
+    """`rankings` by `doctors` at once on a run's page. think: mean pause between opening and saving [s]."""
+    tokens = accounts(run, CONFIG, **{f"doctor{n}": "annotator" for n in range(doctors)})
+    load = Load()
+
+    async def all_at_once(url: str) -> None:
+        await asyncio.gather(*(work(url, name, token, rankings // doctors, think, load) for name, token in tokens.items()))
+
+    with server(run) as (url, process):
+        parts = (psutil.Process(), psutil.Process(process.pid))
+        before, started = [sum(part.cpu_times()[:2]) for part in parts], time.perf_counter()
+        psutil.cpu_percent()
+        asyncio.run(all_at_once(url))
+        load.wall, busy = time.perf_counter() - started, psutil.cpu_percent() / 100
+        used = [sum(part.cpu_times()[:2]) - first for part, first in zip(parts, before, strict=True)]
+        load.cpu, load.others = used[1], busy - sum(used) / load.wall / (psutil.cpu_count() or 1)
+    return load
+
+
+def _stored(ranks: Sequence[int], item: str, name: str) -> tuple[int, ...]:
+    """What the store should hold, by a way of its own: for each answer one more than the number of answers before it."""
+    by_answer = [rank for _, rank in sorted(zip(display_order(item, name, len(ranks)), ranks, strict=True))]
+    return tuple(1 + sum(other < rank for other in by_answer) for rank in by_answer)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--doctors", type=int, default=DOCTORS)
+    parser.add_argument("--rankings", type=int, default=RANKINGS)
+    parser.add_argument("--think", type=float, default=THINK, help="mean pause between opening an item and saving its ranks [s]")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run", options.rankings, CONFIG)
+        load = simulate(run, options.doctors, options.rankings, options.think)
+        lost = load.lost(run)
+    rows = [[kind, len(seconds), *(f"{1000 * load.percentile(p, kind):.0f}" for p in (50, 95, 99))] for kind, seconds in load.seconds.items()]
+    print(table(["request", "number", "p50 [ms]", "p95 [ms]", "p99 [ms]"], rows))
+    print(f"\n{len(load.sent)} rankings by {options.doctors} doctors in {load.wall:.0f} s ({len(load.sent) / load.wall:.0f} a second); {lost} lost")
+    print(f"the server used {1000 * load.cpu / len(load.sent):.1f} ms of CPU time for each; other work used {load.others:.0%} of the CPUs")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
