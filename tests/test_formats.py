@@ -112,6 +112,12 @@ def test_preferences_are_the_pairs_of_most_annotators_or_of_the_adjudicator(tmp_
     assert [tuple(a.text for a in i.answers) for i in adjudicated] == [(second, first), (third, first), (fourth, first)]
 
 
+def test_the_rank_of_a_ranking_row_is_the_adjudicators_and_its_annotators_are_all(tmp_path: Path) -> None:
+    FORMATS["ranking"].write(tmp_path / "r.jsonl", [ITEM], [replace(FULL, annotator="x", adjudicated=False, overall=(4, 3, 2, 1)), FULL])
+    row = json.loads((tmp_path / "r.jsonl").read_text(encoding="utf-8"))
+    assert [response["rank"] for response in row["responses"]] == [1, 2, 2, 4] and len(row["annotators"]) == 2
+
+
 def test_the_dimension_of_a_preference_is_an_aspect(tmp_path: Path) -> None:
     row = {"id": "p", "messages": [{"role": "user", "content": "痛"}], "chosen": "好", "rejected": "坏", "dimension": "safety", "source": "s"}
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
@@ -223,7 +229,8 @@ def record(responses: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_every_shape_of_argillas_responses_is_read(tmp_path: Path, shape: str, value: Any, ranks: tuple[int, ...]) -> None:
-    (item,), rankings = read_as("argilla", tmp_path / "a.json", record(SHAPES[shape](value)))
+    (row,) = record(SHAPES[shape](value))
+    (item,), rankings = read_as("argilla", tmp_path / "a.json", [row | {"id": "5f1", "external_id": "r"} if shape == "api" else row])
     assert len(item.answers) == 3 and rankings == [Ranking("r", "u-1", "human", ranks, comment="嗯")]
 
 

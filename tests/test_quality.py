@@ -79,9 +79,14 @@ def test_who_shares_no_pair_with_others_has_everybodys_accuracy() -> None:
 
 
 def test_the_order_in_which_answers_stand_changes_nothing() -> None:
-    rankings = simulated(NOISES, 60)
-    turned = {item: [Ranking(item, r.annotator, r.kind, r.overall[::-1]) for r in known] for item, known in rankings.items()}
-    assert annotator_weights(turned) == pytest.approx(annotator_weights(rankings))
+    """As in pairs from a file, where the better answer always comes first."""
+    random = np.random.default_rng(5)
+    rankings = ranked(**{name: [(2, 1) if wrong else (1, 2) for wrong in random.random(60) < e] for name, e in (("a", 0.1), ("b", 0.3), ("c", 0.4))})
+    turned = {
+        item: [Ranking(item, r.annotator, r.kind, r.overall[::-1]) for r in known] if number % 3 else known
+        for number, (item, known) in enumerate(rankings.items())
+    }
+    assert annotator_weights(turned) == pytest.approx(annotator_weights(rankings), rel=1e-6)
 
 
 def test_no_ranking_gives_no_weight() -> None:

@@ -1,1 +1,1 @@
-"""Expert feedback: the store of rankings, the simulated annotators, and how far annotators agree."""
+"""Expert feedback: the store of rankings, the simulated annotators, how far annotators agree, and files from and to other tools."""

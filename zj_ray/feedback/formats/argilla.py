@@ -36,9 +36,13 @@ class Response(Value):
 
 
 class Record(BaseModel):
-    """responses: by question (`Dataset.records.to_json`), or a list (`Record.serialize`, the server's API)."""
+    """responses: by question (`Dataset.records.to_json`), or a list (`Record.serialize`, the server's API).
+
+    external_id: the item's in the server's API, whose `id` is the server's own.
+    """
 
     id: str
+    external_id: str | None = None
     fields: Row
     metadata: Row | None = None
     responses: dict[str, list[Response]] | list[Response] | None = None
@@ -52,14 +56,15 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
         record = checked(Record, raw, where)
         kept = _kept(record, where)
         texts = [str(text) for k in range(len(record.fields)) if (text := record.fields.get(label(k))) is not None]
-        item = parse_item(record.id, record.fields.get("dialogue"), texts, kept, where)
+        item = parse_item(record.external_id or record.id, record.fields.get("dialogue"), texts, kept, where)
         full = [parse_ranking(row, item, where) for row in kept.rankings]
         names = {user_id(ranking.annotator): ranking.annotator for ranking in full}
         told: dict[str, Row] = defaultdict(dict)
         for user, question, value in _submitted(record.responses or []):
             told[user or annotator][question] = value
         items.append(item)
-        rankings += reconcile(full, [answered(said, item, names.get(user, user), where) for user, said in told.items()])
+        came_back = (answered(said, item, names.get(user, user), where, seconds=None, created=None) for user, said in told.items())
+        rankings += reconcile(full, came_back)
     return items, rankings
 
 

@@ -47,7 +47,7 @@ def asked(ranking: Ranking) -> dict[str, Any]:
 
 
 def answered(
-    told: Mapping[str, Any], item: Item, annotator: str, where: str, *, seconds: float | None = None, created: datetime | None = None
+    told: Mapping[str, Any], item: Item, annotator: str, where: str, *, seconds: float | None, created: datetime | None
 ) -> Ranking | None:
     """The ranking behind a person's answers `told`; None where he ranked nothing overall. An order may hold ranks (`Place`)."""
     if told.get(OVERALL) is None:
