@@ -44,7 +44,7 @@ def clinic(finished: Path, runs: Path, changes: Mapping[str, Any]) -> dict[str, 
 
 def real(data: str, runs: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Pre-training, the file's rankings and the reward stage; the model that is pre-trained first serves all variants."""
-    learning = ["reward.init=pretrain", "reward.epochs=1", "reward.max_steps=200", "reward.save_every=50"]
+    learning = ["reward.init=pretrain", "reward.epochs=2", "reward.max_steps=450", "reward.save_every=75"]
     config = load_config(CONFIGS / "laptop-real.yaml", ["name=real", "stages=[pretrain,feedback,reward]", f"data.root={data}", *learning])
     return _train(replace(config, reward=replace(config.reward, **changes)), runs)
 
