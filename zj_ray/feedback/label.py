@@ -43,8 +43,8 @@ def add_gold(page: Page, path: Path, author: str) -> int:
 
 def serve(page: Page, folder: Path, *, host: str, port: int, tls: tuple[Path, Path] | None = None) -> None:
     """Serve the page until Ctrl-C. tls: certificate and key. The log goes to `label.log` in `folder`."""
-    if not any(account.role != "closed" for account in page.accounts.known()):
-        console.print(f"there was no account yet; the token of admin, shown only now:\n{page.accounts.give('admin', 'admin')}", soft_wrap=True)
+    if not any(account.role == "admin" for account in page.accounts.known()):
+        console.print(f"there was no administrator yet; the token of admin, shown only now:\n{page.accounts.give('admin', 'admin')}", soft_wrap=True)
     _log_to(folder / "label.log")
     app = create_app(page, secret=_secret(folder / "label.secret"), https=bool(tls))
     certificate, key = tls or (None, None)
