@@ -33,6 +33,8 @@ def started(models: Path, ppo: PPOConfig = CONFIG, config: FleetConfig = FLEET, 
     fleet = Fleet(str(models / "lm"), model, config, start_timeout=400, place=roles.places.of_engines)
     try:
         fleet.launch()
+        if roles.places.of_engines:
+            fleet.wait_ready()
         roles.start(Models(reference=models / "lm", reward=models / "reward"))
         fleet.wait_ready()
         yield roles, fleet

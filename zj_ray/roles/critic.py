@@ -60,6 +60,7 @@ class CriticRank(Rank):
 
         for plan in plans:
             results.append(self.engine.train_batch(plan.rows[self.rank], loss_of, plan.denominator))
+        self.engine.rest()
         loss, tokens = self.engine.sum_over_ranks(sums.tolist())
         applied = [r for r in results if r.applied]
         norm = float(np.mean([r.grad_norm for r in applied])) if applied else float("nan")

@@ -114,6 +114,7 @@ class PolicyRank(Rank):
 
         for plan in plans:
             results.append(self.engine.train_batch(plan.rows[self.rank], loss_of, plan.denominator))
+        self.engine.rest()
         loss, clipped, entropy, tokens = self.engine.sum_over_ranks(sums.tolist())
         applied = [r for r in results if r.applied]
         return UpdateStats(

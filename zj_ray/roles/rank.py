@@ -60,6 +60,7 @@ class Rank:
                 output = forward(row.to(self.engine.device), index.to(self.engine.device)).float().cpu().numpy()
                 counts = [len(positions[m]) for m in members]
                 results.update(zip(members, np.split(output, np.cumsum(counts)[:-1]), strict=True) if members else ())
+        self.engine.rest()
         return results
 
     def save(self, folder: str) -> None:

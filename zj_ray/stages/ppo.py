@@ -56,14 +56,16 @@ def ppo(shop: Workshop) -> dict[str, Any]:
 
 @contextmanager
 def started(shop: Workshop) -> Iterator[PPOLoop]:
-    """The loop with its roles and engines, which start up side by side."""
+    """The loop with its roles and engines, which start up side by side unless they share GPUs."""
     config = shop.config
     roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet)
     shared = roles.places.of_engines
     if shared:
         shop.release_fleet()  # those of an earlier stage sit elsewhere
     try:
-        shop.launch_fleet(shop.model("sft"), shared)
+        fleet = shop.launch_fleet(shop.model("sft"), shared)
+        if shared:
+            fleet.wait_ready()  # vLLM takes what others allocate on its GPU while it measures for its own need
         roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
         loop = PPOLoop(shop, roles, shop.fleet(shop.model("sft")))
         with loop.rollouts, closing(loop.saving):

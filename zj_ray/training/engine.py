@@ -197,6 +197,11 @@ class TrainEngine:
         torch.distributed.all_reduce(total)
         return [float(x) for x in total]
 
+    def rest(self) -> None:
+        """Hand back the GPU memory that is only kept for later: the roles that share the GPU take turns."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Full tensors (tied ones once, adapters merged), one at a time; valid until the next is taken. Gathers ZeRO-3 shards."""
         return self.gather(plain_weights(self.module))
