@@ -55,7 +55,7 @@ def accounts(run: Path, config: LabelConfig, **roles: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def server(run: Path, limit: float = 60.0) -> Iterator[tuple[str, subprocess.Popen]]:
+def server(run: Path, limit: float = 240.0) -> Iterator[tuple[str, subprocess.Popen]]:
     """`zj label` for a run in a process of its own: (URL, process); killed at the end."""
     command = [sys.executable, "-m", "zj_ray", "label", str(run), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})

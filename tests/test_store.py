@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from tests.conftest import real_data_folder
 from zj_ray.data.datasets import RankedItem, Response, load_rankings
@@ -142,3 +143,11 @@ def test_real_rankings_survive_import_and_export(tmp_path: Path) -> None:
     assert store.export_jsonl(tmp_path / "train" / "ranking.jsonl") == len(items)
     again = {item.id: item for item in load_rankings(tmp_path, "train")}
     assert all(again[i.id].responses == i.responses and again[i.id].messages == i.messages for i in items)
+
+
+def test_a_fault_of_the_database_repeats_no_word_of_a_doctor(store: RankingStore, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "rankings.sqlite") as connection:
+        connection.execute("DROP TABLE ranking")
+    with pytest.raises(OperationalError) as fault:
+        store.add_rankings([Ranking("a", "zhang", "human", (1, 2, 3, 4), comment="王秀英")])
+    assert "no such table" in str(fault.value) and "王秀英" not in str(fault.value)
