@@ -168,5 +168,5 @@ def test_the_real_data_loads_without_a_fault(real_data: Path) -> None:
     for split in ("train", "valid"):
         sizes = [len(load(real_data, split)) for load in (load_texts, load_dialogues, load_general, load_prompts, load_rankings)]
         files = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in (real_data / split).glob("*.jsonl")}
-        assert sizes[0] == files["pretrain"] and sizes[2] == files["general"] and sizes[4] == files["ranking"]
+        assert sizes[0] == files["pretrain"] and sizes[2] == files["general"] and sizes[4] == files["ranking"] + files["preference"]
         assert sizes[3] == files["patient_cases"] + files["safety"] + files["safety_controls"]

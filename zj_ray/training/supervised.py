@@ -154,7 +154,7 @@ class _Loop:
     def _best(self, last: int, held_out: list[tuple[int, float]]) -> tuple[int, dict[str, Any]]:
         """Leave the engine with the weights of the lowest held-out loss that was seen; their step and what they are measured at."""
         after = self.objective.evaluate(self.engine, self.valid)
-        step, loss = min(held_out, key=lambda seen: seen[1], default=(last, math.inf))
+        step, loss = min(held_out, key=lambda seen: (seen[1], -seen[0]), default=(last, math.inf))  # of equal ones the newest is kept
         if loss >= _finite(after["loss"]):
             return last, after
         self.engine.load_checkpoint(self._told(self.checkpoints.at(step) if self.engine.rank == 0 else None))
