@@ -18,6 +18,7 @@ from zj_ray.feedback.store import open_store
 from zj_ray.feedback.web.app import Page, create_app
 from zj_ray.progress import console
 
+IDLE_SECONDS = 120  # that a connection is kept while a doctor reads
 CLOSING_SECONDS = 5  # what a request in progress has left when the server is told to stop
 
 
@@ -49,8 +50,8 @@ def serve(page: Page, folder: Path, *, host: str, port: int, tls: tuple[Path, Pa
     app = create_app(page, secret=_secret(folder / "label.secret"), https=bool(tls))
     certificate, key = tls or (None, None)
     config = uvicorn.Config(
-        app, host, port, access_log=False, log_level="warning", timeout_graceful_shutdown=CLOSING_SECONDS, server_header=False,
-        ssl_certfile=certificate, ssl_keyfile=key,
+        app, host, port, access_log=False, log_level="warning", timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=CLOSING_SECONDS, server_header=False, ssl_certfile=certificate, ssl_keyfile=key,
     )  # fmt: skip
     socket = config.bind_socket()
     name = f"[{host}]" if ":" in host else host
