@@ -222,7 +222,8 @@ def make_gold(request: Request, account: Admin, item: Annotated[str, Form()]) ->
 def agreement_page(request: Request, account: Admin) -> Response:
     by_doctors = {item: [r for r in said if r.kind == "human"] for item, said in _page(request).store.all_rankings().items()}
     said = {item: rankings for item, rankings in by_doctors.items() if rankings}
-    return _show(request, "agreement.html", account, agreement=measure_agreement(said).as_dict() if said else {})
+    agreement = measure_agreement(said, gold=_page(request).store.gold()) if said else None
+    return _show(request, "agreement.html", account, agreement=agreement)
 
 
 @routes.get("/export")
