@@ -21,7 +21,7 @@ from rich.table import Table
 from zj_ray.config.load import load_config
 from zj_ray.config.schema import STAGES
 
-COLOURS = {"finished": "green", "running": "cyan", "submitted": "cyan", "failed": "red", "died": "red", "stopped": "yellow"}
+COLOURS = {"finished": "green", "running": "cyan", "submitted": "cyan", "failed": "red", "died": "red", "stopped": "yellow", "waiting": "yellow"}
 JOB_STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "STOPPED": "stopped"}
 
 

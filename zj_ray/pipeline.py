@@ -17,7 +17,7 @@ from rich.table import Table
 
 from zj_ray.config.schema import STAGES, Config
 from zj_ray.control import control
-from zj_ray.errors import ConfigError
+from zj_ray.errors import ConfigError, PeopleNeeded
 from zj_ray.evaluation.report import write_report
 from zj_ray.evaluation.summary import read_summary, update_summary
 from zj_ray.metrics import PeakMemory, versions
@@ -114,8 +114,9 @@ def _run_stage(work: Run, shop: Workshop, stage: str) -> None:
     started = time.monotonic()
     try:
         manifest = WORK[stage](shop)
-    except BaseException:
-        update_summary(work.folder, {"stages": {stage: {"status": "failed", "seconds": time.monotonic() - started}}})
+    except BaseException as fault:
+        status = "waiting" if isinstance(fault, PeopleNeeded) else "failed"
+        update_summary(work.folder, {"stages": {stage: {"status": status, "seconds": time.monotonic() - started}}})
         raise
     seconds = round(time.monotonic() - started, 1)
     work.finish(stage, {**manifest, "seconds": seconds})

@@ -133,14 +133,14 @@ _WORDS: dict[str, tuple[str, str]] = {
     "two_by_two": ("两两比较", "Two by two"),
     "people": ("标注者", "Annotators"),
     "each": ("每位标注者", "Each annotator"),
-    "quality": ("准确率（Dawid–Skene）", "Accuracy (Dawid–Skene)"),
+    "quality": ("准确率", "Accuracy"),
     "weight": ("权重", "Weight"),
     "gold_accuracy": ("标准题准确率", "On gold items"),
     "drift": ("随时间变化（τ-b）", "Drift (τ-b)"),
     "quality_hint": (
-        "准确率由各人的排序互相推算，不是对错的证明；标准题准确率才是。变化：与他人共识的一致程度，从第一题到最后一题。",
-        "Accuracy is inferred from how people rank beside each other and proves nobody right; gold items do. Drift: of the agreement with the "
-        "others' consensus, from the first item to the last.",
+        "准确率（Dawid–Skene）由各人的排序互相推算，不是对错的证明；标准题准确率才是。变化：与他人共识的一致程度，从第一题到最后一题。",
+        "Accuracy (Dawid–Skene) is inferred from how people rank beside each other and proves nobody right; gold items do. Drift: of the "
+        "agreement with the others' consensus, from the first item to the last.",
     ),
     "export": ("导出全部排序（JSONL）", "Export all rankings (JSONL)"),
     "none": ("暂无", "none yet"),
