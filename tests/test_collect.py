@@ -13,6 +13,7 @@ import pytest
 from tests.driver import end_orphans, zj
 from zj_ray.data.records import read_jsonl
 from zj_ray.feedback.store import open_store
+from zj_ray.metrics import read_metrics
 from zj_ray.stages.collect import round_of
 
 pytestmark = pytest.mark.timeout(900)
@@ -25,7 +26,7 @@ model: {max_length: 320, tiny: {vocab_size: 600, hidden_size: 64, layers: 2, hea
 pretrain: {max_steps: 3, batch_tokens: 1024, micro_batch_tokens: 512}
 sft: {max_steps: 40, epochs: 20, batch_tokens: 1024, micro_batch_tokens: 512}
 feedback: {prompts: 16}
-reward: {epochs: 2, batch_tokens: 2048}
+reward: {epochs: 2, batch_tokens: 2048, ensemble: 2}
 fleet: {initial: 1, kv_cache_mb: 64}
 ppo: {steps: 2, consultations: 8, turn_tokens: 12, max_turns: 4, critic_warmup: 0}
 evaluate: {cases: 6, safety_prompts: 4, controls: 4, safety_samples: 1, bootstrap: 200}
@@ -55,6 +56,8 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
     assert max(map(round_of, items)) == 2 and 6 <= len(added) <= 12
     assert all(answer.origin["model"] == "ppo" for item in added for answer in item.answers)
     assert all(len(rankings[item.id]) == 3 for item in added)  # the panel
+    priorities = json.loads((run / "feedback" / "priorities.json").read_text())
+    assert priorities.keys() == {item.id for item in added} and all(0 < value <= 0.5 for value in priorities.values())
     spoken = {tuple(m["content"] for m in row["messages"]) for _, row in read_jsonl(run / "ppo" / "rollouts.jsonl")}
     own = [item for item in added if "-own-" in item.id]
     for item in own:
@@ -62,7 +65,11 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
         assert any(talk[: len(said)] == said for talk in spoken)
     assert own and len(own) < len(added)
 
-    assert zj("run", config, "--from", "reward", "--runs", runs, log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
+    again = ["--from", "reward", "--set", "ppo.init=earlier", "--allow-change", "ppo.init"]
+    assert zj("run", config, *again, "--runs", runs, log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
+    [aside] = run.glob("ppo.before-*")
+    before, now = (abs(read_metrics(folder / "metrics.jsonl")[0]["kl"]) for folder in (aside, run / "ppo"))
+    assert before < 1e-5 < now  # the first round started as the reference, the second from where the first had come
     second = json.loads((run / "reward" / "manifest.json").read_text())
     assert second["held_out_pairs"] != first["held_out_pairs"]
     results = json.loads((run / "evaluate" / "results.json").read_text())

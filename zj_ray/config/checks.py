@@ -331,6 +331,9 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
     if ppo.kl_controller == "adaptive" and ppo.kl_bound <= ppo.kl_target:
         what = f"'ppo.kl_bound' {ppo.kl_bound:g} stops the run at or below what the controller steers to (ppo.kl_target {ppo.kl_target:g})"
         yield Fault(("ppo.kl_bound", "ppo.kl_target"), what, "set ppo.kl_bound to several times ppo.kl_target")
+    if ppo.init == "earlier" and "reference" not in ppo.roles():
+        what = "'ppo.init' is earlier, but the reference is the policy without its adapters: the KL would be measured from that policy, not from SFT"
+        yield Fault(("ppo.init", "ppo.reference_model"), what, "set ppo.reference_model to separate")
     if ppo.policy.lora.rank == 0 and ppo.reference_model == "adapter_off":
         what = "'ppo.reference_model' is adapter_off, but the policy has no adapters (ppo.policy.lora.rank is 0)"
         yield Fault(("ppo.reference_model", "ppo.policy.lora.rank"), what, "set ppo.policy.lora.rank, or ppo.reference_model to separate")

@@ -235,6 +235,9 @@ class RewardMixConfig:
 
 @dataclass(frozen=True)
 class PPOConfig:
+    init: Literal["sft", "earlier"] = setting(
+        "sft", "what the policy starts from: the SFT model, or the policy of the round before, which `zj run --from` has put aside"
+    )
     steps: int = setting(12, "PPO steps")
     consultations: int = setting(32, "consultations of one step")
     safety_share: float = setting(0.2, "share of the prompts that are safety prompts or benign controls")

@@ -26,10 +26,11 @@ from zj_ray.weights.bucket import PublishedWeights, WeightManifest
 
 @dataclass(frozen=True)
 class Models:
-    """Folders the roles start from. The policy starts as a copy of the reference, the critic as a copy of the reward model."""
+    """Folders the roles start from. policy: None for a copy of the reference. The critic starts as a copy of the reward model."""
 
     reference: Path
     reward: Path
+    policy: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Roles:
         config = self.config
         self.places.wait(self._start_timeout)
         started = [
-            (self.policy, self.policy.start(str(models.reference), self._spec(config.policy, config.learning_rate))),
+            (self.policy, self.policy.start(str(models.policy or models.reference), self._spec(config.policy, config.learning_rate))),
             (self.reward, self.reward.start(str(models.reward), self._spec(config.reward, None))),
         ]
         if self.reference:

@@ -8,6 +8,7 @@ the reward model on the rankings of all rounds, and PPO anew from the SFT model 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
 from zj_ray.feedback.store import open_store
 from zj_ray.feedback.tables import Item
+from zj_ray.run import write_atomic
+from zj_ray.stages.active import rate
 from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate
 from zj_ray.stages.workshop import Workshop
 
@@ -41,12 +44,23 @@ def collect(shop: Workshop, prompts: int) -> dict[str, Any]:
     fresh = [context for context in contexts if context.id not in known]
     if fresh:
         store.add_items(answer(shop, fresh, "ppo", number))
+    added = [item for item in store.items() if round_of(item) == number]
+    _order(shop, added)
     if config.source == "simulated":
         simulate(shop, store, contexts)
     rankings = store.all_rankings()
-    added = [item for item in store.items() if round_of(item) == number]
     shop.run.finish("feedback", conclude(shop, store))
     return {"round": number, "items": len(added), "ranked": sum(item.id in rankings for item in added)}
+
+
+def _order(shop: Workshop, items: Sequence[Item]) -> None:
+    """Let those come first at the ranking page about which the reward models disagree, where the run has several of them."""
+    shop.release_fleet()
+    path = shop.run.stage("feedback") / "priorities.json"
+    rated = rate(shop, items)
+    if rated:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_atomic(path, json.dumps(known | rated, ensure_ascii=False, indent=2) + "\n")
 
 
 def round_of(item: Item) -> int:

@@ -58,6 +58,7 @@ def ppo(shop: Workshop) -> dict[str, Any]:
 def started(shop: Workshop) -> Iterator[PPOLoop]:
     """The loop with its roles and engines, which start up side by side unless they share GPUs."""
     config = shop.config
+    policy = shop.earlier_model("ppo") if config.ppo.init == "earlier" else None
     roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet)
     shared = roles.places.of_engines
     if shared:
@@ -66,7 +67,7 @@ def started(shop: Workshop) -> Iterator[PPOLoop]:
         fleet = shop.launch_fleet(shop.model("sft"), shared)
         if shared:
             fleet.wait_ready()  # vLLM takes what others allocate on its GPU while it measures for its own need
-        roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward")))
+        roles.start(Models(reference=shop.model("sft"), reward=shop.model("reward"), policy=policy))
         loop = PPOLoop(shop, roles, shop.fleet(shop.model("sft")))
         with loop.rollouts, closing(loop.saving):
             yield loop

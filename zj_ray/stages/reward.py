@@ -78,12 +78,13 @@ def read_feedback(shop: Workshop) -> Feedback:
     return Feedback(
         label([item for item in ranked if not held_out[item.id]], rankings, weights),
         label([item for item in ranked if held_out[item.id]], rankings, weights),
-        [_unranked(item) for item in items if item.id not in rankings],
+        [unranked(item) for item in items if item.id not in rankings],
         rankings,
     )
 
 
-def _unranked(item: Item) -> Labelled:
+def unranked(item: Item) -> Labelled:
+    """An item that nobody has ranked: it has no label."""
     return Labelled(item, np.full((len(HEADS), len(item.answers), 1), np.nan), np.ones(1))
 
 

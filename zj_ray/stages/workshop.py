@@ -51,6 +51,14 @@ class Workshop:
             )
         return self.run.folder / stage / "model"
 
+    def earlier_model(self, stage: str) -> Path:
+        """The model that `zj run --from` has put aside last. Raises CheckpointError where there is none."""
+        found = sorted(self.run.folder.glob(f"{stage}.before-*/manifest.json"))
+        if not found:
+            what = f"there is no earlier {stage} model to start from"
+            raise CheckpointError(what, where=str(self.run.folder), remedy=f"set {stage}.init to sft for the first round")
+        return found[-1].parent / "model"
+
     def base_model(self) -> str:
         """Folder or hub id of the model that pre-training starts from."""
         return self.config.model.base or str(self.run.folder / "base")

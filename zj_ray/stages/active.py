@@ -1,0 +1,46 @@
+"""How far the ensemble of reward models disagrees about items that nobody has ranked: those teach it most (`feedback.label.active`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from zj_ray.evaluation.reward_model import disagreements
+from zj_ray.feedback.tables import Item
+from zj_ray.roles.group import RoleGroup
+from zj_ray.roles.placement import Places
+from zj_ray.roles.reward import RewardRank
+from zj_ray.stages.reward import ranking_examples, unranked
+from zj_ray.stages.workshop import Workshop
+from zj_ray.training.engine import EngineSpec
+from zj_ray.training.examples import Examples
+from zj_ray.training.rows import plan_rows
+
+
+def rate(shop: Workshop, items: Sequence[Item]) -> dict[str, float]:
+    """{item id: disagreement} by the reward models that the run has; empty where it has but one."""
+    members = [shop.model("reward"), *sorted((shop.run.folder / "reward").glob("member-*/model"))]
+    if len(members) == 1 or not items:
+        return {}
+    labelled = [unranked(item) for item in items]
+    examples = ranking_examples(labelled, shop.chat(), shop.config.model.max_length)
+    return disagreements(labelled, np.array([_scores(shop, model, examples) for model in members]))
+
+
+def _scores(shop: Workshop, model: Path, examples: Examples) -> np.ndarray:
+    """`[answers, heads]`, by the role that scores consultations in PPO."""
+    config, role, timeout = shop.config, shop.config.ppo.reward, shop.config.ppo.role_timeout
+    places = Places({"reward": role})
+    group = RoleGroup("reward", RewardRank, role, places, timeout, config.model, config.seed, timeout)
+    try:
+        places.wait(config.ray.start_timeout)
+        spec = EngineSpec(None, 1.0, role.zero_stage, offload=role.offload, dtype=config.model.dtype)
+        group.wait(group.start(str(model), spec), what="load its model")
+        rows = plan_rows([len(ids) for ids in examples.token_ids], group.size, config.ppo.micro_batch_tokens)
+        asked = group.call("scores", examples.token_ids, examples.positions, rows)
+        return np.concatenate(group.merge(asked, len(examples), what="score new answers"))
+    finally:
+        group.close()
+        places.close()
