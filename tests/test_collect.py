@@ -42,7 +42,7 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
     first = json.loads((run / "reward" / "manifest.json").read_text())
 
     words = ["feedback", "collect", "rounds", "--prompts", "12", "--runs", runs]
-    fatal = [sys.executable, "-m", "tests.mortal", tmp_path / "witness.json", "zj_ray.stages.collect:simulate", "1", "0", *words]
+    fatal = [sys.executable, "-m", "tests.mortal", tmp_path / "witness.json", "zj_ray.stages.collect:_order", "1", "1e6", *words]
     with log.open("w") as out:
         assert subprocess.run([*map(str, fatal)], stdout=out, stderr=subprocess.STDOUT, timeout=TIMEOUT).returncode == -9, log.read_text()[-3000:]
     left = json.loads((tmp_path / "witness.json").read_text())["left"]

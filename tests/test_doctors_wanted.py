@@ -29,7 +29,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     store.add_items(known)
     store.close()
     prompts = [Context(item.id, item.context, Prompt(item.prompt_id, "control", "头痛")) for item in known]
-    monkeypatch.setattr(stage, "choose_contexts", lambda shop: prompts)
+    monkeypatch.setattr(stage, "choose_contexts", lambda *_: prompts)
     return SimpleNamespace(run=run, config=config)
 
 
