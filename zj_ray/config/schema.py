@@ -235,10 +235,10 @@ class RewardMixConfig:
 
 @dataclass(frozen=True)
 class PPOConfig:
+    steps: int = setting(12, "PPO steps")
     init: Literal["sft", "earlier"] = setting(
         "sft", "what the policy starts from: the SFT model, or the policy of the round before, which `zj run --from` has put aside"
     )
-    steps: int = setting(12, "PPO steps")
     consultations: int = setting(32, "consultations of one step")
     safety_share: float = setting(0.2, "share of the prompts that are safety prompts or benign controls")
     max_turns: int = setting(4, "doctor turns of a consultation at most")
