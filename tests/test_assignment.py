@@ -18,7 +18,7 @@ from tests.postgres import fresh_database, postgres
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.feedback import assignment
-from zj_ray.feedback.assignment import Desk, NotAssigned, Task, disagree, draw, places_of, read_priorities, tau_b
+from zj_ray.feedback.assignment import Desk, NotAssigned, Task, disagree, draw, places_of, read_priorities
 from zj_ray.feedback.store import RankingStore, settled
 from zj_ray.feedback.tables import Ranking, RankingRow
 
@@ -260,11 +260,6 @@ def test_a_disagreement_that_is_taken_back_needs_no_adjudicator(tmp_path: Path) 
 )
 def test_what_a_disagreement_is(a: tuple[int, ...], b: tuple[int, ...], wrong: bool, expected: bool) -> None:
     assert disagree([Ranking("i", "a", "human", a), Ranking("i", "b", "human", b, all_wrong=wrong)], 0.3) is expected
-
-
-def test_tau_b_is_kendalls(tmp_path: Path) -> None:
-    assert tau_b((1, 2, 3, 4), (1, 2, 4, 3)) == pytest.approx(4 / 6)  # five pairs alike, one not
-    assert tau_b((1, 1, 3, 4), (1, 2, 3, 4)) == pytest.approx(5 / (5 * 6) ** 0.5)
 
 
 def test_active_selection_gives_the_largest_disagreement_first(tmp_path: Path) -> None:

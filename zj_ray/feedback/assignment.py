@@ -21,11 +21,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import kendalltau
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
+from zj_ray.feedback.concordance import tau_b
 from zj_ray.feedback.store import RankingStore, event_row, newest, read_ranking
 from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 
@@ -252,14 +252,13 @@ def display_order(item: str, annotator: str, answers: int) -> tuple[int, ...]:
 
 def disagree(rankings: Sequence[Ranking], threshold: float) -> bool:
     """Whether two of them call for a third: one finds all answers wrong and the other does not, or Kendall's τ-b is below `threshold`."""
-    return any(a.all_wrong != b.all_wrong or tau_b(a.overall, b.overall) < threshold for a, b in combinations(rankings, 2))
+    return any(a.all_wrong != b.all_wrong or _alike(a.overall, b.overall) < threshold for a, b in combinations(rankings, 2))
 
 
-def tau_b(a: Sequence[int], b: Sequence[int]) -> float:
+def _alike(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     """Kendall's τ-b. It does not exist where somebody ties all: then 1 if the other does too, else 0, as he orders no pair their way."""
-    if len(set(a)) == 1 or len(set(b)) == 1:
-        return float(len(set(a)) == len(set(b)))
-    return float(kendalltau(a, b).statistic)
+    found = tau_b(a, b)
+    return float(len(set(a)) == len(set(b))) if found is None else found
 
 
 def read_priorities(path: Path) -> dict[str, float]:

@@ -74,13 +74,7 @@ class RankingStore:
         """Add all items or, when one of them is unfit or known already (DataError), none of them."""
         for item in items:
             _check_item(item)
-        now = datetime.now(UTC)
-        rows = [
-            {"id": i.id, "prompt_id": i.prompt_id, "context": [m.as_dict() for m in i.context], "department": i.department, "created": now}
-            for i in items
-        ]
-        answers = [{"item": i.id, "position": k, "text": a.text, "origin": a.origin} for i in items for k, a in enumerate(i.answers)]
-        self._insert({ItemRow: rows, AnswerRow: answers}, taken=f"one of the items {_some(i.id for i in items)} is in the store already")
+        self._insert(_item_rows(items), taken=_taken(items))
 
     def add_ranking(
         self, item_id: str, annotator: str, kind: Kind, overall: Sequence[int], aspects: dict[str, Sequence[int]] | None = None
@@ -140,14 +134,20 @@ class RankingStore:
 
     def import_ranked(self, items: Sequence[RankedItem], annotator: str = "file") -> None:
         """Take ranked contexts from a `ranking.jsonl` (docs/data.md) as the work of `annotator`."""
-        self.add_items([
+        taken = [
             Item(
                 i.id, i.id, i.messages, i.department,
                 tuple(Answer(r.text, {"source": i.source, "split": i.split, "kind": r.kind or "file"}) for r in i.responses),
             )
             for i in items
-        ])  # fmt: skip
-        self.add_rankings([Ranking(i.id, annotator, "file", tuple(places([float(r.rank) for r in i.responses]))) for i in items])
+        ]  # fmt: skip
+        now = datetime.now(UTC)
+        rankings = [Ranking(i.id, annotator, "file", tuple(places([float(r.rank) for r in i.responses])), created=now) for i in items]
+        for item, ranking in zip(taken, rankings, strict=True):
+            _check_item(item)
+            _check_ranking(ranking, len(item.answers))
+        # In one transaction: an item that is known without its ranking would never get it.
+        self._insert(_item_rows(taken) | {RankingRow: [event_row(r) for r in rankings]}, taken=_taken(taken))
 
     def export_jsonl(self, path: Path) -> int:
         """Write every ranked item in the schema of `ranking` (docs/data.md) plus `annotators`; returns the number of rows.
@@ -174,6 +174,20 @@ class RankingStore:
                         connection.execute(insert(table), values)
         except IntegrityError as fault:
             raise DataError(taken, where=self.place, remedy="ids must be unique; nothing of this batch was stored") from fault
+
+
+def _item_rows(items: Sequence[Item]) -> dict[type[Table], list[dict[str, Any]]]:
+    now = datetime.now(UTC)
+    rows = [
+        {"id": i.id, "prompt_id": i.prompt_id, "context": [m.as_dict() for m in i.context], "department": i.department, "created": now}
+        for i in items
+    ]
+    answers = [{"item": i.id, "position": k, "text": a.text, "origin": a.origin} for i in items for k, a in enumerate(i.answers)]
+    return {ItemRow: rows, AnswerRow: answers}
+
+
+def _taken(items: Sequence[Item]) -> str:
+    return f"one of the items {_some(i.id for i in items)} is in the store already"
 
 
 def newest(connection: Connection, item_ids: Iterable[str] | None = None) -> dict[str, list[Ranking]]:
