@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import select
+import ssl
 import subprocess
 import sys
 import time
@@ -55,9 +56,9 @@ def accounts(run: Path, config: LabelConfig, **roles: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def server(run: Path, limit: float = 240.0) -> Iterator[tuple[str, subprocess.Popen]]:
+def server(run: Path, *options: str, limit: float = 240.0) -> Iterator[tuple[str, subprocess.Popen]]:
     """`zj label` for a run in a process of its own: (URL, process); killed at the end."""
-    command = [sys.executable, "-m", "zj_ray", "label", str(run), "--port", "0"]
+    command = [sys.executable, "-m", "zj_ray", "label", str(run), "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
         assert process.stdout is not None
@@ -77,8 +78,8 @@ def server(run: Path, limit: float = 240.0) -> Iterator[tuple[str, subprocess.Po
 class Annotator:
     """A doctor's browser without the browser."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=30.0, follow_redirects=True)
+    def __init__(self, url: str, token: str, verify: ssl.SSLContext | bool = True) -> None:
+        self.http = httpx.Client(base_url=url, timeout=30.0, follow_redirects=True, verify=verify)
         csrf = field_of(self.http.get("/login").text, 'name="csrf" value')
         self.page = self.http.post("/login", data={"token": token, "csrf": csrf}).text
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,43 @@ def test_annotators_at_once_get_no_place_twice_and_overlap_is_exact(database: st
     said = store.all_rankings()
     assert {item: len(rankings) for item, rankings in said.items()} == dict(done)
     assert {item for item, times in done.items() if times == 2} == {i for i, n in places_of(done, 0.3).items() if n == 2}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_planners_of_several_servers_at_once_disturb_nobody(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Items arrive, and each server that runs dry plans, while others do the same and annotators take and save what is there."""
+    url = tmp_path / "a.sqlite" if database == "sqlite" else fresh_database(request.getfixturevalue("server"))
+    store, desk = desk_of(url, 20, overlap=0.5)
+    arrived, faults = threading.Barrier(7), []
+
+    def plan(batch: int) -> None:
+        other = Desk(RankingStore(url), LabelConfig(overlap=0.5, gold=0.0))
+        arrived.wait(30)
+        for part in range(4):
+            store.add_items([replace(item, id=f"batch-{batch}-{part}-{item.id}") for item in items(5)])
+            other.plan({})
+
+    def rank(name: str) -> None:
+        arrived.wait(30)
+        rank_all(desk, name)
+
+    def guarded(work: Callable[..., None], argument: int | str) -> None:
+        try:
+            work(argument)
+        except Exception as fault:  # a thread's fault would be lost otherwise
+            faults.append(fault)
+
+    threads = [threading.Thread(target=guarded, args=(plan, n)) for n in range(3)]
+    threads += [threading.Thread(target=guarded, args=(rank, f"dr{n}")) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not faults and not desk.unplanned()
+    for late in range(4):
+        rank_all(desk, f"dr{late}")
+    said = store.all_rankings()
+    assert len(said) == 80 and {len(rankings) for rankings in said.values()} == {1, 2}
 
 
 @settings(max_examples=40, deadline=None)
@@ -219,12 +257,25 @@ def test_every_annotator_gets_the_gold_items_in_between_and_no_place_is_spent_on
     store, desk = desk_of(tmp_path / "a.sqlite", 40, gold=0.5, overlap=1.0)
     gold = [f"item-{n:05d}" for n in range(4)]
     for item in gold:
-        desk.add_gold(item, [1, 2, 3, 4], "root")
+        desk.add_gold({item: [1, 2, 3, 4]}, "root")
     seen = {name: rank_all(desk, name) for name in ("li", "wang")}
     for order in seen.values():
         places = [order.index(item) for item in gold]
         assert len(order) == 40 and max(places) < 25 and places != [0, 1, 2, 3]
     assert not set(rank_all(desk, "zhao")) - set(gold)  # all other places are taken
+
+
+def test_the_surest_items_are_offered_as_gold_first_and_disputed_ones_not(tmp_path: Path) -> None:
+    def said(*overall: tuple[int, ...], adjudicated: bool = False) -> list[Ranking]:
+        return [Ranking("i", f"dr-{n}", "human", ranks, adjudicated=adjudicated and n == 0) for n, ranks in enumerate(overall)]
+
+    rankings = {
+        "once": said((1, 2, 3)), "apart": said((1, 2, 3), (3, 2, 1)), "close": said((1, 2, 3), (1, 3, 2)), "alike": said((2, 1, 3), (2, 1, 3)),
+        "decided": said((1, 2, 3), (3, 2, 1), adjudicated=True),
+    }  # fmt: skip
+    desk = Desk(RankingStore(tmp_path / "a.sqlite"), LabelConfig(threshold=0.3))
+    assert desk.gold_candidates(rankings, 9) == ["decided", "alike", "close", "once"]
+    assert desk.gold_candidates(rankings, 2) == ["decided", "alike"]
 
 
 def test_annotators_who_disagree_call_for_an_adjudicator_who_is_neither_of_them(tmp_path: Path) -> None:

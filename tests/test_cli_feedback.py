@@ -47,7 +47,7 @@ def test_every_command_explains_itself_with_an_example_and_all_formats(command: 
 
 
 def test_agreement_is_shown_and_written(folder: Path, store: RankingStore) -> None:
-    store.add_gold("a", [1, 2, 3, 4], "chief")
+    store.add_gold({"a": [1, 2, 3, 4]}, "chief")
     shown = zj(folder, "agreement")
     assert "2 annotators, 1 items" in shown and "李医生 · 王医生" in shown and "safety" in shown and "undefined" in shown
     written = json.loads((folder / "feedback" / "agreement.json").read_text(encoding="utf-8"))

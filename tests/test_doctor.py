@@ -198,7 +198,7 @@ def test_a_port_in_use_fails_and_zero_never_does() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        fails(doctor.check_port("127.0.0.1", taken.getsockname()[1]), "can't be used", "serve.port=0")
+        fails(doctor.check_port("127.0.0.1", taken.getsockname()[1]), "can't listen", "serve.port=0")
     assert doctor.check_port("127.0.0.1", 0).ok is True
 
 

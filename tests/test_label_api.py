@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import socket
 import sqlite3
+import ssl
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from click.testing import Result
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from tests.labelling import ANSWERS, Annotator, accounts, items, make_run, server
+from zj_ray.cli import app
 from zj_ray.config.schema import LabelConfig
 from zj_ray.data.messages import Message
 from zj_ray.feedback.assignment import display_order
 from zj_ray.feedback.label import Page, open_page
+from zj_ray.feedback.store import RankingStore
 from zj_ray.feedback.tables import Answer, Item
 from zj_ray.feedback.web.app import create_app
 from zj_ray.feedback.web.security import limiter
@@ -54,12 +63,21 @@ def client(page: Page) -> Iterator[Client]:
         yield opened
 
 
+def rank_rest(client: Client) -> list[str]:
+    """Rank whatever is left; the items, in order."""
+    done = []
+    while 'data-item="' in (text := client.get("/").text):
+        done.append(text.split('data-item="')[1].split('"')[0])
+        assert client.say("/api/rank", item=done[-1], key="k", overall=[1, 2, 3, 4]).status_code == 200
+    return done
+
+
 # --- who may do what -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/admin", {"admin"}), ("/agreement", {"admin"}), ("/export", {"admin"}), ("/adjudicate", {"adjudicator"})]
+    [("/admin", {"admin"}), ("/gold", {"admin"}), ("/agreement", {"admin"}), ("/export", {"admin"}), ("/adjudicate", {"adjudicator"})]
     + [("/history", {"annotator", "adjudicator"}), ("/compare?item=hostile", set())],
 )
 def test_a_role_sees_its_own_pages_only(page: Page, client: Client, path: str, allowed: set[str]) -> None:
@@ -267,12 +285,32 @@ def test_an_admin_makes_accounts_and_gold_and_exports(page: Page, client: Client
     made = client.post("/admin/accounts", data={"name": "王医生", "role": "annotator", "csrf": client.csrf}).text
     account = page.accounts.by_token(made.split('id="token">')[1].split("<")[0])
     assert account is not None and account.name == "王医生" and "id=\"token\"" not in client.get("/admin").text
-    client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf})
+    shown = client.get("/gold").text
+    assert 'value="hostile"' in shown and shown.index("<td>好</td>") > 0 and "img src" not in shown.replace("&lt;img", "")
+    assert "目前" not in client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).text
+    assert 'value="hostile"' not in client.get("/gold").text  # it is one already
     assert page.store.gold() == {"hostile": page.store.rankings("hostile")[0].overall}
     assert client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).status_code == 422
     [row] = [json.loads(line) for line in client.get("/export").text.splitlines()]
     assert row["id"] == "hostile" and row["annotators"][0]["name"] == "li"
     assert client.get("/agreement").status_code == 200
+
+
+def test_items_that_come_into_the_store_reach_an_open_page(page: Page, client: Client, tmp_path: Path) -> None:
+    client.enter(page.accounts.give("li", "annotator"))
+    assert 'data-item="hostile"' in client.get("/").text
+    client.say("/api/rank", item="hostile", key="k", overall=[1, 2, 3])
+    assert "目前没有需要您排序的内容" in client.get("/").text
+    RankingStore(tmp_path / "rankings.sqlite").add_items(items(2))  # as another process does
+    assert 'data-item="item-0000' in client.get("/").text
+    assert len(rank_rest(client)) == 2 and "目前没有需要您排序的内容" in client.get("/").text
+
+
+def test_only_what_doctors_said_becomes_gold(page: Page, client: Client) -> None:
+    page.store.add_ranking("hostile", "sim-1", "simulated", [3, 2, 1])
+    client.enter(page.accounts.give("root", "admin"))
+    assert "还没有医生排过的题目可选" in client.get("/gold").text
+    assert client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).status_code == 422 and page.store.gold() == {}
 
 
 # --- the log and the server ------------------------------------------------------------------------------------------
@@ -309,3 +347,73 @@ def test_the_secret_that_signs_sessions_is_the_owners_alone_and_outlives_a_resta
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600 and len(first) == 64
     with server(run) as (url, _):
         assert url.startswith("http://127.0.0.1:") and secret.read_text() == first
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    paths = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, "-out", paths[0], "-keyout", paths[1]]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return paths
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
+def test_over_tls_a_doctor_ranks_and_the_cookie_never_leaves_https(tmp_path: Path, certificate: tuple[str, str]) -> None:
+    run = make_run(tmp_path / "run", 1, CONFIG)
+    tokens = accounts(run, CONFIG, li="annotator")
+    with server(run, "--tls", *certificate) as (url, _):
+        assert url.startswith("https://127.0.0.1:")
+        with pytest.raises(httpx.ConnectError, match="certificate"):  # it is TLS, not HTTP under another name
+            httpx.get(url, timeout=30)
+        li = Annotator(url, tokens["li"], verify=ssl.create_default_context(cafile=certificate[0]))
+        task = li.open()
+        assert task is not None and li.rank(task, [1, 2, 3, 4]).status_code == 200
+        assert all(cookie.secure for cookie in li.http.cookies.jar) and len(li.http.cookies.jar) == 1
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def label(run: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["label", str(run), *options])
+
+
+def test_gold_from_a_file_is_mixed_into_everybodys_items(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 3, LabelConfig(overlap=0.0, gold=1.0))
+    (tmp_path / "gold.jsonl").write_text('{"item": "item-00001", "overall": [1, 2, 2, 4]}\n')
+    assert "1 gold items added" in label(run, "--gold", str(tmp_path / "gold.jsonl")).output
+    desk = open_page(run / "feedback", LabelConfig(overlap=0.0, gold=1.0)).desk
+    for name in ("li", "wang"):
+        task = desk.next(name)
+        assert task is not None and task.item.id == "item-00001", name
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ('{"item": "item-00001"}', "gold.jsonl:2: the row names no item and its ranks"),
+        ('{"item": "gone", "overall": [1, 2, 3, 4]}', "'gone'"),
+        ('{"item": "item-00001", "overall": [1, 2]}', "'item-00001'"),
+        ('{"item": "item-00000", "overall": [4, 3, 2, 1]}', "'item-00000' stands in an earlier line"),
+        ('{"item": "item-00002", "overall": [4, 3, 2, 1]}', "has gold ranks already"),
+    ],
+)
+def test_an_unfit_row_of_gold_is_named_and_adds_none(tmp_path: Path, row: str, fault: str) -> None:
+    run = make_run(tmp_path / "run", 3, CONFIG)
+    store = open_page(run / "feedback", CONFIG).store
+    store.add_gold({"item-00002": [1, 1, 1, 1]}, "root")
+    (tmp_path / "gold.jsonl").write_text('{"item": "item-00000", "overall": [1, 2, 3, 4]}\n' + row + "\n")
+    said = label(run, "--gold", str(tmp_path / "gold.jsonl"))
+    assert said.exit_code == 2 and fault in " ".join(said.output.split())
+    assert store.gold() == {"item-00002": (1, 1, 1, 1)}
+
+
+def test_a_taken_port_and_a_missing_certificate_are_one_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 1, CONFIG)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        said = label(run, "--port", str(other.getsockname()[1]))
+    assert said.exit_code == 2 and "--port: can't listen on 127.0.0.1:" in " ".join(said.output.split())
+    said = label(run, "--port", "0", "--tls", str(tmp_path / "no.pem"), str(tmp_path / "no.key"))
+    assert said.exit_code == 2 and "--tls: HTTPS can't be served with" in " ".join(said.output.split())

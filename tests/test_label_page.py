@@ -240,7 +240,7 @@ def test_a_network_that_fails_loses_nothing_and_stores_once(page: Page, ward: Wa
 @pytest.mark.parametrize("size", [DESK, TABLET], ids=["desk", "tablet"])
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_no_page_is_wider_than_the_screen(browser: Browser, ward: Ward, size: dict[str, int], language: str) -> None:
-    for name, paths in {"chen": ("/login", "/", "/adjudicate", "/history"), "root": ("/admin", "/agreement")}.items():
+    for name, paths in {"chen": ("/login", "/", "/adjudicate", "/history"), "root": ("/admin", "/gold", "/agreement")}.items():
         context = browser.new_context(viewport=size)
         page = context.new_page()
         enter(page, ward, name)

@@ -96,7 +96,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         other.listen()
-        with pytest.raises(ConfigError, match=f"port {port} can't be had"), control(_run(tmp_path / "r", http_port=port)):
+        with pytest.raises(ConfigError, match=f"fleet.http_port: can't listen on 127.0.0.1:{port}"), control(_run(tmp_path / "r", http_port=port)):
             pass
 
 

@@ -132,6 +132,21 @@ def test_imported_rankings_are_labelled_as_from_a_file(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["label_source"] == "file"
 
 
+def test_an_import_that_fails_at_its_rankings_leaves_no_item_either(tmp_path: Path) -> None:
+    """An item that is known without its ranking would never get it: the next import refuses known ids."""
+    item = RankedItem("rk-1", CONTEXT, "内科", (Response("好", 1), Response("坏", 9)), "clinic")
+    store = RankingStore(tmp_path / "rankings.sqlite")
+    with sqlite3.connect(tmp_path / "rankings.sqlite") as connection:
+        connection.execute("CREATE TRIGGER fault BEFORE INSERT ON ranking BEGIN SELECT RAISE(ABORT, 'full'); END")
+    with pytest.raises(DataError):
+        store.import_ranked([item])
+    assert store.items() == []
+    with sqlite3.connect(tmp_path / "rankings.sqlite") as connection:
+        connection.execute("DROP TRIGGER fault")
+    store.import_ranked([item])
+    assert len(store.rankings("rk-1")) == 1
+
+
 @pytest.mark.realdata
 def test_real_rankings_survive_import_and_export(tmp_path: Path) -> None:
     root = real_data_folder()

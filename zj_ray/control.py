@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
-from zj_ray.errors import ConfigError, WaitTimeout, ZjError
+from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.ports import listen
 from zj_ray.run import Run, read_status, want_rollouts, wanted_rollouts
 
 START_SECONDS = 30.0
@@ -40,13 +40,7 @@ def control(run: Run) -> Iterator[None]:
         yield
         return
     token = secrets.token_urlsafe(24)
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            remedy = "choose another, or 0 for any free one"
-            raise ConfigError(f"port {port} can't be had: {error}", where="fleet.http_port", remedy=remedy) from error
+    with listen("127.0.0.1", port, where="fleet.http_port") as listener:
         server = uvicorn.Server(uvicorn.Config(_application(run, token), log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="control", daemon=True)
         thread.start()

@@ -26,6 +26,8 @@ import psutil
 from rich.table import Table
 
 from zj_ray.config.schema import Config
+from zj_ray.errors import ConfigError
+from zj_ray.ports import listen
 
 GIB = 2**30
 IMPORT_SECONDS = 300  # longest wait for torch, vLLM and DeepSpeed to import on a busy laptop
@@ -236,12 +238,10 @@ def check_ray_token() -> Check:
 def check_port(host: str, port: int) -> Check:
     name = "endpoint's port"
     try:
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            return Check(name, True, f"{host}:{port} is free" if port else "0: a free one is picked")
-    except OSError as error:
-        return Check(name, False, f"{host}:{port} can't be used: {error.strerror}", "set serve.port=0 to pick a free one, or stop what listens there")
+        listen(host, port, where="serve.port").close()
+    except ConfigError as error:
+        return Check(name, False, error.what, "set serve.port=0 to pick a free one, or stop what listens there")
+    return Check(name, True, f"{host}:{port} is free" if port else "0: a free one is picked")
 
 
 def _version(distribution: str) -> str | None:

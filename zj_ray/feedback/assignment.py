@@ -21,18 +21,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, column, delete, func, insert, select, table, update
 
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.feedback.concordance import tau_b
-from zj_ray.feedback.store import RankingStore, event_row, newest, read_ranking
+from zj_ray.feedback.store import RankingStore, event_row, newest, read_ranking, settled
 from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 
 FREE, OPEN, DONE, SKIPPED, LATE = "free", "open", "done", "skipped", "late"
 ADJUDICATION = 0  # the slot of the third expert; annotators hold 1 and 2
 PROGRESS_SECONDS = 5.0
 TICKET = Table.metadata.tables[TicketRow.__tablename__]
+SCHEMA = table("alembic_version", column("version_num"))  # has one row, always the same: a lock that every planner finds
 
 
 class NotAssigned(DataError):
@@ -57,11 +58,12 @@ class Desk:
         self._counted: tuple[float, dict[str, dict[str, int]]] = (-math.inf, {})
 
     def plan(self, disagreement: Mapping[str, float]) -> None:
-        """Make the tickets that are wanted and missing, drop free ones that are not wanted, and put all in order; at every start.
+        """Make the tickets that are wanted and missing, drop free ones that are not wanted, and put all in order.
 
         disagreement: of the reward models about each item; with `active` the largest come first, the others after them by chance.
         """
         with self._store.writing() as connection:
+            connection.execute(select(SCHEMA).with_for_update())  # one planner at a time, also of another server
             gold = set(connection.scalars(select(GoldRow.item)))
             items = [item for item in connection.scalars(select(ItemRow.id)) if item not in gold]
             wanted = {(item, slot) for item, places in places_of(items, self._config.overlap).items() for slot in range(1, places + 1)}
@@ -70,13 +72,19 @@ class Desk:
             stale = [row.id for place, row in there.items() if row.state == FREE and place not in wanted]
             fresh = [_free(item, slot, 0.0) for item, slot in sorted(wanted - there.keys())]
             for ticket in stale:
-                connection.execute(delete(TICKET).where(TICKET.c.id == ticket))
+                connection.execute(delete(TICKET).where(TICKET.c.id == ticket, TICKET.c.state == FREE))  # unless somebody has taken it by now
             if fresh:
                 connection.execute(insert(TICKET), fresh)
             order = [{"of": item, "comes": 1.0 + first[item] if item in first else draw(item)} for item in items]
             if order:
                 waiting = update(TICKET).where(TICKET.c.item == bindparam("of"), TICKET.c.state == FREE)
                 connection.execute(waiting.values(priority=bindparam("comes")), order)
+
+    def unplanned(self) -> bool:
+        """Whether items came into the store after the plan."""
+        ticket, gold = select(TICKET.c.id).where(TICKET.c.item == ItemRow.id), select(GoldRow.item).where(GoldRow.item == ItemRow.id)
+        with self._store.reading() as connection:
+            return connection.scalar(select(ItemRow.id).where(~ticket.exists(), ~gold.exists()).limit(1)) is not None
 
     def next(self, annotator: str, *, adjudicating: bool = False) -> Task | None:
         """The item that he has open, or else a new one; None when there is nothing left for him. Renews the time that he has for it."""
@@ -149,11 +157,25 @@ class Desk:
             self._review(connection, item)
         return mine.adjudicating
 
-    def add_gold(self, item: str, overall: Sequence[int], author: str) -> None:
-        """Make an item a gold one, which every annotator is given in time. Raises DataError as `RankingStore.add_gold` does."""
-        self._store.add_gold(item, overall, author)
+    def add_gold(self, ranks: Mapping[str, Sequence[int]], author: str) -> None:
+        """Make these items gold ones, which every annotator is given in time. Raises DataError as `RankingStore.add_gold` does."""
+        self._store.add_gold(ranks, author)
         with self._store.writing() as connection:
-            connection.execute(delete(TICKET).where(TICKET.c.item == item, TICKET.c.state == FREE))
+            connection.execute(delete(TICKET).where(TICKET.c.item.in_(list(ranks)), TICKET.c.state == FREE))
+
+    def gold_candidates(self, rankings: Mapping[str, Sequence[Ranking]], number: int) -> list[str]:
+        """Items with sure ranks: those that an adjudicator decided, then those about which most annotators agree most; none in dispute.
+
+        rankings: of the annotators, by item.
+        """
+
+        def sureness(item: str) -> tuple[bool, int, float, str]:
+            said = rankings[item]
+            alike = [_alike(a.overall, b.overall) for a, b in combinations(said, 2)]
+            return any(r.adjudicated for r in said), len(said), sum(alike) / max(len(alike), 1), item
+
+        fit = [item for item, said in rankings.items() if not disagree(settled(said), self._config.threshold)]
+        return sorted(fit, key=sureness, reverse=True)[:number]
 
     def mine(self, annotator: str) -> dict[str, int]:
         """How many tickets he has in each state."""

@@ -11,11 +11,12 @@ import uvicorn
 
 from zj_ray.config.schema import LabelConfig
 from zj_ray.data.records import read_jsonl
-from zj_ray.errors import DataError
+from zj_ray.errors import ConfigError, DataError
 from zj_ray.feedback.accounts import Accounts
-from zj_ray.feedback.assignment import Desk, read_priorities
+from zj_ray.feedback.assignment import Desk
 from zj_ray.feedback.store import open_store
 from zj_ray.feedback.web.app import Page, create_app
+from zj_ray.ports import listen
 from zj_ray.progress import console
 
 IDLE_SECONDS = 120  # that a connection is kept while a doctor reads
@@ -23,23 +24,25 @@ CLOSING_SECONDS = 5  # what a request in progress has left when the server is to
 
 
 def open_page(folder: Path, config: LabelConfig) -> Page:
-    """The page's parts for the store of a feedback stage. folder: the stage's; priorities.json is read there."""
+    """The page's parts for the store of a feedback stage, with all its items planned. folder: the stage's; priorities.json is read there."""
     store = open_store(folder, config.store)
-    desk = Desk(store, config)
-    desk.plan(read_priorities(folder / "priorities.json"))
-    return Page(store, desk, Accounts(store))
+    page = Page(store, Desk(store, config), Accounts(store), folder / "priorities.json")
+    page.plan()
+    return page
 
 
 def add_gold(page: Page, path: Path, author: str) -> int:
-    """Make gold items of the rows {"item": …, "overall": [1, 2, …]}; returns their number. Raises DataError at the first unfit one."""
-    added = 0
+    """Make gold items of the rows {"item": …, "overall": [1, 2, …]}, or of none when one is unfit (DataError); returns their number."""
+    ranks: dict[str, list[int]] = {}
     for where, row in read_jsonl(path):
         overall = row.get("overall")
         if not isinstance(row.get("item"), str) or not isinstance(overall, list):
             raise DataError("the row names no item and its ranks", where=where, remedy='write {"item": "open-1", "overall": [1, 2, 2, 4]}')
-        page.desk.add_gold(row["item"], overall, author)
-        added += 1
-    return added
+        if row["item"] in ranks:
+            raise DataError(f"{row['item']!r} stands in an earlier line, too", where=where, remedy="keep one of the two")
+        ranks[row["item"]] = overall
+    page.desk.add_gold(ranks, author)
+    return len(ranks)
 
 
 def serve(page: Page, folder: Path, *, host: str, port: int, tls: tuple[Path, Path] | None = None) -> None:
@@ -49,14 +52,19 @@ def serve(page: Page, folder: Path, *, host: str, port: int, tls: tuple[Path, Pa
     _log_to(folder / "label.log")
     app = create_app(page, secret=_secret(folder / "label.secret"), https=bool(tls))
     certificate, key = tls or (None, None)
-    config = uvicorn.Config(
+    server = uvicorn.Config(
         app, host, port, access_log=False, log_level="warning", timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=CLOSING_SECONDS, server_header=False, ssl_certfile=certificate, ssl_keyfile=key,
     )  # fmt: skip
-    socket = config.bind_socket()
+    try:
+        server.load()
+    except OSError as fault:  # ssl's, too
+        remedy = "give the certificate and its key, both PEM files that this account may read"
+        raise ConfigError(f"HTTPS can't be served with {certificate} and {key} ({fault})", where="--tls", remedy=remedy) from fault
     name = f"[{host}]" if ":" in host else host
-    console.print(f"ranking page: {'https' if tls else 'http'}://{name}:{socket.getsockname()[1]}  (Ctrl-C ends it)", soft_wrap=True)
-    uvicorn.Server(config).run(sockets=[socket])
+    with listen(host, port, where="--port") as listener:
+        console.print(f"ranking page: {'https' if tls else 'http'}://{name}:{listener.getsockname()[1]}  (Ctrl-C ends it)", soft_wrap=True)
+        uvicorn.Server(server).run(sockets=[listener])
 
 
 def _secret(path: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,11 +90,12 @@ class RankingStore:
         rows = [event_row(replace(r, created=r.created or now)) for r in rankings]
         self._insert({RankingRow: rows}, taken="a ranking with this event number is in the store already")
 
-    def add_gold(self, item_id: str, overall: Sequence[int], author: str) -> None:
-        """Say which ranks of `item_id` are right. Raises DataError for an unknown item, unfit ranks, or an item that has gold already."""
-        self.check([Ranking(item_id, author, "human", tuple(overall))])
-        row = {"item": item_id, "overall": list(overall), "author": author, "created": datetime.now(UTC)}
-        self._insert({GoldRow: [row]}, taken=f"{item_id!r} has gold ranks already")
+    def add_gold(self, ranks: Mapping[str, Sequence[int]], author: str) -> None:
+        """Say which ranks of these items are right, or, raising DataError, of none: one is unknown, has gold already, or its ranks don't fit."""
+        self.check([Ranking(item, author, "human", tuple(overall)) for item, overall in ranks.items()])
+        now = datetime.now(UTC)
+        rows = [{"item": item, "overall": list(overall), "author": author, "created": now} for item, overall in ranks.items()]
+        self._insert({GoldRow: rows}, taken=f"one of the items {_some(ranks)} has gold ranks already")
 
     def gold(self) -> dict[str, tuple[int, ...]]:
         """The right ranks of every gold item."""

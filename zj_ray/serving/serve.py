@@ -11,7 +11,6 @@ import contextlib
 import io
 import logging
 import os
-import socket
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from zj_ray.config.schema import ModelConfig, ServeConfig
 from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
+from zj_ray.ports import listen
 from zj_ray.progress import console
 from zj_ray.raycluster import connect
 from zj_ray.run import Run
@@ -89,7 +89,8 @@ def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name
     if ray_serve.status().proxies:
         remedy = "deploy there with a RayService or `serve deploy` (cluster/kuberay/rayservice.yaml)"
         raise ZjError("Ray Serve already runs on this cluster", where="ray.address", remedy=remedy)
-    port = _port(config.host, config.port)
+    with listen(config.host, config.port, where="serve.port") as probe:
+        port = probe.getsockname()[1]
     threads = max(1, (os.cpu_count() or 1) // config.replicas)
     served = ServedModel(str(Path(model_folder).resolve()), name, model.dtype, model.max_length, config.replicas, config.replica_gpus, threads)
     options = {"host": config.host, "port": port, "request_timeout_s": REQUEST_SECONDS}
@@ -154,18 +155,6 @@ def _wait_answering(url: str, deadline: float, limit: float) -> None:
             if time.monotonic() > deadline:
                 raise WaitTimeout(f"the endpoint does not answer after {limit:g} s: {error}", where=url, remedy="see ray-logs/serve") from error
         time.sleep(POLL_SECONDS)
-
-
-def _port(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises ZjError if somebody listens there."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            remedy = "choose another with --port (or serve.port), or 0 for a free one"
-            raise ZjError(f"can't listen on {host}:{port} ({error.strerror})", where="serve.port", remedy=remedy) from error
-        return probe.getsockname()[1]
 
 
 def _last_lines(text: str) -> str:

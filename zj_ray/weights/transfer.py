@@ -20,8 +20,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor, nn
 
 from zj_ray.errors import ConfigError, brief
+from zj_ray.ports import free_port
 from zj_ray.training.lora import Weight, plain_weights
-from zj_ray.training.ports import free_port
 from zj_ray.weights.bucket import Fingerprint
 
 STEPS = 4  # of a transfer, each with a limit of its own: join, start, receive, finish

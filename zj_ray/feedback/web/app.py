@@ -26,7 +26,7 @@ from zj_ray.errors import DataError
 from zj_ray.feedback.accounts import ROLES, Account, Accounts
 from zj_ray.feedback.agreement import measure_agreement
 from zj_ray.feedback.annotators import ASPECTS
-from zj_ray.feedback.assignment import Desk, NotAssigned, display_order
+from zj_ray.feedback.assignment import Desk, NotAssigned, display_order, read_priorities
 from zj_ray.feedback.store import RankingStore, consensus, places, settled
 from zj_ray.feedback.tables import Ranking
 from zj_ray.feedback.web.security import (
@@ -47,8 +47,9 @@ from zj_ray.feedback.web.words import LANGUAGES, words
 HERE = Path(__file__).parent
 SESSION_SECONDS = 12 * 3600
 LETTERS = "ABCDEFGHIJKLMNOP"
+GOLD_CANDIDATES = 20  # that an administrator is shown at once
 SKIP_REASONS = ("skip_field", "skip_context", "skip_content", "skip_other")
-PAGES = ("/", "/adjudicate", "/history", "/admin", "/agreement", "/login")  # what a change of language may lead back to
+PAGES = ("/", "/adjudicate", "/history", "/admin", "/gold", "/agreement", "/login")  # what a change of language may lead back to
 
 Signed = Annotated[Account, Depends(signed_in)]
 Ranker = Annotated[Account, Depends(one_of("annotator", "adjudicator"))]
@@ -64,11 +65,27 @@ templates.env.undefined = StrictUndefined
 
 @dataclass(frozen=True)
 class Page:
-    """What the routes work with."""
+    """What the routes work with. priorities: the file that says how far the reward models disagree."""
 
     store: RankingStore
     desk: Desk
     accounts: Accounts
+    priorities: Path
+
+    def plan(self) -> None:
+        self.desk.plan(read_priorities(self.priorities))
+
+    def catch_up(self) -> bool:
+        """Plan what came into the store since the last plan, as `zj feedback collect` brings it; whether there was anything."""
+        found = self.desk.unplanned()
+        if found:
+            self.plan()
+        return found
+
+    def doctors_rankings(self) -> dict[str, list[Ranking]]:
+        """What people said of each item; simulated annotators and files left out."""
+        by_doctors = {item: [r for r in said if r.kind == "human"] for item, said in self.store.all_rankings().items()}
+        return {item: said for item, said in by_doctors.items() if said}
 
 
 class Judgement(BaseModel):
@@ -209,19 +226,34 @@ def give_account(request: Request, account: Admin, name: Annotated[str, Form()],
     return _admin(request, account, made=None if role == "closed" else (name.strip(), token))
 
 
+@routes.get("/gold")
+@limiter.limit(WORK_LIMIT)
+def gold_page(request: Request, account: Admin) -> Response:
+    """The items that are fit to be gold ones, each with what was said and how it was ranked."""
+    page = _page(request)
+    gold = page.store.gold()
+    said = {item: rankings for item, rankings in page.doctors_rankings().items() if item not in gold}
+    chosen = page.desk.gold_candidates(said, GOLD_CANDIDATES)
+    items = {item.id: item for item in page.store.items(chosen)}
+    candidates = []
+    for name in chosen:
+        ranks = places(consensus(settled(said[name])))
+        candidates.append((items[name], said[name], sorted(zip(ranks, (a.text for a in items[name].answers), strict=True))))
+    return _show(request, "gold.html", account, candidates=candidates, gold=len(gold))
+
+
 @routes.post("/admin/gold", dependencies=[Depends(csrf_form)])
 @limiter.limit(WORK_LIMIT)
 def make_gold(request: Request, account: Admin, item: Annotated[str, Form()]) -> Response:
-    said = settled(_page(request).store.rankings(item.strip()))
-    _page(request).desk.add_gold(item.strip(), places(consensus(said)), account.name)
-    return RedirectResponse("/admin", 303)
+    said = settled(_page(request).doctors_rankings().get(item, []))
+    _page(request).desk.add_gold({item: places(consensus(said))}, account.name)
+    return RedirectResponse("/gold", 303)
 
 
 @routes.get("/agreement")
 @limiter.limit("10/minute")
 def agreement_page(request: Request, account: Admin) -> Response:
-    by_doctors = {item: [r for r in said if r.kind == "human"] for item, said in _page(request).store.all_rankings().items()}
-    said = {item: rankings for item, rankings in by_doctors.items() if rankings}
+    said = _page(request).doctors_rankings()
     agreement = measure_agreement(said, gold=_page(request).store.gold()) if said else None
     return _show(request, "agreement.html", account, agreement=agreement)
 
@@ -256,6 +288,8 @@ def _show(request: Request, template: str, account: Account | None = None, *, st
 def _task_page(request: Request, account: Account, *, adjudicating: bool) -> Response:
     desk = _page(request).desk
     task = desk.next(account.name, adjudicating=adjudicating)
+    if task is None and _page(request).catch_up():
+        task = desk.next(account.name, adjudicating=adjudicating)
     counts = desk.progress()["adjudicate" if adjudicating else "rank"]
     last = next((event.item for event in desk.history(account.name, limit=1) if event.counts), None)
     parts: dict[str, Any] = {"task": task, "adjudicating": adjudicating, "mine": desk.mine(account.name), "counts": counts, "last": last}
@@ -283,6 +317,7 @@ def _as_stored(given: list[int], shown: tuple[int, ...]) -> tuple[int, ...]:
 
 def _admin(request: Request, account: Account, made: tuple[str, str] | None = None) -> Response:
     page = _page(request)
+    page.catch_up()
     people = [(each, page.desk.mine(each.name)) for each in page.accounts.known()]
     return _show(request, "admin.html", account, people=people, made=made, roles=ROLES, progress=page.desk.progress(), gold=len(page.store.gold()))
 
