@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from moto.server import ThreadedMotoServer
 
 from tests.test_checkpoint import FILES, _write
 from zj_ray.errors import CheckpointError, ConfigError
@@ -18,11 +19,29 @@ from zj_ray.training.checkpoint import LIST
 from zj_ray.training.remote import RemoteStore
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket of an S3 server on this machine, which s3fs reaches over HTTP as it would Amazon's."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "for", "SECRET_ACCESS_KEY": "tests"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield "memory://bucket/run/ppo" if request.param == "memory" else f"file://{tmp_path}/bucket/ppo"
-    if request.param == "memory":
-        fsspec.filesystem("memory").rm("/bucket", recursive=True)
+    if request.param == "file":
+        yield f"file://{tmp_path}/bucket/ppo"
+        return
+    bucket = request.getfixturevalue("s3") if request.param == "s3" else "memory://bucket"
+    yield f"{bucket}/run/ppo"
+    files, _ = fsspec.core.url_to_fs(bucket)
+    files.rm("bucket/run", recursive=True)
 
 
 def test_another_machine_fetches_the_newest_and_both_keep_the_same(url: str, tmp_path: Path) -> None:

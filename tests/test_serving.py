@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from zj_ray.config.schema import Config, ModelConfig, RayConfig, ServeConfig
-from zj_ray.errors import CheckpointError, ZjError
+from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
+from zj_ray.ports import free_port, listen
 from zj_ray.run import Run
 from zj_ray.serving.chat import chat
 from zj_ray.serving.client import ask, converse, model_name
-from zj_ray.serving.serve import Endpoint, _port, prove, served_model, serving
+from zj_ray.serving.serve import ANSWER_SECONDS, Endpoint, _within, prove, served_model, serving
 
 LENGTH = 256
 
@@ -50,13 +53,25 @@ def test_a_finished_stage_whose_model_is_gone_is_named(tmp_path: Path) -> None:
 
 def test_a_taken_port_is_refused_and_port_0_is_a_free_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ZjError, match="can't listen on 127.0.0.1"):
-        _port("127.0.0.1", taken.getsockname()[1])
-    assert _port("127.0.0.1", 0) > 0
+        listen("127.0.0.1", taken.getsockname()[1], where="serve.port")
+    with listen("127.0.0.1", 0, where="serve.port") as free:
+        assert free.getsockname()[1] > 0
+
+
+def test_a_controller_that_never_answers_is_not_waited_for() -> None:
+    began, never = time.monotonic(), threading.Event()
+    with pytest.raises(WaitTimeout, match="serve: Ray Serve's controller does not answer"):
+        _within(began + ANSWER_SECONDS + 0.5, lambda: never.wait(60))
+    assert ANSWER_SECONDS <= time.monotonic() - began < 30
+    never.set()
+    with pytest.raises(ZeroDivisionError):  # what the call raises comes through
+        _within(time.monotonic(), lambda: 1 // 0)
+    assert _within(time.monotonic(), lambda: "here") == "here"
 
 
 def test_asking_where_nobody_serves_is_a_clear_error() -> None:
     with pytest.raises(ZjError, match="no endpoint answers here .* zj serve"):
-        ask(f"http://127.0.0.1:{_port('127.0.0.1', 0)}", "zhongjing", "你好", timeout=5)
+        ask(f"http://127.0.0.1:{free_port()}", "zhongjing", "你好", timeout=5)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from zj_ray.config.schema import ModelConfig, ServeConfig
 from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
@@ -31,6 +34,7 @@ APPLICATION = "zj-doctor"
 SERVED_STAGES = ("ppo", "sft")  # the first that is finished is served
 REQUEST_SECONDS = 600  # the proxy ends a request after that, with status 408
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 10.0  # that the controller has for an answer even when the time is nearly up
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +90,7 @@ def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     began = time.monotonic()
     deadline = began + config.start_timeout
-    if ray_serve.status().proxies:
+    if _within(deadline, ray_serve.status).proxies:
         remedy = "deploy there with a RayService or `serve deploy` (cluster/kuberay/rayservice.yaml)"
         raise ZjError("Ray Serve already runs on this cluster", where="ray.address", remedy=remedy)
     with listen(config.host, config.port, where="serve.port") as probe:
@@ -96,9 +100,10 @@ def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name
     options = {"host": config.host, "port": port, "request_timeout_s": REQUEST_SECONDS}
     url = f"http://{'127.0.0.1' if config.host in ('0.0.0.0', '::') else config.host}:{port}"
     try:
-        ray_serve.start(http_options=options)
+        _within(deadline, lambda: ray_serve.start(http_options=options))
         target = ray_serve.RunTarget(application(asdict(served)), name=APPLICATION, route_prefix="/")
-        ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        run = partial(ray_serve.run_many, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        _within(deadline, lambda: run([target]))
         _wait_running(deadline, config.start_timeout)
         _wait_answering(url, deadline, config.start_timeout)
         endpoint = Endpoint(url, name, time.monotonic() - began)
@@ -127,12 +132,33 @@ def _shutdown() -> None:
     log.debug("Ray Serve is shut down: %s", words.getvalue())
 
 
+def _within(deadline: float, call: Callable[[], Any]) -> Any:
+    """What `call` returns. Serve's functions wait for its controller without a limit: one that is late is left to its thread.
+
+    Raises WaitTimeout after the deadline, but leaves it a moment to answer.
+    """
+    answer: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as fault:
+            answer.set_exception(fault)
+
+    threading.Thread(target=work, name="ask-serve", daemon=True).start()
+    wait([answer], timeout=max(deadline - time.monotonic(), ANSWER_SECONDS))
+    if not answer.done():
+        remedy = "see ray-logs/serve in the run's folder; raise serve.start_timeout on a slow machine"
+        raise WaitTimeout("Ray Serve's controller does not answer", where="serve", remedy=remedy)
+    return answer.result(timeout=0)
+
+
 def _wait_running(deadline: float, limit: float) -> None:
     """Raises ZjError with Serve's own words when a replica fails, WaitTimeout when it is still not up."""
     from ray import serve as ray_serve
 
     while True:
-        found = ray_serve.status().applications.get(APPLICATION)
+        found = _within(deadline, ray_serve.status).applications.get(APPLICATION)
         state = found.status.value if found else "NOT_STARTED"
         if state == "RUNNING":
             return
