@@ -38,7 +38,7 @@ def rankings(prompts: int, seed: int) -> Examples:
     return Examples(documents, [np.array([len(d) - 1]) for d in documents], np.repeat(np.arange(prompts), 4), ranks, np.ones((len(documents), 1)))
 
 
-def spec(root: Path, name: str, patience: int | None, max_steps: int = STEPS) -> FitSpec:
+def spec(root: Path, name: str, patience: int | None, max_steps: int = STEPS, stopping: bool = False) -> FitSpec:
     folder = root / name
     rankings(24, seed=0).save(folder / "train.npz")
     rankings(16, seed=1).save(folder / "valid.npz")
@@ -47,7 +47,11 @@ def spec(root: Path, name: str, patience: int | None, max_steps: int = STEPS) ->
         save_every=EVERY, patience=patience, stall_timeout=120,
     )  # fmt: skip
     train, valid = str(folder / "train.npz"), str(folder / "valid.npz")
-    return FitSpec("rankings", "reward", str(root / "lm"), str(folder), train, valid, config, MODEL, seed=0, tensorboard=str(folder))
+    apart = None
+    if stopping:
+        rankings(16, seed=2).save(folder / "stopping.npz")
+        apart = str(folder / "stopping.npz")
+    return FitSpec("rankings", "reward", str(root / "lm"), str(folder), train, valid, config, MODEL, 0, tensorboard=str(folder), stopping=apart)
 
 
 def weights(of: FitSpec) -> dict[str, bytes]:
@@ -84,6 +88,15 @@ def test_the_weights_kept_are_those_of_that_step_and_not_the_last(root: Path, st
         return Saved(Path(patient.folder) / "checkpoints" / f"step-{step:06d}").read("weight", "heads.weight", 0, len(heads))
 
     assert torch.equal(heads, at(result["kept"])) and not torch.equal(heads, at(result["steps"]))
+
+
+def test_examples_of_their_own_decide_when_to_stop_and_what_is_reported_decides_nothing(root: Path, stopped: tuple[FitSpec, dict]) -> None:
+    patient = spec(root, "apart", patience=2, stopping=True)
+    result = fit(patient)
+    losses, by_valid = dict(result["held_out"]), dict(stopped[1]["held_out"])
+    assert min(losses, key=lambda step: losses[step]) == result["kept"] and result["steps"] < STEPS
+    assert result["after"]["loss"] == pytest.approx(by_valid[result["kept"]])  # as the run that stopped by `valid` saw it at this step
+    assert all(losses[step] != pytest.approx(by_valid[step], rel=1e-3) for step in losses.keys() & by_valid.keys())
 
 
 def test_without_patience_every_step_is_trained_and_the_last_weights_stay(ray_session: None, root: Path) -> None:

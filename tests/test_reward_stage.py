@@ -21,11 +21,11 @@ from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.ranking_accuracy import preferred_pairs
 from zj_ray.evaluation.summary import read_summary
-from zj_ray.feedback.labels import Labelled, is_held_out, label
+from zj_ray.feedback.labels import Labelled, is_held_out, label, stop_by
 from zj_ray.feedback.store import RankingStore
 from zj_ray.feedback.tables import Answer, Item, Ranking
 from zj_ray.run import Run
-from zj_ray.stages.reward import ranking_examples, reward
+from zj_ray.stages.reward import ranking_examples, read_feedback, reward
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.model import HEADS, load_heads
 from zj_ray.training.objective import order_loss
@@ -128,6 +128,27 @@ def test_held_out_prompts_stay_held_out_when_more_is_ranked() -> None:
     assert sum(is_held_out(items[:6:2], 1e-9, seed=0).values()) == 1
     files = [item("a", "甲", "乙", split="train"), item("b", "甲", "乙", split="valid")]
     assert is_held_out(files, 0.99, seed=0) == {"a": False, "b": True}
+
+
+def test_the_prompts_that_stop_training_are_neither_learnt_nor_reported(tmp_path: Path) -> None:
+    items = [replace(item(f"{n:03d}", "甲", "乙"), prompt_id=f"p{n // 2}") for n in range(400)]
+    parts = {}
+    for patience in (None, 3):
+        run = Run.open(tmp_path / f"patience-{patience}", Config(reward=RewardTrainConfig(patience=patience)))
+        store = RankingStore(run.stage("feedback") / "rankings.sqlite")
+        store.add_items(items)
+        store.add_rankings([Ranking(i.id, "a", "human", (1, 2)) for i in items])
+        found = read_feedback(Workshop(run))
+        parts[patience] = {name: {each.item.prompt_id for each in getattr(found, name)} for name in ("train", "stopping", "valid")}
+    whole, split = parts[None], parts[3]
+    assert not whole["stopping"] and split["valid"] == whole["valid"] and split["train"] | split["stopping"] == whole["train"]
+    assert not split["train"] & split["stopping"] and 5 < len(split["stopping"]) < 30
+
+
+def test_one_prompt_is_learnt_and_not_kept_for_stopping() -> None:
+    assert stop_by([], 0) == stop_by([item("a", "甲", "乙")], 0) == set()
+    two = stop_by([item("a", "甲", "乙"), item("b", "甲", "乙")], 0)
+    assert len(two) == 1 and two == stop_by([item("a", "甲", "乙"), item("b", "甲", "乙")], 0)
 
 
 def test_preferences_of_a_file_are_items_of_two(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from zj_ray.feedback.store import settled
 from zj_ray.feedback.tables import Answer, Item, Ranking
 from zj_ray.training.model import HEADS
 
+STOPPING = 0.1  # share of the training prompts by which early stopping decides
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -52,9 +54,22 @@ def is_held_out(items: Sequence[Item], share: float, seed: int) -> dict[str, boo
     The prompt's id and the seed alone decide, so that a prompt that is answered anew in a later round stays on its side. At
     least one is kept back.
     """
-    drawn = {item.id: int.from_bytes(hashlib.sha256(f"{seed}/held-out/{item.prompt_id}".encode()).digest()[:7], "big") / 2**56 for item in items}
+    drawn = _lots(items, f"{seed}/held-out")
     splits = {item.id: item.answers[0].origin.get("split") for item in items}
     held_out = {i: splits[i] == "valid" if splits[i] else draw < share for i, draw in drawn.items()}
     if not any(held_out.values()) and (least := min((i for i in drawn if not splits[i]), key=lambda i: drawn[i], default=None)):
         held_out |= {item.id: True for item in items if drawn[item.id] == drawn[least]}
     return held_out
+
+
+def stop_by(training: Sequence[Item], seed: int) -> set[str]:
+    """Ids of the training items that early stopping looks at instead: of `STOPPING` of the prompts, at least one, unless it is the only one."""
+    lots = _lots(training, f"{seed}/stopping")
+    least = min(lots.values(), default=0.0)
+    chosen = {item for item, lot in lots.items() if lot < STOPPING or lot == least}
+    return chosen if len(chosen) < len(lots) else set()
+
+
+def _lots(items: Sequence[Item], name: str) -> dict[str, float]:
+    """A number in [0, 1) for each item, by id: by chance, but the same for all items of a prompt and in every round."""
+    return {item.id: int.from_bytes(hashlib.sha256(f"{name}/{item.prompt_id}".encode()).digest()[:7], "big") / 2**56 for item in items}

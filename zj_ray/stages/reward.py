@@ -14,7 +14,7 @@ from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
 from zj_ray.evaluation.summary import update_summary
 from zj_ray.feedback.annotators import noise_ceiling
-from zj_ray.feedback.labels import Labelled, is_held_out, label
+from zj_ray.feedback.labels import Labelled, is_held_out, label, stop_by
 from zj_ray.feedback.quality import annotator_weights
 from zj_ray.feedback.store import open_store, settled
 from zj_ray.feedback.tables import Item, Ranking
@@ -29,9 +29,10 @@ from zj_ray.training.packing import shared_length
 
 @dataclass(frozen=True)
 class Feedback:
-    """train, valid: what was ranked; unseen: items that nobody has ranked yet, without a rank."""
+    """train, stopping, valid: what was ranked, to learn, to stop by and to measure; unseen: what nobody has ranked yet, without a rank."""
 
     train: list[Labelled]
+    stopping: list[Labelled]
     valid: list[Labelled]
     unseen: list[Labelled]
     rankings: Mapping[str, Sequence[Ranking]]
@@ -46,6 +47,8 @@ def reward(shop: Workshop) -> dict[str, Any]:
     feedback = read_feedback(shop)
     chat, limit = shop.chat(), shop.config.model.max_length
     examples = {"train": ranking_examples(feedback.train, chat, limit), "valid": ranking_examples(feedback.valid, chat, limit)}
+    if feedback.stopping:
+        examples["stopping"] = ranking_examples(feedback.stopping, chat, limit)
     if config.ensemble > 1 and feedback.unseen:
         examples["unseen"] = ranking_examples(feedback.unseen, chat, limit)
     members = [train(shop, "reward", "rankings", shop.model(config.init), examples, config, member) for member in range(1, config.ensemble + 1)]
@@ -75,9 +78,12 @@ def read_feedback(shop: Workshop) -> Feedback:
         raise DataError("there is no ranking to train on", where=store.place, remedy="rank more items, or lower feedback.held_out")
     learnt = {item: given for item, given in rankings.items() if not held_out[item]}
     weights = annotator_weights(learnt) if shop.config.reward.noise_weighting else None
+    training, valid = [item for item in ranked if not held_out[item.id]], [item for item in ranked if held_out[item.id]]
+    stopping = stop_by(training, shop.config.seed) if shop.config.reward.patience is not None else set()
     return Feedback(
-        label([item for item in ranked if not held_out[item.id]], rankings, weights),
-        label([item for item in ranked if held_out[item.id]], rankings, weights),
+        label([item for item in training if item.id not in stopping], rankings, weights),
+        label([item for item in training if item.id in stopping], rankings, weights),
+        label(valid, rankings, weights),
         [unranked(item) for item in items if item.id not in rankings],
         rankings,
     )

@@ -16,7 +16,9 @@ from zj_ray.training.supervised import FitSpec
 def train(
     shop: Workshop, stage: str, objective: str, start: Path | str, examples: dict[str, Examples], config: TrainConfig, member: int = 1
 ) -> dict[str, Any]:
-    """Train on `examples["train"]`, measure on `examples["valid"]` (and `["unseen"]`, if any, at the end), leave `STAGE/model`; the workers' result.
+    """Train on `examples["train"]`, measure on `["valid"]`, leave `STAGE/model`; the workers' result.
+
+    Where there are `["stopping"]` early stopping looks at these instead of `["valid"]`; `["unseen"]` are evaluated at the end.
 
     member: of an ensemble; each has its own seed and, from the second on, its own folder `STAGE/member-2` below the stage's.
     """
@@ -36,7 +38,7 @@ def train(
         seed=shop.config.seed + member - 1,
         tensorboard=str(shop.tensorboard if member == 1 else shop.tensorboard / name),
         checkpoint_url=shop.checkpoint_url(name),
-        unseen=str(folder / "unseen.npz") if "unseen" in examples else None,
+        **{split: str(folder / f"{split}.npz") for split in ("stopping", "unseen") if split in examples},
     )
     if config.gpus > 0:
         shop.release_fleet()  # idle engines cost little on CPUs; on GPUs they hold what training needs

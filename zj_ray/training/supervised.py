@@ -33,7 +33,8 @@ POLL_SECONDS = 0.05
 class FitSpec:
     """Everything a worker needs. start: model folder; folder: the stage's; train, valid: files written by `Examples.save`.
 
-    checkpoint_url: where checkpoints are copied to, or None. unseen: such a file of examples that are evaluated once training is over.
+    checkpoint_url: where checkpoints are copied to, or None. stopping: such a file of examples whose loss early stopping looks at, so that
+    what `valid` measures is chosen by nothing; None: it looks at `valid`. unseen: examples that are evaluated once training is over.
     """
 
     objective: str  # "tokens" or "rankings"
@@ -47,6 +48,7 @@ class FitSpec:
     seed: int
     tensorboard: str
     checkpoint_url: str | None = None
+    stopping: str | None = None
     unseen: str | None = None
 
 
@@ -58,10 +60,11 @@ def worker(payload: dict[str, Any]) -> None:
         compute_repeatably()
     adopt_process_group()
     train, valid = Examples.load(Path(spec.train)), Examples.load(Path(spec.valid))
+    stopping = Examples.load(Path(spec.stopping)) if spec.stopping else valid
     objective = make_objective(spec.objective, spec.config)
     steps = plan_steps(train, objective, spec)
     engine = TrainEngine(objective.build(spec.start, spec.model, spec.seed), _engine_spec(spec, len(steps)))
-    loop = _Loop(spec, engine, objective, train, valid)
+    loop = _Loop(spec, engine, objective, train, valid, stopping)
     result = loop.run(steps)
     if engine.rank == 0:
         (Path(spec.folder) / "result.json").write_text(json.dumps(result))
@@ -100,11 +103,6 @@ def is_over(held_out: Sequence[tuple[int, float]], patience: int | None) -> bool
     return min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def _finite(loss: float) -> float:
-    """A loss that can be compared: what is no number is worse than any."""
-    return loss if math.isfinite(loss) else math.inf
-
-
 def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
     config = spec.config
     return EngineSpec(
@@ -121,8 +119,11 @@ def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
 
 
 class _Loop:
-    def __init__(self, spec: FitSpec, engine: TrainEngine, objective: Objective, train: Examples, valid: Examples) -> None:
-        self.spec, self.engine, self.objective, self.train, self.valid = spec, engine, objective, train, valid
+    def __init__(
+        self, spec: FitSpec, engine: TrainEngine, objective: Objective, train: Examples, valid: Examples, stopping: Examples
+    ) -> None:
+        self.spec, self.engine, self.objective = spec, engine, objective
+        self.train, self.valid, self.stopping = train, valid, stopping
         self.folder = Path(spec.folder)
         self.checkpoints = open_store(spec.checkpoint_url, self.folder / "checkpoints", keep=2, keep_best=int(spec.config.patience is not None))
         self.pending: tuple[int, dict[str, Any]] | None = None  # step and state of the checkpoint that the ranks are writing
@@ -153,12 +154,18 @@ class _Loop:
 
     def _best(self, last: int, held_out: list[tuple[int, float]]) -> tuple[int, dict[str, Any]]:
         """Leave the engine with the weights of the lowest held-out loss that was seen; their step and what they are measured at."""
-        after = self.objective.evaluate(self.engine, self.valid)
-        step, loss = min(held_out, key=lambda seen: (seen[1], -seen[0]), default=(last, math.inf))  # of equal ones the newest is kept
-        if loss >= _finite(after["loss"]):
-            return last, after
-        self.engine.load_checkpoint(self._told(self.checkpoints.at(step) if self.engine.rank == 0 else None))
-        return step, self.objective.evaluate(self.engine, self.valid)
+        kept = last
+        if held_out:
+            step, loss = min(held_out, key=lambda seen: (seen[1], -seen[0]))  # of equal ones the newest is kept
+            if loss < self._stopping_loss():
+                self.engine.load_checkpoint(self._told(self.checkpoints.at(step) if self.engine.rank == 0 else None))
+                kept = step
+        return kept, self.objective.evaluate(self.engine, self.valid)
+
+    def _stopping_loss(self) -> float:
+        """A loss that can be compared: what is no number is worse than any."""
+        loss = self.objective.evaluate(self.engine, self.stopping)["loss"]
+        return loss if math.isfinite(loss) else math.inf
 
     def _step(self, number: int, documents: list[int], total: int) -> None:
         started = time.monotonic()
@@ -193,8 +200,7 @@ class _Loop:
         """
         self._settle()  # never two at a time
         if self.spec.config.patience is not None:
-            loss = _finite(self.objective.evaluate(self.engine, self.valid)["loss"])
-            state = {**state, "held_out": [*state["held_out"], (step, loss)]}
+            state = {**state, "held_out": [*state["held_out"], (step, self._stopping_loss())]}
         draft = self._told(self.checkpoints.begin(step) if self.engine.rank == 0 else None)
         self.engine.save_checkpoint(draft)
         self.pending = step, state
