@@ -30,9 +30,10 @@ def kill_within(witness: Path, place: str, number: int, seconds: float) -> None:
     module, _, name = where.partition(":")
     *owners, name = name.split(".")
     owner: Any = functools.reduce(getattr, owners, importlib.import_module(module))
-    original, calls = getattr(owner, name), itertools.count(1)
+    original, calls, dying = getattr(owner, name), itertools.count(1), threading.Lock()
 
     def die(started: float, finished: bool) -> None:
+        dying.acquire()  # the timer and the call's end may come together: the later one waits here for the kill
         left = [child.pid for child in psutil.Process().children(recursive=True)]
         told = {"place": place, "number": number, "seconds": time.monotonic() - started, "finished": finished, "left": left}
         witness.write_text(json.dumps(told), encoding="utf-8")
