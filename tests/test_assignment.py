@@ -271,7 +271,7 @@ def test_the_surest_items_are_offered_as_gold_first_and_disputed_ones_not(tmp_pa
 
     rankings = {
         "once": said((1, 2, 3)), "apart": said((1, 2, 3), (3, 2, 1)), "close": said((1, 2, 3), (1, 3, 2)), "alike": said((2, 1, 3), (2, 1, 3)),
-        "decided": said((1, 2, 3), (3, 2, 1), adjudicated=True),
+        "decided": said((1, 2, 3), (3, 2, 1), adjudicated=True), "tied": said((1, 1, 1), (1, 1, 1)),
     }  # fmt: skip
     desk = Desk(RankingStore(tmp_path / "a.sqlite"), LabelConfig(threshold=0.3))
     assert desk.gold_candidates(rankings, 9) == ["decided", "alike", "close", "once"]

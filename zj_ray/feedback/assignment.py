@@ -26,7 +26,7 @@ from sqlalchemy import Connection, Row, bindparam, column, delete, func, insert,
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.feedback.concordance import tau_b
-from zj_ray.feedback.store import RankingStore, event_row, newest, read_ranking, settled
+from zj_ray.feedback.store import RankingStore, consensus, event_row, newest, read_ranking, settled
 from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 
 FREE, OPEN, DONE, SKIPPED, LATE = "free", "open", "done", "skipped", "late"
@@ -164,9 +164,9 @@ class Desk:
             connection.execute(delete(TICKET).where(TICKET.c.item.in_(list(ranks)), TICKET.c.state == FREE))
 
     def gold_candidates(self, rankings: Mapping[str, Sequence[Ranking]], number: int) -> list[str]:
-        """Items with sure ranks: those that an adjudicator decided, then those about which most annotators agree most; none in dispute.
+        """Items with sure ranks: those that an adjudicator decided, then those about which most annotators agree most.
 
-        rankings: of the annotators, by item.
+        None is in dispute, and none has all its answers tied: by such a one nobody's accuracy could be told. rankings: of the annotators, by item.
         """
 
         def sureness(item: str) -> tuple[bool, int, float, str]:
@@ -174,8 +174,10 @@ class Desk:
             alike = [_alike(a.overall, b.overall) for a, b in combinations(said, 2)]
             return any(r.adjudicated for r in said), len(said), sum(alike) / max(len(alike), 1), item
 
-        fit = [item for item, said in rankings.items() if not disagree(settled(said), self._config.threshold)]
-        return sorted(fit, key=sureness, reverse=True)[:number]
+        def fit(said: Sequence[Ranking]) -> bool:
+            return len(set(consensus(settled(said)))) > 1 and not disagree(settled(said), self._config.threshold)
+
+        return sorted((item for item, said in rankings.items() if fit(said)), key=sureness, reverse=True)[:number]
 
     def mine(self, annotator: str) -> dict[str, int]:
         """How many tickets he has in each state."""

@@ -100,10 +100,10 @@ def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name
     options = {"host": config.host, "port": port, "request_timeout_s": REQUEST_SECONDS}
     url = f"http://{'127.0.0.1' if config.host in ('0.0.0.0', '::') else config.host}:{port}"
     try:
-        _within(deadline, lambda: ray_serve.start(http_options=options))
+        _within(deadline, partial(ray_serve.start, http_options=options))
         target = ray_serve.RunTarget(application(asdict(served)), name=APPLICATION, route_prefix="/")
         run = partial(ray_serve.run_many, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-        _within(deadline, lambda: run([target]))
+        _within(deadline, partial(run, [target]))
         _wait_running(deadline, config.start_timeout)
         _wait_answering(url, deadline, config.start_timeout)
         endpoint = Endpoint(url, name, time.monotonic() - began)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,9 +83,9 @@ class Page:
             self.plan()
         return found
 
-    def doctors_rankings(self) -> dict[str, list[Ranking]]:
-        """What people said of each item; simulated annotators and files left out."""
-        by_doctors = {item: [r for r in said if r.kind == "human"] for item, said in self.store.all_rankings().items()}
+    def doctors_rankings(self, item_ids: Sequence[str] | None = None) -> dict[str, list[Ranking]]:
+        """What people said of every item (or of `item_ids`); simulated annotators and files left out."""
+        by_doctors = {item: [r for r in said if r.kind == "human"] for item, said in self.store.all_rankings(item_ids).items()}
         return {item: said for item, said in by_doctors.items() if said}
 
 
@@ -245,7 +246,7 @@ def gold_page(request: Request, account: Admin) -> Response:
 @routes.post("/admin/gold", dependencies=[Depends(csrf_form)])
 @limiter.limit(WORK_LIMIT)
 def make_gold(request: Request, account: Admin, item: Annotated[str, Form()]) -> Response:
-    said = settled(_page(request).doctors_rankings().get(item, []))
+    said = settled(_page(request).doctors_rankings([item]).get(item, []))
     _page(request).desk.add_gold({item: places(consensus(said))}, account.name)
     return RedirectResponse("/gold", 303)
 
