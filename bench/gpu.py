@@ -25,7 +25,7 @@ from bench.ceilings import table
 from bench.leak import TINY
 from bench.subject import config, ppo_stage, room, settle, speaker
 from zj_ray.config.schema import Config
-from zj_ray.metrics import read_metrics
+from zj_ray.runs.metrics import read_metrics
 
 TINYLLAMA_1_1B = LlamaConfig(
     vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=4

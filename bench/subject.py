@@ -16,7 +16,7 @@ from zj_ray.config.schema import Config, ModelConfig
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.raycluster import connect
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
 from zj_ray.stages.ppo import PPOLoop, started
 from zj_ray.stages.prepare import prepare
 from zj_ray.stages.workshop import Workshop

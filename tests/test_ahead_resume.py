@@ -18,7 +18,7 @@ from zj_ray.fleet.dialogue import Answered
 from zj_ray.fleet.engine import TurnOutput, TurnRequest
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.raycluster import connect
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
 from zj_ray.stages.ppo import PPOLoop
 from zj_ray.stages.rollouts import SPOKEN, load_spoken, save_spoken
 

@@ -143,7 +143,7 @@ def test_submit_refuses_a_bad_file_before_it_reaches_the_cluster(monkeypatch: py
     def submit(*args: object, **kwargs: object) -> str:
         raise AssertionError("submitted a bad file")
 
-    stub(monkeypatch, "zj_ray.jobs", submit=submit)
+    stub(monkeypatch, "zj_ray.runs.jobs", submit=submit)
     (tmp_path / "bad.yaml").write_text("ppo: {top_p: 0.9}\n", encoding="utf-8")
     answer = runner.invoke(app, ["submit", str(tmp_path / "bad.yaml"), "--address", "http://head:8265"])
     assert answer.exit_code == 2

@@ -14,7 +14,7 @@ from zj_ray.config import Config
 from zj_ray.feedback.exchange import FORMATS
 from zj_ray.feedback.store import RankingStore
 from zj_ray.feedback.tables import Ranking
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
 
 runner = CliRunner()
 

@@ -14,7 +14,7 @@ import requests
 from bench.soak import asked, kill, small_run, steps_done
 from tests.driver import kill_driver, zj
 from zj_ray.config.load import dump_config
-from zj_ray.run import Run, read_status, wanted_rollouts, write_atomic
+from zj_ray.runs.folder import Run, read_status, wanted_rollouts, write_atomic
 
 pytestmark = [pytest.mark.slow, pytest.mark.resume]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.driver import end_orphans, zj
 from zj_ray.data.records import read_jsonl
-from zj_ray.metrics import read_metrics
+from zj_ray.runs.metrics import read_metrics
 
 pytestmark = [pytest.mark.resume, pytest.mark.timeout(1800)]
 

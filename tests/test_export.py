@@ -19,8 +19,8 @@ from tests.tiny import tiny_folder
 from zj_ray.cli import app
 from zj_ray.config.schema import Config
 from zj_ray.data.chat import ChatFormat
-from zj_ray.evaluation.summary import update_summary
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
+from zj_ray.runs.summary import update_summary
 
 
 @pytest.fixture(scope="module")

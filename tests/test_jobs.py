@@ -16,13 +16,14 @@ import pytest
 from rich.console import Console
 
 from tests.rayhead import end, free_port, wait_for_port, wait_until
-from zj_ray import jobs, jobserver
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, ZjError
-from zj_ray.jobserver import JobServer
-from zj_ray.jobstatus import age, render, state
-from zj_ray.run import Run, read_status
+from zj_ray.runs import job_server as jobserver
+from zj_ray.runs import jobs
+from zj_ray.runs.folder import Run, read_status
+from zj_ray.runs.job_server import JobServer
+from zj_ray.runs.status import age, render, state
 
 ROOT = Path(__file__).parents[1]
 RAY_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -33,7 +34,7 @@ import sys, time
 from pathlib import Path
 from zj_ray.config.load import load_config
 from zj_ray.raycluster import connect
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
 config = load_config(sys.argv[1])
 run = Run.open(Path(sys.argv[3]) / config.name, config)
 with run.running():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from zj_ray.errors import DataError
-from zj_ray.evaluation.summary import KEYS, missing_keys, read_summary, update_summary
-from zj_ray.metrics import MetricLog, PeakMemory, is_ray_process, read_metrics, resident_gib, versions
+from zj_ray.runs.metrics import MetricLog, PeakMemory, is_ray_process, read_metrics, resident_gib, versions
+from zj_ray.runs.summary import KEYS, missing_keys, read_summary, update_summary
 
 
 def test_rows_come_back_and_a_value_that_is_not_finite_is_null(tmp_path: Path) -> None:

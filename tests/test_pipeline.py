@@ -15,8 +15,8 @@ import pytest
 from tests.driver import kill_driver, zj
 from zj_ray.config.schema import STAGES
 from zj_ray.data.records import read_jsonl
-from zj_ray.evaluation.summary import missing_keys
-from zj_ray.metrics import read_metrics
+from zj_ray.runs.metrics import read_metrics
+from zj_ray.runs.summary import missing_keys
 
 CONFIG = """
 name: mini

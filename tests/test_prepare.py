@@ -10,7 +10,7 @@ from tests.tiny import tiny_folder
 from zj_ray.config.schema import ClinicConfig, Config, DataConfig, ModelConfig, TinyConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
 from zj_ray.stages.prepare import prepare
 from zj_ray.stages.workshop import Workshop
 

@@ -17,8 +17,8 @@ from zj_ray.evaluation.report import write_report
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
 from zj_ray.evaluation.reward_model import summarise
 from zj_ray.evaluation.statistics import Mean, compare
-from zj_ray.evaluation.summary import missing_keys, read_summary, update_summary
-from zj_ray.metrics import MetricLog
+from zj_ray.runs.metrics import MetricLog
+from zj_ray.runs.summary import missing_keys, read_summary, update_summary
 
 SCRIPT = "<script>alert('x')</script>"
 PPO_METRICS = (

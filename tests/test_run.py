@@ -16,8 +16,8 @@ import pytest
 
 from zj_ray.config.schema import Config, RayConfig
 from zj_ray.errors import CheckpointError, ConfigError, ZjError
-from zj_ray.run import JOB_ID, Run, find_run, read_status
-from zj_ray.runlock import STALE_AFTER, RunLock
+from zj_ray.runs.folder import JOB_ID, Run, find_run, read_status
+from zj_ray.runs.lock import STALE_AFTER, RunLock
 
 OTHER_HOST = "another-host.invalid"
 
@@ -118,7 +118,7 @@ def test_a_second_process_is_refused_and_told_who_works_on_the_run(tmp_path: Pat
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    code = "import os, sys, pathlib; from zj_ray.runlock import RunLock; RunLock(pathlib.Path(sys.argv[1])).__enter__(); os._exit(9)"
+    code = "import os, sys, pathlib; from zj_ray.runs.lock import RunLock; RunLock(pathlib.Path(sys.argv[1])).__enter__(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run.lock")], timeout=60, cwd=Path(__file__).parents[1], check=False)
     assert (tmp_path / "run.lock").exists()
     with RunLock(tmp_path / "run.lock"):

@@ -16,8 +16,8 @@ from zj_ray.cli import app
 from zj_ray.config.schema import Config
 from zj_ray.control import control
 from zj_ray.errors import ConfigError
-from zj_ray.jobs import scale
-from zj_ray.run import Run, want_rollouts, wanted_rollouts
+from zj_ray.runs.folder import Run, want_rollouts, wanted_rollouts
+from zj_ray.runs.jobs import scale
 
 
 def _run(folder: Path, http_port: int | None = None) -> Run:

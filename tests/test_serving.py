@@ -17,7 +17,7 @@ import pytest
 from zj_ray.config.schema import Config, ModelConfig, RayConfig, ServeConfig
 from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
 from zj_ray.ports import free_port, listen
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
 from zj_ray.serving.chat import chat
 from zj_ray.serving.client import ask, converse, model_name
 from zj_ray.serving.serve import ANSWER_SECONDS, Endpoint, _within, prove, served_model, serving

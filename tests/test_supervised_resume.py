@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from bench.soak import kill
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import TrainConfig
-from zj_ray.metrics import read_metrics
+from zj_ray.runs.metrics import read_metrics
 from zj_ray.training.examples import Examples
 from zj_ray.training.fit import fit
 from zj_ray.training.supervised import FitSpec

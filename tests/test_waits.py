@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from zj_ray import jobserver
 from zj_ray.errors import WaitTimeout
-from zj_ray.jobserver import JobServer
+from zj_ray.runs import job_server as jobserver
+from zj_ray.runs.job_server import JobServer
 
 PACKAGE = Path(__file__).parents[1] / "zj_ray"
 

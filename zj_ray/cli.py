@@ -149,7 +149,7 @@ def submit(
     Example: [bold]zj submit configs/zhongjing-13b.yaml --address http://head:8265[/]
     """
     from zj_ray.config import load_config
-    from zj_ray.jobs import submit as submit_job
+    from zj_ray.runs.jobs import submit as submit_job
 
     settings = load_config(config, overrides)  # a bad file is refused here, not minutes later on the cluster
     job = submit_job(config, address=address, overrides=overrides, runs=runs)
@@ -159,7 +159,7 @@ def submit(
 @app.command()
 def status(run: RunName, runs: Runs = RUNS) -> None:
     """Show how far a run is: its stages, their time, the latest figures. Example: [bold]zj status demo[/]"""
-    from zj_ray.jobs import status as show_status
+    from zj_ray.runs.jobs import status as show_status
 
     _show(show_status(run, runs=runs))
 
@@ -167,7 +167,7 @@ def status(run: RunName, runs: Runs = RUNS) -> None:
 @app.command(name="runs")
 def runs_(runs: Runs = RUNS) -> None:
     """List all runs: state, stage, step, age and size, the latest first. Example: [bold]zj runs[/]"""
-    from zj_ray.jobs import listing
+    from zj_ray.runs.jobs import listing
 
     _show(listing(runs=runs))
 
@@ -179,7 +179,7 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="keep printing until the run ends")] = False,
 ) -> None:
     """Print a run's log. Example: [bold]zj logs demo -f[/]"""
-    from zj_ray.jobs import logs as show_logs
+    from zj_ray.runs.jobs import logs as show_logs
 
     show_logs(run, runs=runs, follow=follow)
 
@@ -187,7 +187,7 @@ def logs(
 @app.command()
 def stop(run: RunName, runs: Runs = RUNS) -> None:
     """Stop a run; what it finished is kept, and `zj run` goes on from there. Example: [bold]zj stop demo[/]"""
-    from zj_ray.jobs import stop as stop_run
+    from zj_ray.runs.jobs import stop as stop_run
 
     _show(stop_run(run, runs=runs))
 
@@ -206,7 +206,7 @@ def scale(
     Example: [bold]zj scale demo --rollouts 4[/]
     """
     from zj_ray.errors import ConfigError
-    from zj_ray.jobs import scale as scale_run
+    from zj_ray.runs.jobs import scale as scale_run
 
     if (rollouts is None) != auto:
         raise ConfigError("say how many engines there should be", where="zj scale", remedy="give --rollouts N, or --auto, not both")
@@ -217,7 +217,7 @@ def scale(
 def report(run: RunName, runs: Runs = RUNS) -> None:
     """Write a run's HTML report again: every stage, curves, win/tie/loss, consultations. Example: [bold]zj report demo[/]"""
     from zj_ray.evaluation.report import write_report
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
 
     typer.echo(f"wrote {write_report(find_run(run, runs))}")
 
@@ -227,9 +227,9 @@ def bench(run: RunName, runs: Runs = RUNS) -> None:
     """Print what a run took, stage by stage, and its speed. Example: [bold]zj bench demo[/]"""
     from rich.table import Table
 
-    from zj_ray.evaluation.summary import read_summary
     from zj_ray.progress import console
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
+    from zj_ray.runs.summary import read_summary
 
     folder = find_run(run, runs)
     summary = read_summary(folder)
@@ -264,7 +264,7 @@ def label(
     from zj_ray.config import load_config
     from zj_ray.feedback.label import add_gold, open_page
     from zj_ray.feedback.label import serve as serve_page
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
 
     found = find_run(run, runs)
     folder = found / "feedback"
@@ -288,7 +288,7 @@ def serve(
 
     Example: [bold]zj serve demo --port 8000[/]
     """
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
 
     folder = find_run(run, runs)
     from zj_ray.serving.serve import serve as serve_run
@@ -299,7 +299,7 @@ def serve(
 @app.command()
 def chat(run: RunName, runs: Runs = RUNS) -> None:
     """Consult a run's best model in the terminal. Example: [bold]zj chat demo[/]"""
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
 
     folder = find_run(run, runs)
     from zj_ray.serving.chat import chat as chat_with
@@ -318,7 +318,7 @@ def export(
 
     Example: [bold]zj export demo --stage ppo --to /models/demo[/]
     """
-    from zj_ray.run import Run, find_run
+    from zj_ray.runs.folder import Run, find_run
 
     folder = find_run(run, runs)
     from zj_ray.export import export as export_model

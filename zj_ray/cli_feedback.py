@@ -33,7 +33,7 @@ def agreement(run: RunName, runs: Runs = RUNS) -> None:
     from zj_ray.feedback.agreement import measure_agreement
     from zj_ray.feedback.overview import overview
     from zj_ray.progress import console
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
 
     folder = find_run(run, runs)
     store = _store(folder)
@@ -58,7 +58,7 @@ def import_(
     Example: [bold]zj feedback import demo labelled.json --format label_studio[/]
     """
     from zj_ray.feedback.exchange import choose, take
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
 
     items, rankings = choose(format).read(file, annotator)
     store = _store(find_run(run, runs), new=True)
@@ -80,7 +80,7 @@ def export(
     Example: [bold]zj feedback export demo --to tasks.json --format label_studio[/]
     """
     from zj_ray.feedback.exchange import choose
-    from zj_ray.run import find_run
+    from zj_ray.runs.folder import find_run
 
     chosen = choose(format)
     store = _store(find_run(run, runs))
@@ -104,7 +104,7 @@ def collect(
 
     Example: [bold]zj feedback collect demo --prompts 500[/]
     """
-    from zj_ray.run import Run, find_run
+    from zj_ray.runs.folder import Run, find_run
 
     folder = find_run(run, runs)
     from zj_ray.pipeline import collect_round
@@ -118,7 +118,7 @@ def collect(
 def _store(folder: Path, new: bool = False) -> RankingStore:
     """The store of a run folder's feedback stage. new: it may be empty."""
     from zj_ray.feedback.store import open_store
-    from zj_ray.run import Run
+    from zj_ray.runs.folder import Run
 
     stage, url = folder / "feedback", Run.load(folder).config.feedback.label.store
     if not new and url is None and not (stage / "rankings.sqlite").is_file():

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.ports import listen
-from zj_ray.run import Run, read_status, want_rollouts, wanted_rollouts
+from zj_ray.runs.folder import Run, read_status, want_rollouts, wanted_rollouts
 
 START_SECONDS = 30.0
 BEARER = HTTPBearer()

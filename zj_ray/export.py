@@ -11,8 +11,8 @@ from transformers import GenerationConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import CheckpointError, ConfigError
-from zj_ray.evaluation.summary import read_summary
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
+from zj_ray.runs.summary import read_summary
 
 STAGES = ("ppo", "sft", "pretrain")  # that leave a causal language model
 

@@ -19,12 +19,12 @@ from zj_ray.config.schema import STAGES, Config
 from zj_ray.control import control
 from zj_ray.errors import ConfigError, PeopleNeeded
 from zj_ray.evaluation.report import write_report
-from zj_ray.evaluation.summary import read_summary, update_summary
-from zj_ray.metrics import PeakMemory, versions
 from zj_ray.progress import console
 from zj_ray.raycluster import connect
 from zj_ray.roles.placement import plan_places
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
+from zj_ray.runs.metrics import PeakMemory, versions
+from zj_ray.runs.summary import read_summary, update_summary
 from zj_ray.stages.collect import collect
 from zj_ray.stages.evaluate import evaluate
 from zj_ray.stages.feedback import feedback

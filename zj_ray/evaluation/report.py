@@ -25,8 +25,8 @@ from zj_ray.data.records import read_jsonl
 from zj_ray.evaluation import plots
 from zj_ray.evaluation.results import MODELS, EvaluationResults
 from zj_ray.evaluation.statistics import proportion
-from zj_ray.evaluation.summary import read_summary
-from zj_ray.metrics import read_metrics, versions
+from zj_ray.runs.metrics import read_metrics, versions
+from zj_ray.runs.summary import read_summary
 
 SAMPLES = {"case": 6, "safety": 4, "control": 2}  # consultations shown side by side
 STAGE_NAMES = {

@@ -27,7 +27,7 @@ from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
 from zj_ray.ports import listen
 from zj_ray.progress import console
 from zj_ray.raycluster import connect
-from zj_ray.run import Run
+from zj_ray.runs.folder import Run
 from zj_ray.serving.client import ask
 
 APPLICATION = "zj-doctor"

@@ -22,7 +22,6 @@ from zj_ray.data.trajectory import Trajectory
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
 from zj_ray.evaluation.rounds import against_earlier, earlier_round, mean_utility
 from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
-from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.progress import Bar, progress
@@ -32,6 +31,7 @@ from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.rules.mix import ScoredTurns, ScoreScale, score_turns
 from zj_ray.rules.safety import judge
+from zj_ray.runs.summary import update_summary
 from zj_ray.stages.ppo_record import rollout_row
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.engine import EngineSpec

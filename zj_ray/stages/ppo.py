@@ -15,7 +15,6 @@ from zj_ray.algorithms.kl import KLController
 from zj_ray.config.schema import PPOConfig
 from zj_ray.data.datasets import load_prompts
 from zj_ray.errors import RoleLost, ZjError
-from zj_ray.evaluation.summary import update_summary
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.fleet import Spoken
 from zj_ray.fleet.publisher import GRACE
@@ -24,6 +23,7 @@ from zj_ray.progress import Bar, progress
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Models, Roles, Updated
 from zj_ray.rules.mix import ScoreScale, score_turns
+from zj_ray.runs.summary import update_summary
 from zj_ray.stages.advantages import Agreement, estimate_advantages
 from zj_ray.stages.ppo_record import PPORecord, Stopwatch
 from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness, load_spoken, save_spoken

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zj_ray.data.datasets import load_texts
-from zj_ray.evaluation.summary import update_summary
+from zj_ray.runs.summary import update_summary
 from zj_ray.stages.supervised import train
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.examples import Examples, concatenate_and_chunk

@@ -17,7 +17,7 @@ from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import CheckpointError
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.fleet.publisher import SyncReport
-from zj_ray.run import Run, wanted_rollouts
+from zj_ray.runs.folder import Run, wanted_rollouts
 from zj_ray.weights.bucket import PublishedWeights
 from zj_ray.weights.folder import publish_folder
 

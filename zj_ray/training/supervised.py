@@ -20,7 +20,7 @@ import torch
 
 from zj_ray.config.schema import ModelConfig, TrainConfig
 from zj_ray.errors import WaitTimeout
-from zj_ray.metrics import MetricLog
+from zj_ray.runs.metrics import MetricLog
 from zj_ray.training.engine import EngineSpec, TrainEngine, adopt_process_group, compute_repeatably
 from zj_ray.training.examples import Examples
 from zj_ray.training.objective import Objective, make_objective

@@ -19,7 +19,7 @@ from zj_ray.errors import DataError
 from zj_ray.feedback.formats.questions import ALL_WRONG, answered, asked, label, reconcile
 from zj_ray.feedback.formats.rows import Kept, Row, by_item, checked, parse_item, parse_ranking, read_json
 from zj_ray.feedback.tables import Item, Ranking
-from zj_ray.run import write_atomic
+from zj_ray.runs.folder import write_atomic
 
 
 class Value(BaseModel):

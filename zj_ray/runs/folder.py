@@ -25,7 +25,7 @@ from typing import Any
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import CheckpointError, ConfigError, PeopleNeeded, ZjError
-from zj_ray.runlock import RunLock
+from zj_ray.runs.lock import RunLock
 
 MOVABLE = ("ray", "serve", "stages", "checkpoints")  # where a run runs and how far it goes may change between sessions; what it computes may not
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

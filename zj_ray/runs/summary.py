@@ -70,7 +70,7 @@ def _merge(old: Mapping[str, Any], patch: Mapping[str, Any], prefix: str) -> dic
         elif isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in KEYS):
             merged[name] = _merge(merged.get(name) or {}, value, f"{key}.")
         else:
-            raise ValueError(f"summary.json has no key {key!r}; its keys stand in zj_ray/evaluation/summary.py")
+            raise ValueError(f"summary.json has no key {key!r}; its keys stand in zj_ray/runs/summary.py")
     return merged
 
 

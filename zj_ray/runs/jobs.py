@@ -29,14 +29,14 @@ from rich.console import RenderableType
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
-from zj_ray.jobstatus import JOB_STATES, overview, render
 from zj_ray.progress import console
 from zj_ray.raycluster import PASSED_ON, package_root
-from zj_ray.run import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts, write_atomic
-from zj_ray.runlock import is_alive
+from zj_ray.runs.folder import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts, write_atomic
+from zj_ray.runs.lock import is_alive
+from zj_ray.runs.status import JOB_STATES, overview, render
 
 if TYPE_CHECKING:
-    from zj_ray.jobserver import JobServer
+    from zj_ray.runs.job_server import JobServer
 
 STOP_SECONDS = 120.0  # longest wait for a run to end once it was told to
 POLL_SECONDS = 0.5
@@ -187,7 +187,7 @@ def _job_status(record: dict[str, Any]) -> str | None:
 
 
 def _job_server(address: str) -> JobServer:
-    from zj_ray.jobserver import JobServer  # imports Ray, which a run without a job does not need
+    from zj_ray.runs.job_server import JobServer  # imports Ray, which a run without a job does not need
 
     return JobServer(address)
 
