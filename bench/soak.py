@@ -25,7 +25,7 @@ from transformers import LlamaConfig
 
 from bench.ceilings import table
 from bench.subject import config, room, settle, speaker
-from zj_ray.raycluster import connect
+from zj_ray.cluster.connect import connect
 from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import read_metrics
 from zj_ray.stages.ppo import ppo

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from zj_ray.cluster.connect import connect
 from zj_ray.config.schema import Config, ModelConfig
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.tokenizer import load_tokenizer
-from zj_ray.raycluster import connect
 from zj_ray.runs.folder import Run
 from zj_ray.stages.ppo import PPOLoop, started
 from zj_ray.stages.prepare import prepare

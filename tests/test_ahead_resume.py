@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from bench.soak import learn, small_run, steps_done
+from zj_ray.cluster.connect import connect
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.records import read_jsonl
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.dialogue import Answered
 from zj_ray.fleet.engine import TurnOutput, TurnRequest
 from zj_ray.fleet.fleet import Fleet
-from zj_ray.raycluster import connect
 from zj_ray.runs.folder import Run
 from zj_ray.stages.ppo import PPOLoop
 from zj_ray.stages.rollouts import SPOKEN, load_spoken, save_spoken

@@ -22,12 +22,12 @@ import ray
 
 from tests.rayhead import end, free_port, wait_for_port
 from tests.tiny import MODEL, tiny_folder
+from zj_ray.cluster.connect import worker_environment
 from zj_ray.config.schema import FleetConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
-from zj_ray.raycluster import worker_environment
 from zj_ray.weights.folder import publish_folder
 
 pytestmark = pytest.mark.slow

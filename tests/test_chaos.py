@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster
 
 from tests.test_ppo_wiring import CASE
 from tests.tiny import MODEL, tiny_folder
+from zj_ray.cluster.connect import QUIET, worker_environment
 from zj_ray.config.schema import FleetConfig
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
@@ -32,7 +33,6 @@ from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.dialogue import DialogueSettings
 from zj_ray.fleet.fleet import Consultations, Fleet
 from zj_ray.fleet.states import EngineState
-from zj_ray.raycluster import QUIET, worker_environment
 from zj_ray.weights.folder import publish_folder
 
 pytestmark = pytest.mark.chaos

@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from zj_ray import doctor
 from zj_ray.cli import app
+from zj_ray.cluster import environment as doctor
+from zj_ray.cluster.environment import Check
 from zj_ray.config import Config, load_config
-from zj_ray.doctor import Check
 
 LOCK = Path(__file__).resolve().parents[1] / "requirements" / "cpu.lock"
 PROBE = {"seconds": 3.0, "cuda": None, "gpus": []}

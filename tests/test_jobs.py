@@ -33,7 +33,7 @@ WORKS = """
 import sys, time
 from pathlib import Path
 from zj_ray.config.load import load_config
-from zj_ray.raycluster import connect
+from zj_ray.cluster.connect import connect
 from zj_ray.runs.folder import Run
 config = load_config(sys.argv[1])
 run = Run.open(Path(sys.argv[3]) / config.name, config)
@@ -250,7 +250,7 @@ def test_a_missing_or_wrong_token_is_said_to_be_the_fault(
 @pytest.mark.parametrize("right", [True, False])
 def test_a_running_cluster_is_joined_with_the_right_token_only(cluster: OwnCluster, right: bool, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from zj_ray.raycluster import connect; from zj_ray.config.schema import RayConfig\n"
+        "import sys; from pathlib import Path; from zj_ray.cluster.connect import connect; from zj_ray.config.schema import RayConfig\n"
         "with connect(RayConfig(address=sys.argv[1]), log_folder=Path(sys.argv[2])) as c: print('joined', c.cpus, c.started_here)"
     )
     environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {"RAY_AUTH_TOKEN": cluster.token if right else "f" * 64}
@@ -266,7 +266,7 @@ def test_a_running_cluster_is_joined_with_the_right_token_only(cluster: OwnClust
 def test_a_cluster_that_happens_to_run_on_this_machine_is_not_joined_unasked(cluster: OwnCluster) -> None:
     """`ray start` leaves its address in a file, and a plain `ray.init()` goes there."""
     code = (
-        "import sys, ray; from pathlib import Path; from zj_ray.raycluster import connect; from zj_ray.config.schema import RayConfig\n"
+        "import sys, ray; from pathlib import Path; from zj_ray.cluster.connect import connect; from zj_ray.config.schema import RayConfig\n"
         "from ray._private.services import get_ray_address_from_environment\n"
         "print('found', get_ray_address_from_environment(None, None))\n"
         "with connect(RayConfig(local_cpus=1), log_folder=Path(sys.argv[1])) as c: print('on', c.address, c.started_here)"

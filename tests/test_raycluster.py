@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from zj_ray.cluster.connect import auth_token, connect
 from zj_ray.config.schema import RayConfig
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
-from zj_ray.raycluster import auth_token, connect
 
 RAY_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from bench.soak import Killer, asked, kill, learn, small_run, steps_done, wait_for_step
+from zj_ray.cluster.connect import connect
 from zj_ray.errors import RoleLost
-from zj_ray.raycluster import connect
 
 pytestmark = pytest.mark.chaos
 

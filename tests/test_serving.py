@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from zj_ray.cluster.ports import free_port, listen
 from zj_ray.config.schema import Config, ModelConfig, RayConfig, ServeConfig
 from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
-from zj_ray.ports import free_port, listen
 from zj_ray.runs.folder import Run
 from zj_ray.serving.chat import chat
 from zj_ray.serving.client import ask, converse, model_name
@@ -79,7 +79,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """A tiny random Llama behind a real endpoint."""
     import ray
 
-    from zj_ray.raycluster import connect
+    from zj_ray.cluster.connect import connect
 
     folder = tmp_path_factory.mktemp("serving")
     _tiny_model(folder / "model")

@@ -75,8 +75,8 @@ def doctor(
 
     Example: [bold]zj doctor --config configs/demo.yaml[/]
     """
+    from zj_ray.cluster.environment import diagnose, table
     from zj_ray.config import load_config
-    from zj_ray.doctor import diagnose, table
     from zj_ray.progress import console
 
     checks = diagnose(load_config(config, overrides) if config else None, runs)

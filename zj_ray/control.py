@@ -20,8 +20,8 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
+from zj_ray.cluster.ports import listen
 from zj_ray.errors import WaitTimeout, ZjError
-from zj_ray.ports import listen
 from zj_ray.runs.folder import Run, read_status, want_rollouts, wanted_rollouts
 
 START_SECONDS = 30.0

@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from zj_ray.cluster.connect import connect
 from zj_ray.config.schema import STAGES, Config
 from zj_ray.control import control
 from zj_ray.errors import ConfigError, PeopleNeeded
 from zj_ray.evaluation.report import write_report
 from zj_ray.progress import console
-from zj_ray.raycluster import connect
 from zj_ray.roles.placement import plan_places
 from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import PeakMemory, versions

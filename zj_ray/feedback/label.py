@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvicorn
 
+from zj_ray.cluster.ports import listen
 from zj_ray.config.schema import LabelConfig
 from zj_ray.data.records import read_jsonl
 from zj_ray.errors import ConfigError, DataError
@@ -16,7 +17,6 @@ from zj_ray.feedback.accounts import Accounts
 from zj_ray.feedback.assignment import Desk
 from zj_ray.feedback.store import open_store
 from zj_ray.feedback.web.app import Page, create_app
-from zj_ray.ports import listen
 from zj_ray.progress import console
 
 IDLE_SECONDS = 120  # that a connection is kept while a doctor reads

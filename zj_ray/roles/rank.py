@@ -12,8 +12,8 @@ import ray
 import torch
 from torch import Tensor, nn
 
+from zj_ray.cluster.ports import free_port
 from zj_ray.config.schema import ModelConfig
-from zj_ray.ports import free_port
 from zj_ray.training.engine import EngineSpec, TrainEngine, compute_repeatably, join_process_group
 from zj_ray.training.packing import PackedRow, make_row
 from zj_ray.training.rows import Row

@@ -16,8 +16,8 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from zj_ray.cluster.connect import auth_token, token_remedy
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
-from zj_ray.raycluster import auth_token, token_remedy
 
 REQUEST_SECONDS = 60.0
 POLL_SECONDS = 0.5

@@ -26,11 +26,11 @@ from urllib.parse import urlsplit
 import psutil
 from rich.console import RenderableType
 
+from zj_ray.cluster.connect import PASSED_ON, package_root
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
 from zj_ray.progress import console
-from zj_ray.raycluster import PASSED_ON, package_root
 from zj_ray.runs.folder import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts, write_atomic
 from zj_ray.runs.lock import is_alive
 from zj_ray.runs.status import JOB_STATES, overview, render

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from zj_ray.cluster.connect import connect
 from zj_ray.data.messages import Message
 from zj_ray.errors import ZjError
 from zj_ray.progress import console
-from zj_ray.raycluster import connect
 from zj_ray.runs.folder import Run
 from zj_ray.serving.client import converse, model_name
 from zj_ray.serving.serve import served_model, serving

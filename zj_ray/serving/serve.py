@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zj_ray.cluster.connect import connect
+from zj_ray.cluster.ports import listen
 from zj_ray.config.schema import ModelConfig, ServeConfig
 from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
-from zj_ray.ports import listen
 from zj_ray.progress import console
-from zj_ray.raycluster import connect
 from zj_ray.runs.folder import Run
 from zj_ray.serving.client import ask
 

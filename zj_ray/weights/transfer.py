@@ -19,8 +19,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor, nn
 
+from zj_ray.cluster.ports import free_port
 from zj_ray.errors import ConfigError, brief
-from zj_ray.ports import free_port
 from zj_ray.training.lora import Weight, plain_weights
 from zj_ray.weights.bucket import Fingerprint
 

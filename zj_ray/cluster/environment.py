@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 import psutil
 from rich.table import Table
 
+from zj_ray.cluster.ports import listen
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError
-from zj_ray.ports import listen
 
 GIB = 2**30
 IMPORT_SECONDS = 300  # longest wait for torch, vLLM and DeepSpeed to import on a busy laptop
