@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from zj_ray.cli import main
+from zj_ray.cli.main import main
 
 
 def kill_within(witness: Path, place: str, number: int, seconds: float) -> None:

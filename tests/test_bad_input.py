@@ -11,7 +11,7 @@ import ray
 from typer.testing import CliRunner
 
 from tests.tiny import tiny_folder
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.config.schema import ClinicConfig
 from zj_ray.data.clinic import write_clinic
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from zj_ray import progress as progress_module
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.errors import ZjError
 
 COMMANDS = ("doctor", "config", "run", "submit", "status", "logs", "stop", "report", "bench", "serve", "chat", "data", "label")
@@ -52,7 +52,7 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, zj_ray.cli; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'deepspeed') if m in sys.modules])"
+    code = "import sys, zj_ray.cli.main; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'deepspeed') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -99,7 +99,7 @@ def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(tmp_path: Path, demo:
     code = (
         "import sys, time, types; m = types.ModuleType('zj_ray.pipeline'); sys.modules['zj_ray.pipeline'] = m\n"
         "m.run = lambda *a, **k: (print('started', flush=True), time.sleep(60))\n"
-        "from zj_ray.cli import main; sys.argv = ['zj', 'run', sys.argv[1]]; main()"
+        "from zj_ray.cli.main import main; sys.argv = ['zj', 'run', sys.argv[1]]; main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(demo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "started\n"

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.test_formats import FULL, ITEM
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.config import Config
 from zj_ray.feedback.exchange import FORMATS
 from zj_ray.feedback.store import RankingStore

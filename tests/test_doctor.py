@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.cluster import environment as doctor
 from zj_ray.cluster.environment import Check
 from zj_ray.config import Config, load_config

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 
 from tests.tiny import tiny_folder
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.config.schema import Config
 from zj_ray.data.chat import ChatFormat
 from zj_ray.runs.folder import Run

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from tests.labelling import ANSWERS, Annotator, accounts, items, make_run, server
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.config.schema import LabelConfig
 from zj_ray.data.messages import Message
 from zj_ray.feedback.assignment import display_order

@@ -12,7 +12,7 @@ import pytest
 import requests
 from typer.testing import CliRunner
 
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.config.schema import Config
 from zj_ray.control import control
 from zj_ray.errors import ConfigError

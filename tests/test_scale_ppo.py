@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.soak import LONGEST_STEP, asked, learn, small_run, steps_done
-from zj_ray.cli import app
+from zj_ray.cli.main import app
 from zj_ray.cluster.connect import connect
 from zj_ray.runs.folder import Run, read_status
 

@@ -1,6 +1,6 @@
 """`python -m zj_ray` is the command `zj`."""
 
-from zj_ray.cli import main
+from zj_ray.cli.main import main
 
 if __name__ == "__main__":
     main()

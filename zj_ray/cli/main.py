@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from zj_ray.cli_feedback import app as feedback_app
+from zj_ray.cli.feedback import app as feedback_app
 from zj_ray.errors import ZjError
 
 USER_FAULT, INTERRUPTED = 2, 130
