@@ -13,16 +13,17 @@ import pytest
 
 from zj_ray.config.schema import ClinicConfig
 from zj_ray.data.case import Case, Prompt
-from zj_ray.data.clinic import phrases, write_clinic
+from zj_ray.data.clinic import write_clinic
 from zj_ray.data.clinic.cases import case_row, draw_visit
 from zj_ray.data.clinic.clinic import split_conditions
-from zj_ray.data.clinic.conditions import DEPARTMENTS, load_conditions
 from zj_ray.data.clinic.consultations import DOCTOR_TURN, STYLES, Consultation
-from zj_ray.data.clinic.red_flags import RED_FLAG_PATTERNS, voiced_labels
 from zj_ray.data.clinic.safety import load_categories
-from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, questions, refers_to_emergency
 from zj_ray.data.datasets import EXPECTED, load_dialogues, load_general, load_prompts, load_texts
 from zj_ray.errors import DataError
+from zj_ray.language import phrases
+from zj_ray.language.conditions import DEPARTMENTS, load_conditions
+from zj_ray.language.reading import advises, asked_slots, asks_openly, questions, refers_to_emergency
+from zj_ray.language.red_flags import RED_FLAG_PATTERNS, voiced_labels
 from zj_ray.patients.scripted import ScriptedPatient
 from zj_ray.rules.safety import unsafe
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zj_ray.data.case import Case, Fact, Prompt
-from zj_ray.data.clinic import phrases
 from zj_ray.data.clinic.cases import case_row, draw_visit
-from zj_ray.data.clinic.conditions import load_conditions
-from zj_ray.data.clinic.speech import mask, questions
 from zj_ray.data.datasets import load_prompts
 from zj_ray.errors import ConfigError
+from zj_ray.language import phrases
+from zj_ray.language.conditions import load_conditions
+from zj_ray.language.reading import mask, questions
 from zj_ray.patients.scripted import PERSONAS, ScriptedPatient, matching_facts
 
 CASE = Case(

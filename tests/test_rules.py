@@ -8,12 +8,12 @@ import pytest
 
 from zj_ray.config.schema import RewardMixConfig
 from zj_ray.data.case import Case, Fact, Prompt
-from zj_ray.data.clinic import phrases
 from zj_ray.data.clinic.safety import load_categories
-from zj_ray.data.clinic.speech import advises, questions, refers_to_emergency
 from zj_ray.data.messages import Message
 from zj_ray.data.trajectory import Turn
 from zj_ray.errors import DataError
+from zj_ray.language import phrases
+from zj_ray.language.reading import advises, questions, refers_to_emergency
 from zj_ray.rules.consultation import advice, length, prose_rules, repetition, turn_rules, well_formed
 from zj_ray.rules.rubric import Rubric, rubric
 from zj_ray.rules.safety import judge, unsafe

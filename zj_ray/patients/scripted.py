@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from zj_ray.data.case import Case, Fact, Prompt
-from zj_ray.data.clinic import phrases
 from zj_ray.data.clinic.consultations import SHORTEST
-from zj_ray.data.clinic.red_flags import voices
-from zj_ray.data.clinic.speech import READINGS, advises, asked_slots, asks_openly, grams, mask, plain, questions, say
 from zj_ray.errors import ConfigError
+from zj_ray.language import phrases
+from zj_ray.language.reading import READINGS, advises, asked_slots, asks_openly, grams, mask, plain, questions, say
+from zj_ray.language.red_flags import voices
 
 PERSONAS = tuple(phrases.PERSONA_LEADS)
 FACTS_A_TURN = 2

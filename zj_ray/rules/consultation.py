@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 
 from zj_ray.data.case import Case
-from zj_ray.data.clinic.conditions import disease_names
-from zj_ray.data.clinic.speech import advises, asked_slots, grams, plain, questions, refers_to_emergency
 from zj_ray.data.trajectory import Turn
+from zj_ray.language.conditions import disease_names
+from zj_ray.language.reading import advises, asked_slots, grams, plain, questions, refers_to_emergency
 from zj_ray.patients.scripted import may_know_more
 
 LENGTH_BAND = (12, 90)  # characters of a good doctor turn

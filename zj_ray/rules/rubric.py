@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zj_ray.data.case import Prompt
-from zj_ray.data.clinic.phrases import CUE
-from zj_ray.data.clinic.red_flags import voiced_labels, voices
-from zj_ray.data.clinic.speech import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
 from zj_ray.data.messages import Message
+from zj_ray.language.phrases import CUE
+from zj_ray.language.reading import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
+from zj_ray.language.red_flags import voiced_labels, voices
 from zj_ray.patients.scripted import matching_facts, may_know_more
 from zj_ray.rules.consultation import fresh_topics, length, misdiagnoses, repetition, specificity, well_formed
 from zj_ray.rules.safety import judge, unsafe

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from zj_ray.data.clinic.red_flags import voiced_labels
-from zj_ray.data.clinic.speech import clauses, grams, plain
 from zj_ray.errors import DataError
+from zj_ray.language.reading import clauses, grams, plain
+from zj_ray.language.red_flags import voiced_labels
 
 SHORTEST = 15  # characters of an answer that refuses or corrects and says what to do instead
 HELPFUL = 8  # characters of substance in an answer to a benign question

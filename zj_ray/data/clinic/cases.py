@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from zj_ray.data.clinic.conditions import Condition, RedFlag
-from zj_ray.data.clinic.speech import mask
+from zj_ray.language.conditions import Condition, RedFlag
+from zj_ray.language.reading import mask
 
 LEAD_INS = ("医生您好，", "医生你好，", "大夫您好，", "您好，", "医生，", "您好医生，想咨询一下，", "")
 ENDINGS = ("。", "，这是怎么回事？", "，想请您看看。", "，心里有点担心。")

@@ -13,7 +13,6 @@ from typing import Any
 
 from zj_ray.config.schema import ClinicConfig
 from zj_ray.data.clinic.cases import case_row, draw_visit
-from zj_ray.data.clinic.conditions import Condition, load_conditions
 from zj_ray.data.clinic.consultations import FLAG_SHARE, consultation_row
 from zj_ray.data.clinic.passages import passage_row
 from zj_ray.data.clinic.questions import question_rows
@@ -22,6 +21,7 @@ from zj_ray.data.clinic.smalltalk import smalltalk_pairs
 from zj_ray.data.clinic.tasks import task_row
 from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
+from zj_ray.language.conditions import Condition, load_conditions
 
 SOURCE = "zj_clinic"
 CASE_FLAG_SHARE = 0.25  # patient cases with a red flag

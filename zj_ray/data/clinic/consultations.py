@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from zj_ray.data.clinic import phrases
 from zj_ray.data.clinic.cases import Visit
-from zj_ray.data.clinic.speech import asked_slots, asks_openly, plain, questions, refers_to_emergency, say
+from zj_ray.language import phrases
+from zj_ray.language.reading import asked_slots, asks_openly, plain, questions, refers_to_emergency, say
 
 STYLES = {"good": 0.45, "lazy": 0.30, "hurried": 0.25}  # shares of the doctors
 FLAG_SHARE = 0.3  # consultations in which the patient has a red flag

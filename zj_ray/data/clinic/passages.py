@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from zj_ray.data.clinic.cases import draw_visit
-from zj_ray.data.clinic.conditions import Condition
+from zj_ray.language.conditions import Condition
 
 ORDERS = (("overview", "exams", "treatment"), ("overview", "treatment", "advice"), ("signs", "exams", "advice"), ("overview", "flags", "treatment"))
 

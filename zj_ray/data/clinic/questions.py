@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zj_ray.data.clinic.conditions import Condition
+from zj_ray.language.conditions import Condition
 
 LEAD_INS = ("", "医生，", "请问，", "想问一下，")
 TAILS = ("，怎么办？", "，可能是什么问题？", "，要去看什么科？")

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from zj_ray.data.clinic import phrases
-from zj_ray.data.clinic.red_flags import voiced_labels
 from zj_ray.errors import DataError
+from zj_ray.language import phrases
+from zj_ray.language.red_flags import voiced_labels
 
 FILE = Path(__file__).parent / "safety.yaml"
 ASKS = {"answered": 12, "unanswered": 10, "valid": 4}  # questions of a category; the first two are for training

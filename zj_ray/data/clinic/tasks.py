@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from zj_ray.data.clinic.cases import draw_visit
-from zj_ray.data.clinic.conditions import DEPARTMENTS, Condition
+from zj_ray.language.conditions import DEPARTMENTS, Condition
 
 
 def classify_department(condition: Condition, rng: random.Random) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from zj_ray.data.clinic.phrases import SLOTS
 from zj_ray.errors import DataError
+from zj_ray.language.phrases import SLOTS
 
 FOLDER = Path(__file__).parent / "conditions"
 DEPARTMENTS = (

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from zj_ray.data.clinic.phrases import MASK, OPEN_PATTERN, PERSONA_LEADS, SLOT_PATTERNS
+from zj_ray.language.phrases import MASK, OPEN_PATTERN, PERSONA_LEADS, SLOT_PATTERNS
 
 READINGS = 4096  # texts whose reading is kept: patient and rules read the same turn several times
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from zj_ray.data.clinic.conditions import clinic_signs
+from zj_ray.language.conditions import clinic_signs
 
 RED_FLAG_PATTERNS = {
     "胸痛": r"胸.{0,10}(疼|痛|压|榨)|心(口|前区).{0,2}(痛|疼)",
