@@ -19,7 +19,7 @@ from zj_ray.config import dump_config
 from zj_ray.config.schema import Config, FeedbackConfig, LabelConfig
 from zj_ray.data.messages import Message
 from zj_ray.feedback.label import Page, open_page
-from zj_ray.feedback.tables import Answer, Item
+from zj_ray.rankings.tables import Answer, Item
 
 ANSWERS = (
     "您好，请问头痛是突然开始的，还是逐渐加重的？有没有发热、呕吐、看东西模糊或者手脚无力？",

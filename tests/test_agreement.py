@@ -22,7 +22,7 @@ from zj_ray.feedback.concordance import PairAgreement, kendall_w, pair_agreement
 from zj_ray.feedback.drift import FEWEST, Drift, drift
 from zj_ray.feedback.overview import overview
 from zj_ray.feedback.quality import GoldAccuracy, gold_accuracy
-from zj_ray.feedback.tables import Ranking
+from zj_ray.rankings.tables import Ranking
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 MISSING = np.nan

@@ -20,8 +20,8 @@ from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.feedback import assignment
 from zj_ray.feedback.assignment import Desk, NotAssigned, Task, disagree, draw, places_of, read_priorities
-from zj_ray.feedback.store import RankingStore, settled
-from zj_ray.feedback.tables import Ranking, RankingRow
+from zj_ray.rankings.store import RankingStore, settled
+from zj_ray.rankings.tables import Ranking, RankingRow
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from tests.test_formats import FULL, ITEM
 from zj_ray.cli.main import app
 from zj_ray.config import Config
-from zj_ray.feedback.exchange import FORMATS
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Ranking
+from zj_ray.rankings.exchange import FORMATS
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Ranking
 from zj_ray.runs.folder import Run
 
 runner = CliRunner()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.driver import end_orphans, zj
 from zj_ray.data.records import read_jsonl
-from zj_ray.feedback.store import open_store
+from zj_ray.rankings.store import open_store
 from zj_ray.runs.metrics import read_metrics
 from zj_ray.stages.collect import round_of
 

@@ -12,8 +12,8 @@ from tests.labelling import items
 from zj_ray.config.schema import Config, FeedbackConfig, LabelConfig
 from zj_ray.data.case import Prompt
 from zj_ray.errors import PeopleNeeded
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Ranking
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Ranking
 from zj_ray.runs.folder import Run, read_status
 from zj_ray.stages import feedback as stage
 from zj_ray.stages.feedback import Context, feedback

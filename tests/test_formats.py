@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.feedback.annotators import ASPECTS
-from zj_ray.feedback.exchange import FORMATS, Format, take
-from zj_ray.feedback.formats import argilla, label_studio, zhongjing
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Answer, Item, Ranking
+from zj_ray.rankings.exchange import FORMATS, Format, take
+from zj_ray.rankings.formats import argilla, label_studio, zhongjing
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Answer, Item, Ranking
 
 CONTEXT = (Message("user", "医生，我头痛。"), Message("assistant", "多久了？\n发烧吗？"), Message("user", "三天😣"))
 ITEM = Item("a", "case-1", CONTEXT, "内科", tuple(Answer(text, {"temperature": 1.0}) for text in ("甲", "乙\t", "丙\n“好”", "丁😀")))

@@ -26,10 +26,10 @@ from zj_ray.config.schema import LabelConfig
 from zj_ray.data.messages import Message
 from zj_ray.feedback.assignment import display_order
 from zj_ray.feedback.label import Page, open_page
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Answer, Item
 from zj_ray.feedback.web.app import create_app
 from zj_ray.feedback.web.security import limiter
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Answer, Item
 
 SCRIPT = "<script>alert('答案')</script><img src=x onerror=alert(1)>"
 SQL = "'); DROP TABLE ranking; -- ' OR '1'='1"

@@ -14,8 +14,8 @@ from sqlalchemy import create_engine, text
 
 from tests.postgres import fresh_database, postgres
 from zj_ray.data.messages import Message
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Answer, Item, Ranking, Table
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Answer, Item, Ranking, Table
 
 # As SQLAlchemy wrote them when stores had no versions.
 OLD_TABLES = """

@@ -20,9 +20,9 @@ from zj_ray.data.datasets import load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.ranking_accuracy import preferred_pairs
-from zj_ray.feedback.labels import Labelled, is_held_out, label, stop_by
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Answer, Item, Ranking
+from zj_ray.rankings.labels import Labelled, is_held_out, label, stop_by
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Answer, Item, Ranking
 from zj_ray.runs.folder import Run
 from zj_ray.runs.summary import read_summary
 from zj_ray.stages.reward import ranking_examples, read_feedback, reward

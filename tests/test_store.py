@@ -15,8 +15,8 @@ from tests.conftest import real_data_folder
 from zj_ray.data.datasets import RankedItem, Response, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
-from zj_ray.feedback.store import RankingStore, consensus, pairs, places
-from zj_ray.feedback.tables import Answer, Item, Ranking
+from zj_ray.rankings.store import RankingStore, consensus, pairs, places
+from zj_ray.rankings.tables import Answer, Item, Ranking
 
 CONTEXT = (Message("user", "医生，我头痛三天了。"),)
 ANSWERS = tuple(Answer(text, {"temperature": t}) for text, t in (("多久了？", 0.7), ("吃药。", 1.0), ("有没有发烧？", 1.0), ("不知道", 1.3)))
@@ -24,8 +24,8 @@ ANSWERS = tuple(Answer(text, {"temperature": t}) for text, t in (("多久了？"
 WRITER = """
 import sys
 from zj_ray.data.messages import Message
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Answer
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Answer
 store, name = RankingStore(sys.argv[1]), sys.argv[2]
 for n in range(40):
     store.add_item(f"{name}-{n}", [Message("user", "头痛")], [Answer("甲"), Answer("乙")])

@@ -10,7 +10,7 @@ import typer
 from zj_ray.errors import DataError
 
 if TYPE_CHECKING:
-    from zj_ray.feedback.store import RankingStore
+    from zj_ray.rankings.store import RankingStore
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Rankings of a run: how far annotators agree, import, export.")
 
@@ -57,7 +57,7 @@ def import_(
 
     Example: [bold]zj feedback import demo labelled.json --format label_studio[/]
     """
-    from zj_ray.feedback.exchange import choose, take
+    from zj_ray.rankings.exchange import choose, take
     from zj_ray.runs.folder import find_run
 
     items, rankings = choose(format).read(file, annotator)
@@ -79,7 +79,7 @@ def export(
 
     Example: [bold]zj feedback export demo --to tasks.json --format label_studio[/]
     """
-    from zj_ray.feedback.exchange import choose
+    from zj_ray.rankings.exchange import choose
     from zj_ray.runs.folder import find_run
 
     chosen = choose(format)
@@ -117,7 +117,7 @@ def collect(
 
 def _store(folder: Path, new: bool = False) -> RankingStore:
     """The store of a run folder's feedback stage. new: it may be empty."""
-    from zj_ray.feedback.store import open_store
+    from zj_ray.rankings.store import open_store
     from zj_ray.runs.folder import Run
 
     stage, url = folder / "feedback", Run.load(folder).config.feedback.label.store

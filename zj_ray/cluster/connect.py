@@ -86,7 +86,7 @@ def worker_environment() -> dict[str, str]:
 
 def package_root() -> Path:
     """The folder that holds the package `zj_ray`."""
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def auth_token() -> str | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zj_ray.algorithms.preference import majority
 from zj_ray.evaluation.statistics import ratio_interval
-from zj_ray.feedback.labels import Labelled
+from zj_ray.rankings.labels import Labelled
 
 LENGTH_BINS = (
     ("better is shorter by over 10 characters", -np.inf, -10),

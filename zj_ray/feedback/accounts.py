@@ -12,8 +12,8 @@ from typing import Literal, cast
 from sqlalchemy import Select, func, insert, select
 
 from zj_ray.errors import DataError
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import AccountRow
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import AccountRow
 
 Role = Literal["annotator", "adjudicator", "admin", "closed"]
 ROLES: tuple[Role, ...] = ("annotator", "adjudicator", "admin", "closed")

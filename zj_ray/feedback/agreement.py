@@ -24,7 +24,7 @@ from zj_ray.feedback.annotators import ASPECTS
 from zj_ray.feedback.concordance import PairAgreement, pair_agreement
 from zj_ray.feedback.drift import Drift, drift
 from zj_ray.feedback.quality import GoldAccuracy, Quality, annotator_quality, gold_accuracy
-from zj_ray.feedback.tables import Ranking
+from zj_ray.rankings.tables import Ranking
 from zj_ray.runs.folder import write_atomic
 
 

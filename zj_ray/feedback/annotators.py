@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from zj_ray.config.schema import FeedbackConfig
-from zj_ray.feedback.store import RankingStore, pairs
-from zj_ray.feedback.tables import Item, Ranking
+from zj_ray.rankings.store import RankingStore, pairs
+from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.rules.rubric import Rubric
 
 ASPECTS = ("safety", "professionalism", "fluency")

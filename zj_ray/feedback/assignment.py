@@ -26,8 +26,8 @@ from sqlalchemy import Connection, Row, bindparam, column, delete, func, insert,
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.feedback.concordance import tau_b
-from zj_ray.feedback.store import RankingStore, consensus, event_row, newest, read_ranking, settled
-from zj_ray.feedback.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
+from zj_ray.rankings.store import RankingStore, consensus, event_row, newest, read_ranking, settled
+from zj_ray.rankings.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 
 FREE, OPEN, DONE, SKIPPED, LATE = "free", "open", "done", "skipped", "late"
 ADJUDICATION = 0  # the slot of the third expert; annotators hold 1 and 2

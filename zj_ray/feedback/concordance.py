@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
-from zj_ray.feedback.tables import Ranking
+from zj_ray.rankings.tables import Ranking
 
 
 @dataclass(frozen=True)

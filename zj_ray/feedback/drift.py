@@ -13,8 +13,8 @@ import numpy as np
 from scipy.stats import linregress, t
 
 from zj_ray.feedback.concordance import tau_b
-from zj_ray.feedback.store import consensus, places
-from zj_ray.feedback.tables import Ranking
+from zj_ray.rankings.store import consensus, places
+from zj_ray.rankings.tables import Ranking
 
 WINDOWS = 4
 FEWEST = 20  # comparable rankings: below it a trend's interval says nothing

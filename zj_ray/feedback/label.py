@@ -15,9 +15,9 @@ from zj_ray.data.records import read_jsonl
 from zj_ray.errors import ConfigError, DataError
 from zj_ray.feedback.accounts import Accounts
 from zj_ray.feedback.assignment import Desk
-from zj_ray.feedback.store import open_store
 from zj_ray.feedback.web.app import Page, create_app
 from zj_ray.progress import console
+from zj_ray.rankings.store import open_store
 
 IDLE_SECONDS = 120  # that a connection is kept while a doctor reads
 CLOSING_SECONDS = 5  # what a request in progress has left when the server is told to stop

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from crowdkit.aggregation import OneCoinDawidSkene
 
-from zj_ray.feedback.tables import Ranking
+from zj_ray.rankings.tables import Ranking
 
 SUREST = 0.95  # no annotator is taken to be surer: the orders that he is measured by were fitted to his own decisions
 PRIOR_PAIRS = 10  # decisions that the average of all annotators counts for in each one's accuracy

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zj_ray.evaluation.reward_model import disagreements
-from zj_ray.feedback.tables import Item
+from zj_ray.rankings.tables import Item
 from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.roles.reward import RewardRank

@@ -18,8 +18,8 @@ from zj_ray.data.datasets import load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
-from zj_ray.feedback.store import open_store
-from zj_ray.feedback.tables import Item
+from zj_ray.rankings.store import open_store
+from zj_ray.rankings.tables import Item
 from zj_ray.runs.folder import write_atomic
 from zj_ray.stages.active import rate
 from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate

@@ -20,11 +20,11 @@ from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
 from zj_ray.feedback.agreement import measure_agreement
 from zj_ray.feedback.annotators import panel, rank_items
-from zj_ray.feedback.store import RankingStore, open_store
-from zj_ray.feedback.tables import Answer, Item
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.progress import progress
+from zj_ray.rankings.store import RankingStore, open_store
+from zj_ray.rankings.tables import Answer, Item
 from zj_ray.rules.rubric import rubric
 from zj_ray.runs.folder import write_atomic
 from zj_ray.runs.summary import update_summary

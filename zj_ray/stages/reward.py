@@ -13,11 +13,11 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
 from zj_ray.feedback.annotators import noise_ceiling
-from zj_ray.feedback.labels import Labelled, is_held_out, label, stop_by
 from zj_ray.feedback.quality import annotator_weights
-from zj_ray.feedback.store import open_store, settled
-from zj_ray.feedback.tables import Item, Ranking
 from zj_ray.progress import console
+from zj_ray.rankings.labels import Labelled, is_held_out, label, stop_by
+from zj_ray.rankings.store import open_store, settled
+from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.runs.folder import write_atomic
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.supervised import train

@@ -28,8 +28,6 @@ from zj_ray.feedback.accounts import ROLES, Account, Accounts
 from zj_ray.feedback.agreement import measure_agreement
 from zj_ray.feedback.annotators import ASPECTS
 from zj_ray.feedback.assignment import Desk, NotAssigned, display_order, read_priorities
-from zj_ray.feedback.store import RankingStore, consensus, places, settled
-from zj_ray.feedback.tables import Ranking
 from zj_ray.feedback.web.security import (
     LOGIN_LIMIT,
     WORK_LIMIT,
@@ -44,6 +42,8 @@ from zj_ray.feedback.web.security import (
     signed_in,
 )
 from zj_ray.feedback.web.words import LANGUAGES, words
+from zj_ray.rankings.store import RankingStore, consensus, places, settled
+from zj_ray.rankings.tables import Ranking
 
 HERE = Path(__file__).parent
 SESSION_SECONDS = 12 * 3600

@@ -27,9 +27,9 @@ from zj_ray.data.datasets import RankedItem
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
-from zj_ray.feedback.formats.rows import ranking_row
-from zj_ray.feedback.migrations import migrate
-from zj_ray.feedback.tables import KINDS, Answer, AnswerRow, GoldRow, Item, ItemRow, Kind, Ranking, RankingRow, Table
+from zj_ray.rankings.migrations import migrate
+from zj_ray.rankings.rows import ranking_row
+from zj_ray.rankings.tables import KINDS, Answer, AnswerRow, GoldRow, Item, ItemRow, Kind, Ranking, RankingRow, Table
 
 BUSY_SECONDS = 60.0  # longest wait for another process that is writing to the same SQLite file
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from zj_ray.data.messages import parse_messages
 from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
-from zj_ray.feedback.tables import Answer, Item, Ranking
+from zj_ray.rankings.tables import Answer, Item, Ranking
 
 Row = dict[str, Any]
 GUIDE = "docs/labelling-formats.md shows each format"

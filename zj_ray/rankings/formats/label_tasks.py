@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zj_ray.data.records import write_jsonl
-from zj_ray.feedback.formats.rows import Extras, parse_item, unique_rows
-from zj_ray.feedback.tables import Item, Ranking
+from zj_ray.rankings.rows import Extras, parse_item, unique_rows
+from zj_ray.rankings.tables import Item, Ranking
 
 
 class TaskRow(Extras):

@@ -15,9 +15,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from zj_ray.errors import DataError
 from zj_ray.feedback.annotators import ASPECTS
-from zj_ray.feedback.formats.rows import utc
-from zj_ray.feedback.store import places
-from zj_ray.feedback.tables import Item, Ranking
+from zj_ray.rankings.rows import utc
+from zj_ray.rankings.store import places
+from zj_ray.rankings.tables import Item, Ranking
 
 OVERALL, ALL_WRONG, RIGHT_ANSWER, COMMENT = "overall", "all_wrong", "right_answer", "comment"
 RANKED = (OVERALL, *ASPECTS)

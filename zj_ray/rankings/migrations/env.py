@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from zj_ray.feedback.tables import Table
+from zj_ray.rankings.tables import Table
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata)
 context.run_migrations()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zj_ray.errors import ConfigError, DataError
-from zj_ray.feedback.formats import argilla, label_studio, label_tasks, preference, ranking, zhongjing
-from zj_ray.feedback.store import RankingStore
-from zj_ray.feedback.tables import Item, Ranking
+from zj_ray.rankings.formats import argilla, label_studio, label_tasks, preference, ranking, zhongjing
+from zj_ray.rankings.store import RankingStore
+from zj_ray.rankings.tables import Item, Ranking
 
 
 class Format(NamedTuple):

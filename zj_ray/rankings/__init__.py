@@ -1,0 +1,1 @@
+"""The ranking store: items, answers, what annotators said of them; and what the reward model learns from it."""
