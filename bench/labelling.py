@@ -26,8 +26,8 @@ import psutil
 from bench.ceilings import table
 from tests.labelling import accounts, field_of, make_run, server
 from zj_ray.config.schema import LabelConfig
-from zj_ray.feedback.assignment import display_order
-from zj_ray.feedback.label import open_page
+from zj_ray.labelling.desk import display_order
+from zj_ray.labelling.server import open_page
 
 DOCTORS, RANKINGS, THINK = 50, 10_000, 1.0
 CONFIG = LabelConfig(overlap=0.1, gold=0.0)

@@ -18,7 +18,7 @@ import httpx
 from zj_ray.config import dump_config
 from zj_ray.config.schema import Config, FeedbackConfig, LabelConfig
 from zj_ray.data.messages import Message
-from zj_ray.feedback.label import Page, open_page
+from zj_ray.labelling.server import Page, open_page
 from zj_ray.rankings.tables import Answer, Item
 
 ANSWERS = (

@@ -18,8 +18,8 @@ from tests.labelling import items
 from tests.postgres import fresh_database, postgres
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
-from zj_ray.feedback import assignment
-from zj_ray.feedback.assignment import Desk, NotAssigned, Task, disagree, draw, places_of, read_priorities
+from zj_ray.labelling import desk as assignment
+from zj_ray.labelling.desk import Desk, NotAssigned, Task, disagree, draw, places_of, read_priorities
 from zj_ray.rankings.store import RankingStore, settled
 from zj_ray.rankings.tables import Ranking, RankingRow
 

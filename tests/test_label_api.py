@@ -24,10 +24,10 @@ from tests.labelling import ANSWERS, Annotator, accounts, items, make_run, serve
 from zj_ray.cli.main import app
 from zj_ray.config.schema import LabelConfig
 from zj_ray.data.messages import Message
-from zj_ray.feedback.assignment import display_order
-from zj_ray.feedback.label import Page, open_page
-from zj_ray.feedback.web.app import create_app
-from zj_ray.feedback.web.security import limiter
+from zj_ray.labelling.desk import display_order
+from zj_ray.labelling.routes import create_app
+from zj_ray.labelling.security import limiter
+from zj_ray.labelling.server import Page, open_page
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item
 

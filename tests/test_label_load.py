@@ -14,7 +14,7 @@ from bench.labelling import CONFIG, DOCTORS, Load, simulate
 from tests.labelling import Annotator, accounts, make_run, server
 from tests.postgres import fresh_database, postgres
 from zj_ray.config.schema import LabelConfig
-from zj_ray.feedback.label import open_page
+from zj_ray.labelling.server import open_page
 
 P95_SECONDS = 0.2  # on two cores; the full 10,000 rankings are in bench/labelling.py
 BUSY = 0.25  # share of the CPUs that others may use while times are measured

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.labelling import accounts, make_run, server
 from zj_ray.config.schema import LabelConfig
-from zj_ray.feedback.label import open_page
+from zj_ray.labelling.server import open_page
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Ranking
 

@@ -262,8 +262,8 @@ def label(
     Example: [bold]zj label demo --account dr_wang --role annotator[/], then [bold]zj label demo[/]
     """
     from zj_ray.config import load_config
-    from zj_ray.feedback.label import add_gold, open_page
-    from zj_ray.feedback.label import serve as serve_page
+    from zj_ray.labelling.server import add_gold, open_page
+    from zj_ray.labelling.server import serve as serve_page
     from zj_ray.runs.folder import find_run
 
     found = find_run(run, runs)

@@ -13,9 +13,9 @@ from zj_ray.cluster.ports import listen
 from zj_ray.config.schema import LabelConfig
 from zj_ray.data.records import read_jsonl
 from zj_ray.errors import ConfigError, DataError
-from zj_ray.feedback.accounts import Accounts
-from zj_ray.feedback.assignment import Desk
-from zj_ray.feedback.web.app import Page, create_app
+from zj_ray.labelling.accounts import Accounts
+from zj_ray.labelling.desk import Desk
+from zj_ray.labelling.routes import Page, create_app
 from zj_ray.progress import console
 from zj_ray.rankings.store import open_store
 

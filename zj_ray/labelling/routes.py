@@ -24,11 +24,11 @@ from starlette.exceptions import HTTPException as HttpError
 from starlette.middleware.sessions import SessionMiddleware
 
 from zj_ray.errors import DataError
-from zj_ray.feedback.accounts import ROLES, Account, Accounts
 from zj_ray.feedback.agreement import measure_agreement
 from zj_ray.feedback.annotators import ASPECTS
-from zj_ray.feedback.assignment import Desk, NotAssigned, display_order, read_priorities
-from zj_ray.feedback.web.security import (
+from zj_ray.labelling.accounts import ROLES, Account, Accounts
+from zj_ray.labelling.desk import Desk, NotAssigned, display_order, read_priorities
+from zj_ray.labelling.security import (
     LOGIN_LIMIT,
     WORK_LIMIT,
     Guard,
@@ -41,7 +41,7 @@ from zj_ray.feedback.web.security import (
     open_session,
     signed_in,
 )
-from zj_ray.feedback.web.words import LANGUAGES, words
+from zj_ray.labelling.words import LANGUAGES, words
 from zj_ray.rankings.store import RankingStore, consensus, places, settled
 from zj_ray.rankings.tables import Ranking
 

@@ -22,7 +22,7 @@ from slowapi.util import get_remote_address
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from zj_ray.feedback.accounts import Account
+from zj_ray.labelling.accounts import Account
 
 LARGEST_BODY = 256 * 1024  # [bytes]
 LOGIN_LIMIT, WORK_LIMIT = "60/minute", "300/minute"  # from an address (a whole ward may share one); of an account on one route
