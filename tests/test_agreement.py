@@ -15,13 +15,13 @@ import pytest
 from rich.console import Console
 
 from tests.test_quality import simulated
+from zj_ray.agreement.concordance import PairAgreement, kendall_w, pair_agreement, tau_b
+from zj_ray.agreement.drift import FEWEST, Drift, drift
+from zj_ray.agreement.measure import Agreement, alpha_interval, item_coincidences, krippendorff_alpha, measure_agreement, ordinal_alphas, rank_matrix
+from zj_ray.agreement.overview import overview
+from zj_ray.agreement.quality import GoldAccuracy, gold_accuracy
+from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.errors import DataError
-from zj_ray.feedback.agreement import Agreement, alpha_interval, item_coincidences, krippendorff_alpha, measure_agreement, ordinal_alphas, rank_matrix
-from zj_ray.feedback.annotators import ASPECTS
-from zj_ray.feedback.concordance import PairAgreement, kendall_w, pair_agreement, tau_b
-from zj_ray.feedback.drift import FEWEST, Drift, drift
-from zj_ray.feedback.overview import overview
-from zj_ray.feedback.quality import GoldAccuracy, gold_accuracy
 from zj_ray.rankings.tables import Ranking
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from zj_ray.agreement.measure import measure_agreement
+from zj_ray.agreement.simulated import Scale, SimulatedAnnotator, noise_ceiling, panel, rank_items, ranks_with_ties
 from zj_ray.config.schema import FeedbackConfig
 from zj_ray.data.messages import Message
-from zj_ray.feedback.agreement import measure_agreement
-from zj_ray.feedback.annotators import Scale, SimulatedAnnotator, noise_ceiling, panel, rank_items, ranks_with_ties
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Ranking
 from zj_ray.rules.rubric import Rubric

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.test_annotators import plausible_rubrics
-from zj_ray.feedback.annotators import Scale, SimulatedAnnotator
-from zj_ray.feedback.quality import LEAST_WEIGHT, annotator_quality, annotator_weights
+from zj_ray.agreement.quality import LEAST_WEIGHT, annotator_quality, annotator_weights
+from zj_ray.agreement.simulated import Scale, SimulatedAnnotator
 from zj_ray.rankings.tables import Ranking
 
 NOISES = {"careful": 0.2, "usual": 0.5, "tired": 1.0, "careless": 2.0}

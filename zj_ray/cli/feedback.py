@@ -30,8 +30,8 @@ def agreement(run: RunName, runs: Runs = RUNS) -> None:
 
     Example: [bold]zj feedback agreement demo[/]
     """
-    from zj_ray.feedback.agreement import measure_agreement
-    from zj_ray.feedback.overview import overview
+    from zj_ray.agreement.measure import measure_agreement
+    from zj_ray.agreement.overview import overview
     from zj_ray.progress import console
     from zj_ray.runs.folder import find_run
 

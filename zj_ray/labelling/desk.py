@@ -23,9 +23,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, column, delete, func, insert, select, table, update
 
+from zj_ray.agreement.concordance import tau_b
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
-from zj_ray.feedback.concordance import tau_b
 from zj_ray.rankings.store import RankingStore, consensus, event_row, newest, read_ranking, settled
 from zj_ray.rankings.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 

@@ -23,9 +23,9 @@ from slowapi.errors import RateLimitExceeded
 from starlette.exceptions import HTTPException as HttpError
 from starlette.middleware.sessions import SessionMiddleware
 
+from zj_ray.agreement.measure import measure_agreement
+from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.errors import DataError
-from zj_ray.feedback.agreement import measure_agreement
-from zj_ray.feedback.annotators import ASPECTS
 from zj_ray.labelling.accounts import ROLES, Account, Accounts
 from zj_ray.labelling.desk import Desk, NotAssigned, display_order, read_priorities
 from zj_ray.labelling.security import (

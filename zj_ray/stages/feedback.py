@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zj_ray.agreement.measure import measure_agreement
+from zj_ray.agreement.simulated import panel, rank_items
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import SPLITS, load_moments, load_prompts, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
-from zj_ray.feedback.agreement import measure_agreement
-from zj_ray.feedback.annotators import panel, rank_items
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.progress import progress

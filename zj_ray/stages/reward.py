@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from zj_ray.agreement.quality import annotator_weights
+from zj_ray.agreement.simulated import noise_ceiling
 from zj_ray.data.chat import ChatFormat
 from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
-from zj_ray.feedback.annotators import noise_ceiling
-from zj_ray.feedback.quality import annotator_weights
 from zj_ray.progress import console
 from zj_ray.rankings.labels import Labelled, is_held_out, label, stop_by
 from zj_ray.rankings.store import open_store, settled

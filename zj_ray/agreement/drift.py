@@ -12,7 +12,7 @@ from datetime import datetime
 import numpy as np
 from scipy.stats import linregress, t
 
-from zj_ray.feedback.concordance import tau_b
+from zj_ray.agreement.concordance import tau_b
 from zj_ray.rankings.store import consensus, places
 from zj_ray.rankings.tables import Ranking
 

@@ -19,11 +19,11 @@ import krippendorff
 import numpy as np
 from numpy.typing import NDArray
 
+from zj_ray.agreement.concordance import PairAgreement, pair_agreement
+from zj_ray.agreement.drift import Drift, drift
+from zj_ray.agreement.quality import GoldAccuracy, Quality, annotator_quality, gold_accuracy
+from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.errors import DataError
-from zj_ray.feedback.annotators import ASPECTS
-from zj_ray.feedback.concordance import PairAgreement, pair_agreement
-from zj_ray.feedback.drift import Drift, drift
-from zj_ray.feedback.quality import GoldAccuracy, Quality, annotator_quality, gold_accuracy
 from zj_ray.rankings.tables import Ranking
 from zj_ray.runs.folder import write_atomic
 

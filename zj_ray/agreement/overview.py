@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from zj_ray.feedback.agreement import Agreement
-from zj_ray.feedback.drift import FEWEST
+from zj_ray.agreement.drift import FEWEST
+from zj_ray.agreement.measure import Agreement
 
 UNDEFINED = "–"
 
