@@ -21,4 +21,4 @@ def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("zj_ray/")}
     there = {str(path.relative_to(source)) for path in (source / "zj_ray").rglob("*") if path.is_file()}
-    assert packed == there and "zj_ray/feedback/web/static/Sortable.min.js" in packed
+    assert packed == there and "zj_ray/labelling/static/Sortable.min.js" in packed
