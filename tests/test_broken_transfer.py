@@ -40,7 +40,7 @@ def _strike(fleet: Fleet, name: str, how: str) -> None:
     """The engine dies or hangs when its fourth tensor is on the way."""
 
     def arm(engine: Any) -> None:
-        from zj_ray.weights.gloo import Wire
+        from zj_ray.weights.direct.gloo import Wire
 
         honest, seen = Wire.broadcast, []
 

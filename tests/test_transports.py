@@ -103,7 +103,7 @@ def test_a_dead_engine_is_left_out_and_its_successor_joins_the_next_transfer(fle
 
 def test_an_engine_that_got_something_else_leaves(fleet: Fleet, roles: Roles) -> None:
     def damage(engine: Any) -> None:
-        from zj_ray.weights.gloo import Wire
+        from zj_ray.weights.direct.gloo import Wire
 
         honest = Wire.broadcast
 

@@ -167,7 +167,7 @@ class EngineThread:
             from vllm import EngineArgs, LLMEngine
 
             if arguments.get("weight_transfer_config") == {"backend": "gloo"}:
-                from zj_ray.weights.gloo import register
+                from zj_ray.weights.direct.gloo import register
 
                 register()
             self.engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
@@ -317,7 +317,7 @@ class RolloutEngine:
         await self._command(self.core.sleep, "go to sleep")
 
     async def transfer(self, method: str, *arguments: Any) -> Any:
-        """A step of a weight transfer that the policy drives (`weights/transfer.py`); a model in the middle of one answers nobody."""
+        """A step of a weight transfer that the policy drives (`weights/direct/transfer.py`); a model in the middle of one answers nobody."""
         await self.finish_turns()
         return await self._command(partial(self.core.transfer, method, *arguments), method)
 

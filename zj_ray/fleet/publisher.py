@@ -21,7 +21,7 @@ from zj_ray.errors import RoleLost, WaitTimeout, ZjError, brief
 from zj_ray.fleet.roster import ALIVE, LOST, Roster, Seat
 from zj_ray.fleet.states import EngineState
 from zj_ray.weights.bucket import PublishedWeights
-from zj_ray.weights.transfer import STEPS, Sent
+from zj_ray.weights.direct.transfer import STEPS, Sent
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from zj_ray.training.model import TokenLogprobs, load_causal_lm
 from zj_ray.training.packing import PackedRow
 from zj_ray.training.rows import Row
 from zj_ray.weights.bucket import PublishedWeights, pack_weights
-from zj_ray.weights.transfer import Sender, Sent
+from zj_ray.weights.direct.transfer import Sender, Sent
 
 
 @dataclass(frozen=True)

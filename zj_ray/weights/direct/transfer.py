@@ -158,7 +158,7 @@ class Sender:
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
             return NCCLTrainerInitInfo(**group)
-        from zj_ray.weights.gloo import GlooTrainerInitInfo, register
+        from zj_ray.weights.direct.gloo import GlooTrainerInitInfo, register
 
         register()
         return GlooTrainerInitInfo(**group, timeout=self.timeout)
