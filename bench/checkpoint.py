@@ -22,9 +22,9 @@ from transformers import LlamaForCausalLM
 from bench.ceilings import table
 from bench.subject import SMOLLM2_135M
 from zj_ray.training.checkpoint import CheckpointStore
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
 from zj_ray.training.model import TokenLogprobs
-from zj_ray.training.state import optimizer_of
+from zj_ray.training.shards import optimizer_of
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
 
 TOKENS = 256  # of a step
 

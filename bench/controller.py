@@ -36,7 +36,7 @@ from zj_ray.roles.rank import Rank
 from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import estimate_advantages
 from zj_ray.stages.ppo import PPOLoop
-from zj_ray.training.engine import EngineSpec
+from zj_ray.training.zero_engine import EngineSpec
 from zj_ray.weights.bucket import PublishedWeights, pack_weights
 
 CONSULTATIONS, TURNS, TURN_TOKENS, LENGTH = 1024, 8, 216, 2048

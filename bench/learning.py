@@ -31,9 +31,9 @@ from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank
 from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import estimate_advantages
 from zj_ray.stages.rollouts import check_staleness
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
 from zj_ray.training.model import ScalarHeads, TokenLogprobs
 from zj_ray.training.rows import plan_rows
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
 
 VOCABULARY, OPENING, ASK, SILENCE = 8, 1, 3, 4
 ROW_TOKENS = 768  # attention in a row costs its square

@@ -28,7 +28,7 @@ from zj_ray.algorithms.policy_loss import policy_loss
 from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.data.tokenizer import train_tokenizer
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
 
 TINY = LlamaConfig(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1)
 QUERIES, RESPONSE, STOP = 16, 24, 0.06

@@ -34,7 +34,7 @@ from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.roles.policy import PolicyObjective, PolicyRank
-from zj_ray.training.engine import EngineSpec
+from zj_ray.training.zero_engine import EngineSpec
 
 SHARED = Path("/dev/shm")
 

@@ -30,12 +30,12 @@ from zj_ray.config.schema import TrainConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_dialogues
 from zj_ray.data.tokenizer import train_tokenizer
-from zj_ray.training.engine import EngineSpec, TrainEngine, join_process_group
-from zj_ray.training.examples import Examples, from_encoded
 from zj_ray.training.model import TokenLogprobs
-from zj_ray.training.objective import TokenObjective
 from zj_ray.training.packing import make_row
 from zj_ray.training.rows import Row, plan_rows
+from zj_ray.training.supervised.examples import Examples, from_encoded
+from zj_ray.training.supervised.objective import TokenObjective
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
 
 LIMIT, BATCH_TOKENS = 512, 4096
 Step = Callable[[list[int]], None]

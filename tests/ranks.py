@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zj_ray.training.engine import TrainEngine, join_process_group
+from zj_ray.training.zero_engine import TrainEngine, join_process_group
 
 
 def run_ranks(world: int, work: Callable[..., None], *arguments: Any, seconds: float = 240) -> None:

@@ -16,11 +16,11 @@ from bench.soak import kill
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import RewardTrainConfig
 from zj_ray.runs.metrics import read_metrics
-from zj_ray.training.examples import Examples
-from zj_ray.training.fit import fit
 from zj_ray.training.model import HEADS
-from zj_ray.training.state import Saved
-from zj_ray.training.supervised import FitSpec, is_over
+from zj_ray.training.shards import Saved
+from zj_ray.training.supervised.examples import Examples
+from zj_ray.training.supervised.fit import fit
+from zj_ray.training.supervised.worker import FitSpec, is_over
 
 pytestmark = pytest.mark.resume
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.ranks import run_ranks, wait_until_saved
-from zj_ray.training.engine import EngineSpec, TrainEngine
 from zj_ray.training.muon import Muon
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine
 
 SAMPLES, STEPS = 11, 4  # eleven samples do not divide by two ranks
 

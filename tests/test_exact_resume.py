@@ -39,8 +39,8 @@ TIMEOUT = 600.0
 # What a clock or a count of publications says; everything else in the metrics must be equal.
 CLOCKED = ("time", "weight_version", "tokens_per_second", "rollout_seconds")
 PLACES = {  # the phase → the function whose call is fatal, which call of the process that may be, and how long it may go on [s]
-    "SFT": ("zj_ray.training.fit:read_metrics@/sft/", (1, 3), 0.0),  # called twice a second while there are new steps
-    "reward training": ("zj_ray.training.fit:read_metrics@/reward/", (1, 3), 0.0),
+    "SFT": ("zj_ray.training.supervised.fit:read_metrics@/sft/", (1, 3), 0.0),  # called twice a second while there are new steps
+    "reward training": ("zj_ray.training.supervised.fit:read_metrics@/reward/", (1, 3), 0.0),
     "sampling answers": ("zj_ray.stages.feedback:answer", (1, 1), 1.5),
     "between stages": ("zj_ray.pipeline:_run_stage", (1, 1), 1e6),
     "rollout": ("zj_ray.fleet.fleet:Fleet.rollout", (1, 2), 0.3),

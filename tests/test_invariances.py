@@ -39,9 +39,9 @@ from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, Upda
 from zj_ray.roles.roles import Roles
 from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import estimate_advantages
-from zj_ray.training.engine import EngineSpec, TrainEngine
 from zj_ray.training.model import new_heads
 from zj_ray.training.rows import EMPTY, plan_rows
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine
 
 SHAPE = LlamaConfig(
     vocab_size=48,

@@ -15,9 +15,9 @@ from tests.ranks import run_ranks, wait_until_saved
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import LoraConfig
 from zj_ray.errors import ConfigError
-from zj_ray.training.engine import EngineSpec, TrainEngine
 from zj_ray.training.lora import adapter_config, adapter_weights, adapters_off, add_lora, plain_weights, save_plain
 from zj_ray.training.model import ScalarHeads, TokenLogprobs, load_causal_lm, load_heads, new_heads
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine
 from zj_ray.weights.adapter import save_adapter
 
 LORA = LoraConfig(rank=4, alpha=8)

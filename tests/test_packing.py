@@ -7,10 +7,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from tests.tiny import MODEL, tiny_tokenizer
 from zj_ray.data.chat import Encoded
-from zj_ray.training.examples import Examples, concatenate_and_chunk, from_encoded
 from zj_ray.training.model import ScalarHeads, TokenLogprobs, make_tiny
 from zj_ray.training.packing import make_shared_row, pack_rows, shared_length
 from zj_ray.training.rows import plan_rows
+from zj_ray.training.supervised.examples import Examples, concatenate_and_chunk, from_encoded
 
 
 def _documents() -> list[np.ndarray]:

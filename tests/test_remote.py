@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from tests.test_checkpoint import FILES, _write
 from zj_ray.errors import CheckpointError, ConfigError
 from zj_ray.training.checkpoint import LIST
-from zj_ray.training.remote import RemoteStore
+from zj_ray.training.checkpoint_copy import RemoteStore
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from zj_ray.runs.summary import read_summary
 from zj_ray.stages.reward import ranking_examples, read_feedback, reward
 from zj_ray.stages.workshop import Workshop
 from zj_ray.training.model import HEADS, load_heads
-from zj_ray.training.objective import order_loss
 from zj_ray.training.packing import make_shared_row
+from zj_ray.training.supervised.objective import order_loss
 
 TALK = (Message("user", "医生您好，我头痛。"), Message("assistant", "请问疼痛是从什么时候开始的？"), Message("user", "昨天。"))
 

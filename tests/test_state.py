@@ -12,8 +12,8 @@ import torch
 from tests.ranks import run_ranks, wait_until_saved
 from tests.test_engine import SAMPLES, _problem, _squared
 from zj_ray.errors import CheckpointError
-from zj_ray.training.engine import EngineSpec, TrainEngine
-from zj_ray.training.state import restore, take
+from zj_ray.training.shards import restore, take
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine
 
 BEFORE, AFTER = 3, 4
 STAGES = {1: (0, 2, 3), 2: (0, 1, 2, 3)}  # ZeRO stages by ranks

@@ -15,9 +15,9 @@ from bench.soak import kill
 from tests.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import TrainConfig
 from zj_ray.runs.metrics import read_metrics
-from zj_ray.training.examples import Examples
-from zj_ray.training.fit import fit
-from zj_ray.training.supervised import FitSpec
+from zj_ray.training.supervised.examples import Examples
+from zj_ray.training.supervised.fit import fit
+from zj_ray.training.supervised.worker import FitSpec
 
 pytestmark = pytest.mark.resume
 

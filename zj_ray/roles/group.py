@@ -13,7 +13,7 @@ from zj_ray.config.schema import RoleConfig
 from zj_ray.errors import RoleLost, WaitTimeout, ZjError
 from zj_ray.roles.placement import Places
 from zj_ray.roles.rank import rank_environment
-from zj_ray.training.engine import EngineSpec
+from zj_ray.training.zero_engine import EngineSpec
 
 DEATH_SECONDS = 10.0  # between a rank's death and Ray's word on it
 

@@ -14,9 +14,9 @@ from zj_ray.roles.placement import Places
 from zj_ray.roles.reward import RewardRank
 from zj_ray.stages.reward import ranking_examples, unranked
 from zj_ray.stages.workshop import Workshop
-from zj_ray.training.engine import EngineSpec
-from zj_ray.training.examples import Examples
 from zj_ray.training.rows import plan_rows
+from zj_ray.training.supervised.examples import Examples
+from zj_ray.training.zero_engine import EngineSpec
 
 
 def rate(shop: Workshop, items: Sequence[Item]) -> dict[str, float]:

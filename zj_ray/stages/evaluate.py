@@ -34,8 +34,8 @@ from zj_ray.rules.safety import judge
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.ppo_record import rollout_row
 from zj_ray.stages.workshop import Workshop
-from zj_ray.training.engine import EngineSpec
 from zj_ray.training.rows import plan_rows
+from zj_ray.training.zero_engine import EngineSpec
 
 MODELS = ("sft", "ppo")
 

@@ -29,7 +29,7 @@ from zj_ray.stages.ppo_record import PPORecord, Stopwatch
 from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness, load_spoken, save_spoken
 from zj_ray.stages.saving import Saving
 from zj_ray.stages.workshop import Workshop
-from zj_ray.training.remote import open_store
+from zj_ray.training.checkpoint_copy import open_store
 
 logger = logging.getLogger(__name__)
 

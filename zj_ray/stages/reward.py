@@ -22,9 +22,9 @@ from zj_ray.runs.folder import write_atomic
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.supervised import train
 from zj_ray.stages.workshop import Workshop
-from zj_ray.training.examples import Examples
 from zj_ray.training.model import HEADS
 from zj_ray.training.packing import shared_length
+from zj_ray.training.supervised.examples import Examples
 
 
 @dataclass(frozen=True)

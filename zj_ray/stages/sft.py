@@ -8,7 +8,7 @@ from zj_ray.data.datasets import load_dialogues
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.supervised import train
 from zj_ray.stages.workshop import Workshop
-from zj_ray.training.examples import Examples, from_encoded
+from zj_ray.training.supervised.examples import Examples, from_encoded
 
 
 def sft(shop: Workshop) -> dict[str, Any]:

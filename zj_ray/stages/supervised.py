@@ -8,9 +8,9 @@ from typing import Any
 
 from zj_ray.config.schema import TrainConfig
 from zj_ray.stages.workshop import Workshop
-from zj_ray.training.examples import Examples
-from zj_ray.training.fit import fit
-from zj_ray.training.supervised import FitSpec
+from zj_ray.training.supervised.examples import Examples
+from zj_ray.training.supervised.fit import fit
+from zj_ray.training.supervised.worker import FitSpec
 
 
 def train(

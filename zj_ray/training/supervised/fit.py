@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.progress import Bar, progress
 from zj_ray.runs.metrics import read_metrics
-from zj_ray.training.supervised import FitSpec, worker
+from zj_ray.training.supervised.worker import FitSpec, worker
 
 POLL_SECONDS = 0.5
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from zj_ray.errors import CheckpointError
-from zj_ray.training import state
+from zj_ray.training import shards as state
 from zj_ray.training.lora import Weight, adapter_config, adapter_weights, has_lora, plain_weights
 from zj_ray.training.muon import Muon
 from zj_ray.weights.adapter import save_adapter

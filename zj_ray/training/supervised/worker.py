@@ -21,10 +21,10 @@ import torch
 from zj_ray.config.schema import ModelConfig, TrainConfig
 from zj_ray.errors import WaitTimeout
 from zj_ray.runs.metrics import MetricLog
-from zj_ray.training.engine import EngineSpec, TrainEngine, adopt_process_group, compute_repeatably
-from zj_ray.training.examples import Examples
-from zj_ray.training.objective import Objective, make_objective
-from zj_ray.training.remote import open_store
+from zj_ray.training.checkpoint_copy import open_store
+from zj_ray.training.supervised.examples import Examples
+from zj_ray.training.supervised.objective import Objective, make_objective
+from zj_ray.training.zero_engine import EngineSpec, TrainEngine, adopt_process_group, compute_repeatably
 
 POLL_SECONDS = 0.05
 
