@@ -25,10 +25,10 @@ from zj_ray.algorithms.whitening import whiten
 from zj_ray.config.schema import ModelConfig, PPOConfig
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.evaluation.plots import line_plot
+from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch, pad, unpad
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank
-from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import estimate_advantages
 from zj_ray.stages.rollouts import check_staleness
 from zj_ray.training.model import ScalarHeads, TokenLogprobs

@@ -12,8 +12,8 @@ from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import DataError
 from zj_ray.patients.stream import PromptStream
+from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_turns
 from zj_ray.roles.batch import RolloutBatch
-from zj_ray.rules.mix import ScoredTurns, ScoreScale, score_turns
 from zj_ray.stages.advantages import estimate_advantages
 
 CASE = Case("c", "内科", "医生，我头痛。", (Fact("起病", "三天前"),), (), dict.fromkeys(("diagnosis", "treatment", "advice", "basis")), ())

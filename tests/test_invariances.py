@@ -33,11 +33,11 @@ from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.config.schema import ModelConfig, PPOConfig
 from zj_ray.data.trajectory import Trajectory, Turn
+from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch, pad
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.roles import Roles
-from zj_ray.rules.mix import ScoredTurns
 from zj_ray.stages.advantages import estimate_advantages
 from zj_ray.training.model import new_heads
 from zj_ray.training.rows import EMPTY, plan_rows

@@ -14,8 +14,8 @@ from zj_ray.algorithms.kl import kl
 from zj_ray.algorithms.masked import masked_mean
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.config.schema import PPOConfig
+from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch, pad, unpad
-from zj_ray.rules.mix import ScoredTurns
 
 
 @dataclass(frozen=True)

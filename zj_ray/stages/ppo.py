@@ -20,9 +20,9 @@ from zj_ray.fleet.fleet import Spoken
 from zj_ray.fleet.publisher import GRACE
 from zj_ray.patients.stream import PromptStream
 from zj_ray.progress import Bar, progress
+from zj_ray.rewards.mix import ScoreScale, score_turns
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Models, Roles, Updated
-from zj_ray.rules.mix import ScoreScale, score_turns
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.advantages import Agreement, estimate_advantages
 from zj_ray.stages.ppo_record import PPORecord, Stopwatch
