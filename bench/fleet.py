@@ -296,7 +296,7 @@ class Simulation:
         return max(1, min(LONGEST_TURN, round(self.lengths.lognormvariate(math.log(median), spread))))
 
     def _begin_steps(self) -> None:
-        """Those that may run ahead of the next one to learn from, as `stages/rollouts.py` has them."""
+        """Those that may run ahead of the next one to learn from, as `ppo/ahead.py` has them."""
         while self.begun <= self.learnt + self.scenario.staleness and self.begun < self.scenario.steps + self.scenario.staleness:
             self.begun += 1
             self._begin_step(self.begun - 1)

@@ -25,12 +25,12 @@ from zj_ray.algorithms.whitening import whiten
 from zj_ray.config.schema import ModelConfig, PPOConfig
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.evaluation.plots import line_plot
+from zj_ray.ppo.advantages import estimate_advantages
+from zj_ray.ppo.ahead import check_staleness
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch, pad, unpad
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank
-from zj_ray.stages.advantages import estimate_advantages
-from zj_ray.stages.rollouts import check_staleness
 from zj_ray.training.model import ScalarHeads, TokenLogprobs
 from zj_ray.training.rows import plan_rows
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group

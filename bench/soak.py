@@ -28,8 +28,8 @@ from bench.subject import config, room, settle, speaker
 from zj_ray.cluster.connect import connect
 from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import read_metrics
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.ppo import ppo
-from zj_ray.stages.workshop import Workshop
 
 SHAPE = LlamaConfig(vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1)
 KINDS = ("RolloutEngine", "PolicyRank", "CriticRank", "RewardRank", "ReferenceRank")

@@ -17,9 +17,9 @@ from zj_ray.config.schema import Config, ModelConfig
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.runs.folder import Run
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.ppo import PPOLoop, started
 from zj_ray.stages.prepare import prepare
-from zj_ray.stages.workshop import Workshop
 from zj_ray.training.model import HEADS, new_heads
 
 SHAPE = LlamaConfig(vocab_size=8000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4)  # 7.3 M, untied

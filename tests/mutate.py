@@ -34,7 +34,7 @@ class Fault:
 GAE, POLICY, VALUE, KL = "algorithms/gae.py", "algorithms/policy_loss.py", "algorithms/value_loss.py", "algorithms/kl.py"
 WHITEN, IMPORTANCE, FREE = "algorithms/whitening.py", "algorithms/importance.py", "algorithms/critic_free.py"
 RANKING, PREFERENCE, MEAN = "algorithms/ranking_loss.py", "algorithms/preference.py", "algorithms/masked.py"
-STAGE, PACKING, BALANCE = "stages/advantages.py", "training/packing.py", "algorithms/balance.py"
+STAGE, PACKING, BALANCE = "ppo/advantages.py", "training/packing.py", "algorithms/balance.py"
 
 FAULTS = (
     Fault("values zeroed at the patient's tokens", GAE, "next_value = torch.where(here, values[t], next_value)", "next_value = values[t]"),

@@ -12,9 +12,9 @@ from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import DataError
 from zj_ray.patients.stream import PromptStream
+from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_turns
 from zj_ray.roles.batch import RolloutBatch
-from zj_ray.stages.advantages import estimate_advantages
 
 CASE = Case("c", "内科", "医生，我头痛。", (Fact("起病", "三天前"),), (), dict.fromkeys(("diagnosis", "treatment", "advice", "basis")), ())
 ONLY_RULE = RewardMixConfig(**dict.fromkeys(("reward_model", "new_facts", "red_flag", "advice", "repetition", "length", "format", "safety"), 0.0))

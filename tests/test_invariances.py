@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
-import zj_ray.stages.advantages as advantages_stage
+import zj_ray.ppo.advantages as advantages_stage
 from tests.ranks import run_ranks
 from zj_ray.algorithms.gae import gae
 from zj_ray.algorithms.importance import importance_weights
@@ -33,12 +33,12 @@ from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.config.schema import ModelConfig, PPOConfig
 from zj_ray.data.trajectory import Trajectory, Turn
+from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch, pad
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.roles import Roles
-from zj_ray.stages.advantages import estimate_advantages
 from zj_ray.training.model import new_heads
 from zj_ray.training.rows import EMPTY, plan_rows
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine

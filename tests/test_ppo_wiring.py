@@ -23,10 +23,10 @@ from zj_ray.fleet.dialogue import DialogueSettings
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.fleet.states import EngineState
+from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Models, Roles
-from zj_ray.stages.advantages import estimate_advantages
 from zj_ray.training.model import new_heads
 from zj_ray.weights.bucket import PublishedWeights, corrupted
 from zj_ray.weights.folder import publish_folder

@@ -11,8 +11,8 @@ from zj_ray.config.schema import ClinicConfig, Config, DataConfig, ModelConfig, 
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.runs.folder import Run
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.prepare import prepare
-from zj_ray.stages.workshop import Workshop
 
 SMALL = DataConfig(clinic=ClinicConfig(consultations=24, single_turn=24, passages=24, cases=24))
 TINY = ModelConfig(tiny=TinyConfig(vocab_size=400, hidden_size=64, layers=1, heads=1, intermediate_size=64))

@@ -25,8 +25,8 @@ from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 from zj_ray.runs.folder import Run
 from zj_ray.runs.summary import read_summary
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.reward import ranking_examples, read_feedback, reward
-from zj_ray.stages.workshop import Workshop
 from zj_ray.training.model import HEADS, load_heads
 from zj_ray.training.packing import make_shared_row
 from zj_ray.training.supervised.objective import order_loss

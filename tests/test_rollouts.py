@@ -10,7 +10,7 @@ import pytest
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import ZjError
 from zj_ray.fleet.fleet import Consultations
-from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness
+from zj_ray.ppo.ahead import Rollout, Rollouts, check_staleness
 
 STEPS = 6
 

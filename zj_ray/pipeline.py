@@ -26,6 +26,7 @@ from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import PeakMemory, versions
 from zj_ray.runs.summary import read_summary, update_summary
 from zj_ray.stages.collect import collect
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.evaluate import evaluate
 from zj_ray.stages.feedback import feedback
 from zj_ray.stages.ppo import ppo
@@ -34,7 +35,6 @@ from zj_ray.stages.pretrain import pretrain
 from zj_ray.stages.reward import reward
 from zj_ray.stages.serve import serve
 from zj_ray.stages.sft import sft
-from zj_ray.stages.workshop import Workshop
 
 logger = logging.getLogger("zj_ray")
 

@@ -12,8 +12,8 @@ from zj_ray.rankings.tables import Item
 from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.roles.reward import RewardRank
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.reward import ranking_examples, unranked
-from zj_ray.stages.workshop import Workshop
 from zj_ray.training.rows import plan_rows
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.zero_engine import EngineSpec

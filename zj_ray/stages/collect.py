@@ -22,8 +22,8 @@ from zj_ray.rankings.store import open_store
 from zj_ray.rankings.tables import Item
 from zj_ray.runs.folder import write_atomic
 from zj_ray.stages.active import rate
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate
-from zj_ray.stages.workshop import Workshop
 
 LAST_STEPS = 0.25  # share of PPO's steps whose consultations count as the policy's own
 

@@ -28,7 +28,7 @@ from zj_ray.rankings.tables import Answer, Item
 from zj_ray.rules.rubric import rubric
 from zj_ray.runs.folder import write_atomic
 from zj_ray.runs.summary import update_summary
-from zj_ray.stages.workshop import Workshop
+from zj_ray.stages.context import Workshop
 
 
 @dataclass(frozen=True)

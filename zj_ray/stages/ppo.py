@@ -19,16 +19,16 @@ from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.fleet import Spoken
 from zj_ray.fleet.publisher import GRACE
 from zj_ray.patients.stream import PromptStream
+from zj_ray.ppo.advantages import Agreement, estimate_advantages
+from zj_ray.ppo.ahead import Rollout, Rollouts, check_staleness, load_spoken, save_spoken
+from zj_ray.ppo.checkpointing import Saving
+from zj_ray.ppo.record import PPORecord, Stopwatch
 from zj_ray.progress import Bar, progress
 from zj_ray.rewards.mix import ScoreScale, score_turns
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Models, Roles, Updated
 from zj_ray.runs.summary import update_summary
-from zj_ray.stages.advantages import Agreement, estimate_advantages
-from zj_ray.stages.ppo_record import PPORecord, Stopwatch
-from zj_ray.stages.rollouts import Rollout, Rollouts, check_staleness, load_spoken, save_spoken
-from zj_ray.stages.saving import Saving
-from zj_ray.stages.workshop import Workshop
+from zj_ray.stages.context import Workshop
 from zj_ray.training.checkpoint_copy import open_store
 
 logger = logging.getLogger(__name__)

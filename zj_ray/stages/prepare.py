@@ -15,7 +15,7 @@ from zj_ray.data.datasets import load_dialogues, load_prompts, load_texts
 from zj_ray.data.tokenizer import load_tokenizer, train_tokenizer
 from zj_ray.progress import console
 from zj_ray.runs.folder import Run
-from zj_ray.stages.workshop import data_root
+from zj_ray.stages.context import data_root
 from zj_ray.training.model import check_checkpoint, make_tiny
 
 

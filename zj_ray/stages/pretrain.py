@@ -6,8 +6,8 @@ from typing import Any
 
 from zj_ray.data.datasets import load_texts
 from zj_ray.runs.summary import update_summary
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.supervised import train
-from zj_ray.stages.workshop import Workshop
 from zj_ray.training.supervised.examples import Examples, concatenate_and_chunk
 
 

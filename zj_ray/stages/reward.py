@@ -20,8 +20,8 @@ from zj_ray.rankings.store import open_store, settled
 from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.runs.folder import write_atomic
 from zj_ray.runs.summary import update_summary
+from zj_ray.stages.context import Workshop
 from zj_ray.stages.supervised import train
-from zj_ray.stages.workshop import Workshop
 from zj_ray.training.model import HEADS
 from zj_ray.training.packing import shared_length
 from zj_ray.training.supervised.examples import Examples

@@ -10,7 +10,7 @@ from typing import Any
 
 from zj_ray.progress import console
 from zj_ray.serving.serve import prove, served_model, serving
-from zj_ray.stages.workshop import Workshop
+from zj_ray.stages.context import Workshop
 
 
 def serve(shop: Workshop) -> dict[str, Any]:

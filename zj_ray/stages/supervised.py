@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zj_ray.config.schema import TrainConfig
-from zj_ray.stages.workshop import Workshop
+from zj_ray.stages.context import Workshop
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.supervised.fit import fit
 from zj_ray.training.supervised.worker import FitSpec

@@ -16,12 +16,12 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.fleet.publisher import SyncReport
+from zj_ray.ppo.advantages import Agreement
+from zj_ray.ppo.ahead import Rollout
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Updated
 from zj_ray.runs.metrics import MetricLog
-from zj_ray.stages.advantages import Agreement
-from zj_ray.stages.rollouts import Rollout
 
 
 class Stopwatch:
