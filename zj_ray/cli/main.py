@@ -321,7 +321,7 @@ def export(
     from zj_ray.runs.folder import Run, find_run
 
     folder = find_run(run, runs)
-    from zj_ray.export import export as export_model
+    from zj_ray.serving.export import export as export_model
 
     typer.echo(f"the model is in {export_model(Run.load(folder), stage, to.absolute())}")
 
