@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from bench.ceilings import table
-from tests.labelling import accounts, field_of, make_run, server
+from tests.helpers.labelling import accounts, field_of, make_run, server
 from zj_ray.config.schema import LabelConfig
 from zj_ray.labelling.desk import display_order
 from zj_ray.labelling.server import open_page

@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from zj_ray.cluster.connect import connect
 from zj_ray.config.schema import Config, ModelConfig
-from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.tokenizer import load_tokenizer
+from zj_ray.files import read_jsonl, write_jsonl
 from zj_ray.runs.folder import Run
 from zj_ray.stages.context import Workshop
 from zj_ray.stages.ppo import PPOLoop, started

@@ -75,7 +75,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny causal LM in `lm` and a reward model on its trunk in `reward`."""
-    from tests.tiny import MODEL, tiny_folder
+    from tests.helpers.tiny import MODEL, tiny_folder
     from zj_ray.training.model import new_heads
 
     root = tmp_path_factory.mktemp("models")

@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("test_algorithms.py", "test_ranking_loss.py", "test_critic_free.py", "test_advantages.py", "test_packing.py")
+TESTS = (
+    "algorithms/test_algorithms.py",
+    "algorithms/test_ranking_loss.py",
+    "algorithms/test_critic_free.py",
+    "ppo/test_advantages.py",
+    "training/test_packing.py",
+)
 
 
 @dataclass(frozen=True)

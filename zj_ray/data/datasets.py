@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.messages import Message, parse_messages
-from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
+from zj_ray.files import read_jsonl
 
 SPLITS = ("train", "valid")
 DIALOGUE_SETS = ("sft_multi", "sft_single", "nlp_tasks", "general", "safety_multi")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from zj_ray.config.schema import STAGES
-from zj_ray.data.records import read_jsonl
 from zj_ray.evaluation import plots
 from zj_ray.evaluation.results import MODELS, EvaluationResults
 from zj_ray.evaluation.statistics import proportion
+from zj_ray.files import read_jsonl, write_atomic
 from zj_ray.runs.metrics import read_metrics, versions
 from zj_ray.runs.summary import read_summary
 
@@ -75,9 +74,7 @@ def write_report(run_folder: Path) -> Path:
         agreement=_read_json(folder / "feedback" / "agreement.json"),
         samples=_samples(folder / "evaluate" / "consultations.jsonl"),
     )
-    temporary = folder / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, folder / "report.html")
+    write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
 

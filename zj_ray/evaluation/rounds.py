@@ -12,8 +12,8 @@ import numpy as np
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.messages import Message
-from zj_ray.data.records import read_jsonl
 from zj_ray.evaluation.statistics import Comparison, compare
+from zj_ray.files import read_jsonl
 from zj_ray.rules.rubric import rubric
 
 

@@ -11,8 +11,8 @@ import uvicorn
 
 from zj_ray.cluster.ports import listen
 from zj_ray.config.schema import LabelConfig
-from zj_ray.data.records import read_jsonl
 from zj_ray.errors import ConfigError, DataError
+from zj_ray.files import read_jsonl
 from zj_ray.labelling.accounts import Accounts
 from zj_ray.labelling.desk import Desk
 from zj_ray.labelling.routes import Page, create_app

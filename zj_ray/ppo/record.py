@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from zj_ray.data.case import Prompt
-from zj_ray.data.records import read_jsonl, write_jsonl
 from zj_ray.data.trajectory import Trajectory
+from zj_ray.files import read_jsonl, write_jsonl
 from zj_ray.fleet.publisher import SyncReport
 from zj_ray.ppo.advantages import Agreement
 from zj_ray.ppo.ahead import Rollout

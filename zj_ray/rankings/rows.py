@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from zj_ray.data.messages import parse_messages
-from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
+from zj_ray.files import read_jsonl
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
 Row = dict[str, Any]

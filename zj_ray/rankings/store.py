@@ -25,8 +25,8 @@ from sqlalchemy.exc import IntegrityError
 from zj_ray.algorithms.preference import majority
 from zj_ray.data.datasets import RankedItem
 from zj_ray.data.messages import Message, parse_messages
-from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
+from zj_ray.files import write_jsonl
 from zj_ray.rankings.migrations import migrate
 from zj_ray.rankings.rows import ranking_row
 from zj_ray.rankings.tables import KINDS, Answer, AnswerRow, GoldRow, Item, ItemRow, Kind, Ranking, RankingRow, Table

@@ -25,6 +25,7 @@ from typing import Any
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import CheckpointError, ConfigError, PeopleNeeded, ZjError
+from zj_ray.files import write_atomic, write_json
 from zj_ray.runs.lock import RunLock
 
 MOVABLE = ("ray", "serve", "stages", "checkpoints")  # where a run runs and how far it goes may change between sessions; what it computes may not
@@ -81,13 +82,13 @@ class Run:
 
     def finish(self, stage: str, manifest: dict[str, Any]) -> None:
         """Declare the stage finished. Everything that the manifest names must be on disk by now."""
-        write_atomic(self.stage(stage) / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+        write_json(self.stage(stage) / "manifest.json", manifest)
 
     def status(self, **fields: Any) -> dict[str, Any]:
         """Merge fields into run.json (name, stage, step, total, pid, host, started, updated, job_id, ray_address, state, error, fleet)."""
         with self._writing:
             merged = {**read_status(self.folder), **fields, "name": self.config.name, "updated": time.time()}
-            write_atomic(self.folder / "run.json", json.dumps(merged, ensure_ascii=False, indent=2) + "\n")
+            write_json(self.folder / "run.json", merged)
         return merged
 
     @contextlib.contextmanager
@@ -156,7 +157,7 @@ def want_rollouts(run: Run, engines: int | None) -> None:
     if not fleet.min <= engines <= fleet.max:
         what = f"{engines} engines are not between fleet.min {fleet.min} and fleet.max {fleet.max}"
         raise ConfigError(what, where=str(run.folder / "config.yaml"), remedy="ask for a number between them; the bounds stand when a run is started")
-    write_atomic(path, json.dumps({"rollouts": engines, "asked": time.time()}) + "\n")
+    write_json(path, {"rollouts": engines, "asked": time.time()})
 
 
 def wanted_rollouts(folder: Path) -> int | None:
@@ -179,16 +180,6 @@ def find_run(name_or_path: str, runs: Path) -> Path:
     near = difflib.get_close_matches(name_or_path, known, n=3, cutoff=0.4) or known[:5]
     remedy = f"did you mean {', '.join(near)}?" if near else "start one with: zj run CONFIG"
     raise ZjError(f"no run is called {name_or_path!r}", where=str(runs), remedy=remedy)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file that readers see whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _first_difference(before: Config, now: Config, allowed: Sequence[str]) -> tuple[str, Any, Any] | None:

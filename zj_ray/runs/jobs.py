@@ -30,8 +30,9 @@ from zj_ray.cluster.connect import PASSED_ON, package_root
 from zj_ray.config.load import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
+from zj_ray.files import write_json
 from zj_ray.progress import console
-from zj_ray.runs.folder import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts, write_atomic
+from zj_ray.runs.folder import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts
 from zj_ray.runs.lock import is_alive
 from zj_ray.runs.status import JOB_STATES, overview, render
 
@@ -244,7 +245,7 @@ def _run_folder(runs: Path, name: str, here: bool) -> Path:
 
 def _remember(folder: Path, **fields: Any) -> None:
     merged = {**read_status(folder), **fields, "updated": time.time()}
-    write_atomic(folder / "run.json", json.dumps(merged, ensure_ascii=False, indent=2) + "\n")
+    write_json(folder / "run.json", merged)
 
 
 def _print(text: str) -> None:

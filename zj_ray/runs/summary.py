@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zj_ray.config.schema import STAGES
+from zj_ray.files import write_json
 
 KEYS = (
     *(f"stages.{stage}.{key}" for stage in STAGES for key in ("seconds", "status")),
@@ -47,12 +47,7 @@ def update_summary(run_folder: Path, patch: Mapping[str, Any]) -> dict[str, Any]
     Raises ValueError for a key that is not in `KEYS`.
     """
     merged = _merge(read_summary(run_folder), patch, "")
-    temporary = run_folder / "summary.json.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(merged, ensure_ascii=False, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run_folder / "summary.json")
+    write_json(run_folder / "summary.json", merged)
     return merged
 
 

@@ -16,11 +16,10 @@ from typing import Any
 
 from zj_ray.data.datasets import load_prompts
 from zj_ray.data.messages import Message
-from zj_ray.data.records import read_jsonl
 from zj_ray.errors import DataError
+from zj_ray.files import read_jsonl, write_json
 from zj_ray.rankings.store import open_store
 from zj_ray.rankings.tables import Item
-from zj_ray.runs.folder import write_atomic
 from zj_ray.stages.active import rate
 from zj_ray.stages.context import Workshop
 from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate
@@ -60,7 +59,7 @@ def _order(shop: Workshop, items: Sequence[Item]) -> None:
     rated = rate(shop, items)
     if rated:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_atomic(path, json.dumps(known | rated, ensure_ascii=False, indent=2) + "\n")
+        write_json(path, known | rated)
 
 
 def round_of(item: Item) -> int:

@@ -17,11 +17,11 @@ import numpy as np
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_general, load_prompts
-from zj_ray.data.records import write_jsonl
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
 from zj_ray.evaluation.rounds import against_earlier, earlier_round, mean_utility
 from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
+from zj_ray.files import write_jsonl
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.ppo.record import rollout_row

@@ -20,13 +20,13 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import SPLITS, load_moments, load_prompts, load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
+from zj_ray.files import write_atomic
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.progress import progress
 from zj_ray.rankings.store import RankingStore, open_store
 from zj_ray.rankings.tables import Answer, Item
 from zj_ray.rules.rubric import rubric
-from zj_ray.runs.folder import write_atomic
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import Workshop
 

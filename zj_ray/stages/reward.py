@@ -14,11 +14,11 @@ from zj_ray.agreement.simulated import noise_ceiling
 from zj_ray.data.chat import ChatFormat
 from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
+from zj_ray.files import write_json
 from zj_ray.progress import console
 from zj_ray.rankings.labels import Labelled, is_held_out, label, stop_by
 from zj_ray.rankings.store import open_store, settled
 from zj_ray.rankings.tables import Item, Ranking
-from zj_ray.runs.folder import write_atomic
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import Workshop
 from zj_ray.stages.supervised import train
@@ -55,10 +55,10 @@ def reward(shop: Workshop) -> dict[str, Any]:
     scores = np.array([member["after"]["scores"] for member in members])  # [members, answers, heads]
     measured = measure_reward(scores, feedback.valid, feedback.train)
     measured |= {"ceiling": _ceiling(shop, feedback), "held_out": [member["held_out"] for member in members]}
-    write_atomic(shop.run.folder / "reward" / "accuracy.json", json.dumps(measured, ensure_ascii=False, indent=2) + "\n")
+    write_json(shop.run.folder / "reward" / "accuracy.json", measured)
     if "unseen" in examples:
         unlike = disagreements(feedback.unseen, np.array([member["unseen"]["scores"] for member in members]))
-        write_atomic(shop.run.folder / "feedback" / "priorities.json", json.dumps(unlike, ensure_ascii=False, indent=2) + "\n")
+        write_json(shop.run.folder / "feedback" / "priorities.json", unlike)
     console.print(table(measured))
     summary = summarise(measured)
     update_summary(shop.run.folder, {"reward": summary})

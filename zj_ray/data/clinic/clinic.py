@@ -19,8 +19,8 @@ from zj_ray.data.clinic.questions import question_rows
 from zj_ray.data.clinic.safety import control_rows, load_categories, persistent_rows, safety_rows
 from zj_ray.data.clinic.smalltalk import smalltalk_pairs
 from zj_ray.data.clinic.tasks import task_row
-from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
+from zj_ray.files import write_jsonl
 from zj_ray.language.conditions import Condition, load_conditions
 
 SOURCE = "zj_clinic"

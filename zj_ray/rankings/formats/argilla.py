@@ -16,10 +16,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from pydantic import BaseModel
 
 from zj_ray.errors import DataError
+from zj_ray.files import write_atomic
 from zj_ray.rankings.formats.questions import ALL_WRONG, answered, asked, label, reconcile
 from zj_ray.rankings.rows import Kept, Row, by_item, checked, parse_item, parse_ranking, read_json
 from zj_ray.rankings.tables import Item, Ranking
-from zj_ray.runs.folder import write_atomic
 
 
 class Value(BaseModel):

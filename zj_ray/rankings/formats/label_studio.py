@@ -15,10 +15,20 @@ from typing import Any
 from pydantic import BaseModel
 
 from zj_ray.errors import DataError
-from zj_ray.rankings.formats.questions import ALL_WRONG, COMMENT, OVERALL, RANKED, RIGHT_ANSWER, answered, asked, label, reconcile
+from zj_ray.files import write_atomic
+from zj_ray.rankings.formats.questions import (
+    ALL_WRONG,
+    COMMENT,
+    OVERALL,
+    RANKED,
+    RIGHT_ANSWER,
+    answered,
+    asked,
+    label,
+    reconcile,
+)
 from zj_ray.rankings.rows import Kept, Row, by_item, checked, parse_item, parse_ranking, read_json
 from zj_ray.rankings.tables import Item, Ranking
-from zj_ray.runs.folder import write_atomic
 
 RANKERS = "\n".join(
     f'  <List name="{question}-answers" value="$answers" title="{title}"/>\n  <Ranker name="{question}" toName="{question}-answers"/>'

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zj_ray.data.records import write_jsonl
+from zj_ray.files import write_jsonl
 from zj_ray.rankings.rows import Extras, parse_item, unique_rows
 from zj_ray.rankings.tables import Item, Ranking
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, PositiveInt
 
-from zj_ray.data.records import write_jsonl
 from zj_ray.errors import DataError
+from zj_ray.files import write_jsonl
 from zj_ray.rankings.rows import Extras, Row, by_item, parse_item, parse_ranking, unique_rows
 from zj_ray.rankings.store import export_row, places
 from zj_ray.rankings.tables import Item, Ranking

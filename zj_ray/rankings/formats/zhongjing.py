@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from zj_ray.errors import DataError
+from zj_ray.files import write_atomic
 from zj_ray.rankings.rows import Extras, Row, by_item, checked, must_exist, parse_item, read_json
 from zj_ray.rankings.tables import Item, Ranking
-from zj_ray.runs.folder import write_atomic
 
 TASKS = "input_file.json"
 

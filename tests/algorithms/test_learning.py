@@ -1,0 +1,50 @@
+"""Learning is real: problems with a known optimum, on the real trainer (bench/learning.py; docs/learning.md has the curves)."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from bench.learning import (
+    BANDIT,
+    CONSULTATION,
+    COSTLY,
+    ESTIMATORS,
+    Problem,
+    curves,
+    reached,
+    settings,
+    with_the_classic_fault,
+)
+
+
+def _elsewhere(problem: Problem, estimator: str, seeds: Sequence[int], *estimate: object, max_staleness: int = 0) -> list[list[float]]:
+    """In a process of its own: DeepSpeed engines are not given back within one."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(curves, problem, settings(estimator, max_staleness), seeds, *estimate).result(timeout=500)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_bandit_is_solved_by_every_estimator_on_three_seeds(estimator: str) -> None:
+    for rewards in _elsewhere(BANDIT, estimator, range(3)):
+        assert reached(rewards[:3], BANDIT) < 0.6 and reached(rewards, BANDIT) >= 0.95
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_question_that_only_pays_a_turn_later_is_learnt(estimator: str) -> None:
+    [rewards] = _elsewhere(CONSULTATION, estimator, [1])
+    assert reached(rewards[:3], CONSULTATION) < 0.3 and reached(rewards, CONSULTATION) >= 0.95
+
+
+def test_a_question_is_learnt_from_consultations_that_are_a_step_old() -> None:
+    [rewards] = _elsewhere(CONSULTATION, "gae", [1], max_staleness=1)
+    assert reached(rewards[:3], CONSULTATION) < 0.3 and reached(rewards, CONSULTATION) >= 0.95
+
+
+def test_gae_that_walks_through_the_patients_tokens_unlearns_a_question_that_costs_something() -> None:
+    [ours] = _elsewhere(COSTLY, "gae", [2])
+    [faulty] = _elsewhere(COSTLY, "gae", [2], with_the_classic_fault)
+    assert reached(ours, COSTLY) >= 0.95 and reached(faulty[:80], COSTLY) < 0.2

@@ -1,0 +1,44 @@
+"""An engine whose model is cut over two processes says the same as one of a single process, also after a sync."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.helpers.tiny import MODEL, tiny_tokenizer
+from zj_ray.config.schema import FleetConfig
+from zj_ray.data.chat import ChatFormat
+from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.fleet import Fleet
+from zj_ray.training.model import make_tiny
+from zj_ray.weights.folder import publish_folder
+
+CUT = replace(MODEL, tiny=replace(MODEL.tiny, heads=2, hidden_size=128))
+QUESTIONS = ("头痛。", "发热怎么办？", "咳嗽。")
+
+
+def _greedy(fleet: Fleet, chat: ChatFormat, key: str) -> list[list[int]]:
+    requests = [TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(QUESTIONS)]
+    return [answer.output.token_ids for answer in fleet.generate(requests, timeout=120)]
+
+
+def test_a_cut_model_takes_weights_and_says_the_same(ray_session: None, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    chat = ChatFormat(tokenizer)
+    for seed in (0, 1):
+        make_tiny(CUT.tiny, tokenizer, CUT.max_length, seed).save_pretrained(tmp_path / f"{seed}")
+        tokenizer.save_pretrained(tmp_path / f"{seed}")
+    said: dict[int, list[list[list[int]]]] = {}
+    for parts in (1, 2):
+        config = FleetConfig(initial=1, engine_cpus=parts, kv_cache_mb=64, max_in_flight=16, tensor_parallel=parts)
+        fleet = Fleet(str(tmp_path / "0"), CUT, config, start_timeout=300)
+        try:
+            fleet.launch()
+            fleet.wait_ready()
+            said[parts] = []
+            for version, seed in ((1, 0), (2, 1)):
+                fleet.publish(publish_folder(tmp_path / f"{seed}", version))
+                said[parts].append(_greedy(fleet, chat, f"{parts}/{version}"))
+        finally:
+            fleet.close()
+    assert said[1] == said[2] and said[1][0] != said[1][1]
