@@ -14,13 +14,18 @@ def parameters(shape: LlamaConfig) -> tuple[int, int]:
     """Of the layers' matrices, and of the head: what a token is multiplied with."""
     head_size = shape.hidden_size // shape.num_attention_heads
     attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * head_size * shape.num_key_value_heads
-    return shape.num_hidden_layers * (attention + 3 * shape.hidden_size * shape.intermediate_size), shape.hidden_size * shape.vocab_size
+    return shape.num_hidden_layers * (
+        attention + 3 * shape.hidden_size * shape.intermediate_size
+    ), shape.hidden_size * shape.vocab_size
 
 
 def trunk_flops(shape: LlamaConfig, lengths: Sequence[int]) -> float:
     """FLOP of one forward pass through the layers; each token attends to those before it in its document."""
     documents = np.asarray(lengths, dtype=float)
-    return float(2 * parameters(shape)[0] * documents.sum() + 2 * shape.num_hidden_layers * shape.hidden_size * (documents**2).sum())
+    return float(
+        2 * parameters(shape)[0] * documents.sum()
+        + 2 * shape.num_hidden_layers * shape.hidden_size * (documents**2).sum()
+    )
 
 
 def necessary(shape: LlamaConfig, lengths: Sequence[int], generated: int, epochs: int = 1) -> dict[str, float]:
@@ -31,4 +36,10 @@ def necessary(shape: LlamaConfig, lengths: Sequence[int], generated: int, epochs
     """
     trunk = trunk_flops(shape, lengths)
     policy = trunk + 2 * parameters(shape)[1] * generated
-    return {"rollout": policy, "score": policy + 2 * trunk, "advantages": 0.0, "update": 3.0 * epochs * (policy + trunk), "sync": 0.0}
+    return {
+        "rollout": policy,
+        "score": policy + 2 * trunk,
+        "advantages": 0.0,
+        "update": 3.0 * epochs * (policy + trunk),
+        "sync": 0.0,
+    }

@@ -67,7 +67,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; floats with three significant digits."""
 
     def cell(value: object) -> str:
-        return f"{value:,.0f}" if isinstance(value, float) and abs(value) >= 100 else f"{value:.3g}" if isinstance(value, float) else str(value)
+        return (
+            f"{value:,.0f}"
+            if isinstance(value, float) and abs(value) >= 100
+            else f"{value:.3g}"
+            if isinstance(value, float)
+            else str(value)
+        )
 
     lines = ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(header) + " |", "| --- " * len(header) + "|", *lines])

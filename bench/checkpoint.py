@@ -52,7 +52,9 @@ def main() -> None:
         engine.train_batch([None], lambda module, _: -module(ids, positions, index)[0].sum(), TOKENS)
 
     step()
-    state = [value for own in optimizer_of(engine.engine).state.values() for value in own.values() if torch.is_tensor(value)]
+    state = [
+        value for own in optimizer_of(engine.engine).state.values() for value in own.values() if torch.is_tensor(value)
+    ]
     tensors = [p.detach() for group in optimizer_of(engine.engine).param_groups for p in group["params"]] + state
     copies, pauses, written, quiet, beside = ([] for _ in range(5))  # type: tuple[list[float], ...]
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +71,13 @@ def main() -> None:
             written.append(time.perf_counter() - started)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"{size / 1e9:.2f} GB, ZeRO {options.zero_stage}, medians of {options.repeats}\n")
-    rows = [("copy", copies), ("pause", pauses), ("written", written), ("step without writing", quiet), ("step beside it", beside)]
+    rows = [
+        ("copy", copies),
+        ("pause", pauses),
+        ("written", written),
+        ("step without writing", quiet),
+        ("step beside it", beside),
+    ]
     print(table(("", "seconds"), [(name, median(times)) for name, times in rows]))
     print(f"\npause / copy: {median(a / b for a, b in zip(pauses, copies, strict=True)):.2f} (target at most 1.2)")
 

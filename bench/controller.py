@@ -77,7 +77,9 @@ class IdleRank(Rank):
     def build(self, path: str, spec: EngineSpec) -> None:
         pass
 
-    def logprobs(self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: Any) -> dict[int, np.ndarray]:
+    def logprobs(
+        self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: Any
+    ) -> dict[int, np.ndarray]:
         return {i: np.full(len(positions[i]), -1.0, np.float32) for row in rows[self.rank] for i in row}
 
     values = logprobs
@@ -112,7 +114,12 @@ def idle_stage(folder: Path, settings: Config) -> Iterator[PPOLoop]:
     run, tokenizer = room(folder, settings)
     settle(run, speaker(SHAPE, tokenizer, 0.0), tokenizer)
     dialogues = load_dialogues(run.folder / "data", "train")[:400]
-    phrases = [tokenizer.encode(m.content, add_special_tokens=False) for dialogue in dialogues for m in dialogue if m.role == "assistant"]
+    phrases = [
+        tokenizer.encode(m.content, add_special_tokens=False)
+        for dialogue in dialogues
+        for m in dialogue
+        if m.role == "assistant"
+    ]
     with idle(phrases), ppo_stage(run) as loop:
         yield loop
 
@@ -149,10 +156,23 @@ def main() -> None:
     parser.add_argument("--consultations", type=int, default=CONSULTATIONS)
     options = parser.parse_args()
     ceilings = measure(os.cpu_count() or 1)
-    print(f"{ceilings.threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n")
-    print(f"The algorithms alone, {CONSULTATIONS} × {LENGTH} generated tokens, one core: **{algorithms_alone():.2f} s** (target 1).\n", flush=True)
+    print(
+        f"{ceilings.threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n"
+    )
+    print(
+        f"The algorithms alone, {CONSULTATIONS} × {LENGTH} generated tokens, one core: **{algorithms_alone():.2f} s** (target 1).\n",
+        flush=True,
+    )
     settings = config(
-        SHAPE, 2, 1, max_length=LENGTH + 256, consultations=options.consultations, max_turns=TURNS, turn_tokens=TURN_TOKENS, epochs=1, mini_batches=4
+        SHAPE,
+        2,
+        1,
+        max_length=LENGTH + 256,
+        consultations=options.consultations,
+        max_turns=TURNS,
+        turn_tokens=TURN_TOKENS,
+        epochs=1,
+        mini_batches=4,
     )
     settings = replace(settings, ray=replace(settings.ray, object_store_mb=1024))
     with tempfile.TemporaryDirectory() as folder, idle_stage(Path(folder), settings) as loop:
@@ -171,9 +191,13 @@ def main() -> None:
     rows += [("records", whole - sum(seconds for _, seconds in rows)), ("the controller's whole step", whole)]
     print(table(("controller, seconds", ""), rows) + "\n")
     models = {"7.3 M": SHAPE, "SmolLM2-135M's shape": SMOLLM2_135M}
-    costs = {name: sum(necessary(shape, lengths, generated).values()) / ceilings.flops for name, shape in models.items()}
+    costs = {
+        name: sum(necessary(shape, lengths, generated).values()) / ceilings.flops for name, shape in models.items()
+    }
     shares = [(name, cost, f"{100 * whole / (whole + cost):.2f} %") for name, cost in costs.items()]
-    print(table(("model", "arithmetic of the step at the ceiling [s]", "controller's share at most (target 5 %)"), shares))
+    print(
+        table(("model", "arithmetic of the step at the ceiling [s]", "controller's share at most (target 5 %)"), shares)
+    )
 
 
 if __name__ == "__main__":

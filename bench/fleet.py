@@ -58,11 +58,19 @@ SPREAD, HEAVY_SPREAD = 0.585, 1.0
 MEAN_TOKENS, DOCTORS_MEAN = 200.0, 75.0
 LONGEST_TURN = 1024
 OPENING, REPLY = (25.0, 0.55), (17.0, 0.48)  # median and spread [tokens]
-TURNS = {1: 0.026, 2: 0.025, 3: 0.093, 4: 0.856}  # shares of consultations, of those longer than four turns the first four
+TURNS = {
+    1: 0.026,
+    2: 0.025,
+    3: 0.093,
+    4: 0.856,
+}  # shares of consultations, of those longer than four turns the first four
 
 CAPACITY = FleetConfig().max_in_flight
 WAVES = 4  # consultations of a step for each turn that the fleet holds at once
-START, PULL = 60.0, 5.0  # of a new engine until its model is loaded, and of weights, while which it speaks the turns that it has [s]: assumed
+START, PULL = (
+    60.0,
+    5.0,
+)  # of a new engine until its model is loaded, and of weights, while which it speaks the turns that it has [s]: assumed
 UPDATE = 60.0  # from a step's last consultation until its weights are published, where engines work on meanwhile [s]: assumed
 FAILURES = (0.0, 1.0, 4.0)  # an hour and engine
 LATE = 1.0  # so long after an engine's loss come the answers that it had sent [s]
@@ -86,7 +94,9 @@ class Scenario:
     staleness: int = 0
     update: float = 0.0
     pull: float = 0.0
-    warm_up: float = 0.5  # waves before the first step, which are not counted: else a step would pay for the fleet's own slow start
+    warm_up: float = (
+        0.5  # waves before the first step, which are not counted: else a step would pay for the fleet's own slow start
+    )
     start: float = START
     seed: int = 0
 
@@ -121,7 +131,9 @@ class SimulatedEngine:
     slope: float
     steps: float = 0.0
     then: float = 0.0  # when that was; ahead of now while a prompt is read
-    ends: list[tuple[float, str, int, Assignment]] = field(default_factory=list)  # heap: the step at which a turn ends, its key, its tokens
+    ends: list[tuple[float, str, int, Assignment]] = field(
+        default_factory=list
+    )  # heap: the step at which a turn ends, its key, its tokens
     made: float = 0.0  # tokens, less those of turns that were lost
     hangs: bool = False
     announced: int = 0  # changes of what it does; an end that was announced before the last one is void
@@ -214,7 +226,9 @@ class Simulation:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario, self.now, self.controller = scenario, 0.0, 0.0
         self.lengths, self.fate = random.Random(f"lengths {scenario.seed}"), random.Random(f"fate {scenario.seed}")
-        self.roster = Roster(FleetConfig(), lambda *_: None, scenario.start, None, self._give_up, clock=lambda: self.now)
+        self.roster = Roster(
+            FleetConfig(), lambda *_: None, scenario.start, None, self._give_up, clock=lambda: self.now
+        )
         self.dispatcher, self.router = self.roster.dispatcher, self.roster.router
         self.supervisor = SimulatedSupervisor(self.roster, self._start, scenario.engines)
         self.engines: dict[str, SimulatedEngine] = {}
@@ -253,7 +267,9 @@ class Simulation:
         while self.outcome is None or self.left.total():
             self.now, _, act = heapq.heappop(self.events)
             act()
-        assert set(self.ended) == self.accepted and set(self.ended.values()) == {1}, "a turn was lost, or answered twice"
+        assert set(self.ended) == self.accepted and set(self.ended.values()) == {1}, (
+            "a turn was lost, or answered twice"
+        )
         assert self.dispatcher.in_flight == self.dispatcher.waiting == 0
         assert self.outcome is not None
         return self.outcome
@@ -297,7 +313,10 @@ class Simulation:
 
     def _begin_steps(self) -> None:
         """Those that may run ahead of the next one to learn from, as `ppo/ahead.py` has them."""
-        while self.begun <= self.learnt + self.scenario.staleness and self.begun < self.scenario.steps + self.scenario.staleness:
+        while (
+            self.begun <= self.learnt + self.scenario.staleness
+            and self.begun < self.scenario.steps + self.scenario.staleness
+        ):
             self.begun += 1
             self._begin_step(self.begun - 1)
 
@@ -309,7 +328,10 @@ class Simulation:
         for number in range(count):
             [turns] = self.lengths.choices(list(TURNS), list(TURNS.values()))
             prompts = [self._tokens(*(REPLY if turn else OPENING)) for turn in range(turns)]
-            self._ask(Consultation(step, prompts, [self._tokens(median, scenario.spread) for _ in range(turns)]), f"{step}/{number}/0")
+            self._ask(
+                Consultation(step, prompts, [self._tokens(median, scenario.spread) for _ in range(turns)]),
+                f"{step}/{number}/0",
+            )
 
     def _ask(self, consultation: Consultation, key: str) -> None:
         self.consultations[key] = consultation
@@ -328,7 +350,9 @@ class Simulation:
             self.first_given.setdefault(assignment.key, self.now)
             token = self.scenario.base * READING
             self.reading += token * consultation.prompts[consultation.held] * (assignment.attempt == 1)
-            engine.begin(self.now, assignment, consultation.answers[consultation.held], token * consultation.reading(engine.who))
+            engine.begin(
+                self.now, assignment, consultation.answers[consultation.held], token * consultation.reading(engine.who)
+            )
             self._announce(engine)
         moment = self._spend(self.dispatcher.wake_at)
         if moment is not None and moment != self.wake:
@@ -514,7 +538,10 @@ def measure(repeats: int = 3) -> tuple[float, float]:
             """Of `batch` turns asked for together, each with another prompt: the prefix cache helps none."""
             asked = [[draw.randrange(5, len(tokenizer)) for _ in range(prompt)] for _ in range(batch)]
             started = time.perf_counter()
-            answers = [engine.generate(TurnRequest(str(number), ids, tokens, 1.0, number, stop)) for ids, number in zip(asked, numbers, strict=False)]
+            answers = [
+                engine.generate(TurnRequest(str(number), ids, tokens, 1.0, number, stop))
+                for ids, number in zip(asked, numbers, strict=False)
+            ]
             for answer in answers:
                 answer.result(600)
             return time.perf_counter() - started
@@ -526,7 +553,12 @@ def measure(repeats: int = 3) -> tuple[float, float]:
         steps = [(batch, (least(batch, 32, 112) - least(batch, 32, 16)) / 96) for batch in MEASURED_BATCHES]
         prompt_token = (least(1, 480, 1) - least(1, 32, 1)) / 448
     slope, base = np.polyfit(*zip(*steps, strict=True), 1)
-    print(table(("turns in flight", "decoding step [ms]", "fitted"), [(b, 1e3 * s, 1e3 * float(base + slope * b)) for b, s in steps]))
+    print(
+        table(
+            ("turns in flight", "decoding step [ms]", "fitted"),
+            [(b, 1e3 * s, 1e3 * float(base + slope * b)) for b, s in steps],
+        )
+    )
     print(f"\nbase {1e3 * base:.3f} ms, slope {1e3 * slope:.4f} ms a turn: slope / base {slope / base:.4f}")
     print(f"a prompt's token {1e3 * prompt_token:.4f} ms: / base {prompt_token / base:.4f}")
     return float(slope / base), float(prompt_token / base)
@@ -586,7 +618,11 @@ def by_size(sizes: Sequence[int], draw: bool) -> None:
 
     def add(name: str, found: Outcome) -> None:
         late = float(np.quantile(found.given, 0.99))
-        for plot, value in (("efficiency", 100 * found.efficiency), ("latency", late), ("controller", 100 * found.core_share)):
+        for plot, value in (
+            ("efficiency", 100 * found.efficiency),
+            ("latency", late),
+            ("controller", 100 * found.core_share),
+        ):
             plots[plot].setdefault(name, []).append((math.log2(found.scenario.engines), value))
 
     for rate in FAILURES:
@@ -612,7 +648,17 @@ def by_size(sizes: Sequence[int], draw: bool) -> None:
         ))  # fmt: skip
         print(rows[-1], flush=True)
         add("1, max_staleness 1, 8 waves", found)
-    ahead_header = ("engines", "steps", "turns", "failures", "efficiency", "of engines that were up", "prefix kept", "turn p99 [s]", "of a core")
+    ahead_header = (
+        "engines",
+        "steps",
+        "turns",
+        "failures",
+        "efficiency",
+        "of engines that were up",
+        "prefix kept",
+        "turn p99 [s]",
+        "of a core",
+    )
     print("\n" + table(ahead_header, rows) + "\n", flush=True)
     titles = {
         "efficiency": ("Efficiency of a step's consultations", "%", 90.0),
@@ -622,7 +668,9 @@ def by_size(sizes: Sequence[int], draw: bool) -> None:
     for plot, series in plots.items() if draw else ():
         title, unit, level = titles[plot]
         svg = line_plot(series, title=title, ylabel=unit, xlabel="engines, as a power of two", level=level)
-        (DOCS / f"fleet_{plot}.svg").write_text(svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1), encoding="utf-8")
+        (DOCS / f"fleet_{plot}.svg").write_text(
+            svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1), encoding="utf-8"
+        )
         print(f"drawn in docs/fleet_{plot}.svg")
 
 

@@ -28,7 +28,12 @@ from zj_ray.config.schema import Config
 from zj_ray.runs.metrics import read_metrics
 
 TINYLLAMA_1_1B = LlamaConfig(
-    vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=4
+    vocab_size=32000,
+    hidden_size=2048,
+    intermediate_size=5632,
+    num_hidden_layers=22,
+    num_attention_heads=32,
+    num_key_value_heads=4,
 )
 WARMUP = 1  # steps that compile and allocate
 
@@ -36,18 +41,38 @@ WARMUP = 1  # steps that compile and allocate
 def settings_of(transport: str, consultations: int, micro_batch_tokens: int) -> tuple[LlamaConfig, Config]:
     on_gpu = torch.cuda.is_available()
     shape = TINYLLAMA_1_1B if on_gpu else TINY
-    talk: dict[str, Any] = {"consultations": consultations, "max_turns": 4, "turn_tokens": 128, "epochs": 1, "mini_batches": 4}
+    talk: dict[str, Any] = {
+        "consultations": consultations,
+        "max_turns": 4,
+        "turn_tokens": 128,
+        "epochs": 1,
+        "mini_batches": 4,
+    }
     base = config(shape, 1, 1, max_length=1024, **talk, micro_batch_tokens=micro_batch_tokens, mismatch_bound=1.0)
     if not on_gpu:
         return shape, replace(base, fleet=replace(base.fleet, transport=transport))
-    roles: dict[str, Any] = {name: replace(getattr(base.ppo, name), gpus=0.15) for name in ("policy", "critic", "reward", "reference")}
+    roles: dict[str, Any] = {
+        name: replace(getattr(base.ppo, name), gpus=0.15) for name in ("policy", "critic", "reward", "reference")
+    }
     roles |= {name: replace(roles[name], zero_stage=2) for name in ("policy", "critic")}
     shared = (("policy", "critic", "reward", "reference", "engines"),)
     fleet = replace(
-        base.fleet, engine_gpus=0.4, gpu_memory_utilization=0.4, max_in_flight=256, transport=transport, sleep=transport == "ipc", threads=1
+        base.fleet,
+        engine_gpus=0.4,
+        gpu_memory_utilization=0.4,
+        max_in_flight=256,
+        transport=transport,
+        sleep=transport == "ipc",
+        threads=1,
     )
     ray = replace(base.ray, object_store_mb=16384)
-    return shape, replace(base, ray=ray, model=replace(base.model, dtype="bfloat16"), fleet=fleet, ppo=replace(base.ppo, **roles, colocate=shared))
+    return shape, replace(
+        base,
+        ray=ray,
+        model=replace(base.model, dtype="bfloat16"),
+        fleet=fleet,
+        ppo=replace(base.ppo, **roles, colocate=shared),
+    )
 
 
 def matrix_speed() -> float:
@@ -89,7 +114,9 @@ def summary(shape: LlamaConfig, rows: list[dict[str, Any]], consultations: int, 
         "step [s]": f"{sum(seconds.values()):.2f}",
         "generated tokens/s in the rollout": f"{middle('generated_tokens') / seconds['rollout']:.0f}",
         "trained tokens/s in the update": f"{tokens / seconds['update']:.0f}",
-        "update, share of the matrix speed": f"{100 * flops['update'] / seconds['update'] / speed:.0f} %" if speed else "no GPU",
+        "update, share of the matrix speed": f"{100 * flops['update'] / seconds['update'] / speed:.0f} %"
+        if speed
+        else "no GPU",
         "weight sync [GB/s]": f"{middle('sync_bytes') / 1e9 / seconds['sync']:.2f}",
         "log-probs, engine against trainer, mean": f"{middle('mismatch_mean'):.4f}",
         "log-probs, largest": f"{max(row['mismatch_max'] for row in rows):.3f}",
@@ -101,12 +128,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--consultations", type=int, default=256)
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
-    parser.add_argument("--transports", nargs="+", default=["ipc", "object_store"] if torch.cuda.is_available() else ["gloo", "object_store"])
+    parser.add_argument(
+        "--transports",
+        nargs="+",
+        default=["ipc", "object_store"] if torch.cuda.is_available() else ["gloo", "object_store"],
+    )
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     speed = matrix_speed() if torch.cuda.is_available() else None
     if speed:
-        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {speed / 1e12:.0f} TFLOP/s in bf16 matrix products", flush=True)
+        print(
+            f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {speed / 1e12:.0f} TFLOP/s in bf16 matrix products",
+            flush=True,
+        )
         torch.cuda.empty_cache()
     columns = {}
     for transport in options.transports:

@@ -91,7 +91,9 @@ def simulate(run: Path, doctors: int, rankings: int, think: float) -> Load:
     load = Load()
 
     async def all_at_once(url: str) -> None:
-        await asyncio.gather(*(work(url, name, token, rankings // doctors, think, load) for name, token in tokens.items()))
+        await asyncio.gather(
+            *(work(url, name, token, rankings // doctors, think, load) for name, token in tokens.items())
+        )
 
     with server(run) as (url, process):
         parts = (psutil.Process(), psutil.Process(process.pid))
@@ -114,16 +116,25 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--doctors", type=int, default=DOCTORS)
     parser.add_argument("--rankings", type=int, default=RANKINGS)
-    parser.add_argument("--think", type=float, default=THINK, help="mean pause between opening an item and saving its ranks [s]")
+    parser.add_argument(
+        "--think", type=float, default=THINK, help="mean pause between opening an item and saving its ranks [s]"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", options.rankings, CONFIG)
         load = simulate(run, options.doctors, options.rankings, options.think)
         lost = load.lost(run)
-    rows = [[kind, len(seconds), *(f"{1000 * load.percentile(p, kind):.0f}" for p in (50, 95, 99))] for kind, seconds in load.seconds.items()]
+    rows = [
+        [kind, len(seconds), *(f"{1000 * load.percentile(p, kind):.0f}" for p in (50, 95, 99))]
+        for kind, seconds in load.seconds.items()
+    ]
     print(table(["request", "number", "p50 [ms]", "p95 [ms]", "p99 [ms]"], rows))
-    print(f"\n{len(load.sent)} rankings by {options.doctors} doctors in {load.wall:.0f} s ({len(load.sent) / load.wall:.0f} a second); {lost} lost")
-    print(f"the server used {1000 * load.cpu / len(load.sent):.1f} ms of CPU time for each; other work used {load.others:.0%} of the CPUs")
+    print(
+        f"\n{len(load.sent)} rankings by {options.doctors} doctors in {load.wall:.0f} s ({len(load.sent) / load.wall:.0f} a second); {lost} lost"
+    )
+    print(
+        f"the server used {1000 * load.cpu / len(load.sent):.1f} ms of CPU time for each; other work used {load.others:.0%} of the CPUs"
+    )
 
 
 if __name__ == "__main__":

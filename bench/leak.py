@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=50)
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    settings = config(TINY, 1, 1, consultations=16, max_turns=3, turn_tokens=16, epochs=1, mini_batches=2, micro_batch_tokens=1024)
+    settings = config(
+        TINY, 1, 1, consultations=16, max_turns=3, turn_tokens=16, epochs=1, mini_batches=2, micro_batch_tokens=1024
+    )
     driver, resident, others = psutil.Process(), [], []
     with tempfile.TemporaryDirectory() as folder:
         run, tokenizer = room(Path(folder), settings)

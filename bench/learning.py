@@ -81,15 +81,23 @@ class Learner:
                 port = probe.getsockname()[1]
             join_process_group(0, 1, "127.0.0.1", port, timeout=60)
         torch.manual_seed(seed)
-        shape = LlamaConfig(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
+        shape = LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2
+        )
         self.problem, self.config = problem, config
         self.random = np.random.default_rng(seed)
         model = ModelConfig()
-        objective = PolicyObjective(1.0, config.clip_low, config.clip_high, entropy_coefficient=config.entropy_coefficient)
+        objective = PolicyObjective(
+            1.0, config.clip_low, config.clip_high, entropy_coefficient=config.entropy_coefficient
+        )
         self.policy = PolicyRank(model, seed, 60, objective)
-        self.policy.engine = TrainEngine(TokenLogprobs(LlamaForCausalLM(shape)), EngineSpec(config.learning_rate, 1.0, 0))
+        self.policy.engine = TrainEngine(
+            TokenLogprobs(LlamaForCausalLM(shape)), EngineSpec(config.learning_rate, 1.0, 0)
+        )
         self.critic = CriticRank(model, seed, 60, config.value_clip)
-        self.critic.engine = TrainEngine(ScalarHeads(LlamaModel(shape), 1), EngineSpec(config.critic_learning_rate, 1.0, 0))
+        self.critic.engine = TrainEngine(
+            ScalarHeads(LlamaModel(shape), 1), EngineSpec(config.critic_learning_rate, 1.0, 0)
+        )
         self.policy.rank = self.critic.rank = self.updates = 0
         self.ahead: deque[tuple[list[Trajectory], list[ScoredTurns]]] = deque()  # held, not yet learnt from
 
@@ -109,7 +117,9 @@ class Learner:
                 said[i].append(tokens[i])
                 if turn + 1 < problem.turns:
                     trajectory.append_context(problem.reply(tokens[i], secrets[i]))
-        return found, [ScoredTurns(rewards=problem.rewards(turns, secret)) for turns, secret in zip(said, secrets, strict=True)]
+        return found, [
+            ScoredTurns(rewards=problem.rewards(turns, secret)) for turns, secret in zip(said, secrets, strict=True)
+        ]
 
     @torch.no_grad()
     def _speak(self, contexts: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
@@ -151,7 +161,9 @@ def _in_order(found: dict[int, np.ndarray]) -> list[np.ndarray]:
     return [found[i] for i in range(len(found))]
 
 
-def with_the_classic_fault(batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig) -> object:
+def with_the_classic_fault(
+    batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig
+) -> object:
     """As `estimate_advantages`, but GAE walks through the patient's tokens, where values are zeroed (seen in several peers)."""
     agreement = estimate_advantages(batch, scored, kl_coefficient, config)
     width = max(batch.lengths)
@@ -171,12 +183,16 @@ def with_the_classic_fault(batch: RolloutBatch, scored: list[ScoredTurns], kl_co
 
 
 def settings(estimator: str, max_staleness: int = 0) -> PPOConfig:
-    base = replace(PPOConfig(), consultations=64, epochs=2, learning_rate=1e-3, critic_learning_rate=2e-3, entropy_coefficient=0.02)
+    base = replace(
+        PPOConfig(), consultations=64, epochs=2, learning_rate=1e-3, critic_learning_rate=2e-3, entropy_coefficient=0.02
+    )
     samples = 8 if estimator in ("grpo", "rloo") else 1
     return replace(base, advantage=estimator, samples=samples, max_staleness=max_staleness)  # type: ignore[arg-type]
 
 
-def curves(problem: Problem, config: PPOConfig, seeds: Sequence[int], estimate: Estimate = estimate_advantages) -> list[list[float]]:
+def curves(
+    problem: Problem, config: PPOConfig, seeds: Sequence[int], estimate: Estimate = estimate_advantages
+) -> list[list[float]]:
     """Mean reward of every step, for each seed."""
     torch.set_num_threads(1)
     learners = [Learner(problem, config, seed) for seed in seeds]
@@ -210,8 +226,13 @@ def main() -> None:
     print("| problem | estimator | share of the optimum, three seeds |\n| --- | --- | --- |")
     for case in CASES:
         found = curves(case.problem, case.config, range(3), case.estimate)
-        print(f"| {case.problem.name} | {case.label} | {', '.join(f'{reached(rewards, case.problem):.3f}' for rewards in found)} |", flush=True)
-        drawn.setdefault(case.problem.name, {})[case.label] = [(step + 1, float(mean)) for step, mean in enumerate(np.mean(found, axis=0))]
+        print(
+            f"| {case.problem.name} | {case.label} | {', '.join(f'{reached(rewards, case.problem):.3f}' for rewards in found)} |",
+            flush=True,
+        )
+        drawn.setdefault(case.problem.name, {})[case.label] = [
+            (step + 1, float(mean)) for step, mean in enumerate(np.mean(found, axis=0))
+        ]
     for problem in (CONSULTATION, COSTLY):
         path = DOCS / f"learning_{problem.name}.svg"
         title = f"{problem.name}: mean reward, three seeds"

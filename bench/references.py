@@ -73,7 +73,10 @@ def trl_variables(kl_estimator: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trl_trainer(Path(folder), kl_estimator)
-        with patch.object(ppo_trainer, "masked_whiten", watched_whitening), patch.object(ppo_trainer, "masked_mean", watched_mean):
+        with (
+            patch.object(ppo_trainer, "masked_whiten", watched_whitening),
+            patch.object(ppo_trainer, "masked_mean", watched_mean),
+        ):
             trainer.train()
     return before_whitening, after_loss
 
@@ -125,12 +128,16 @@ def against_trl() -> list[Difference]:
     third, _ = trl_variables("k3")
     args, spoken = early["args"], ~early["padding_mask"]
     assert 0 < (~spoken).sum() < spoken.sum(), "responses of unequal length are what is to be compared"
-    valued = ~early["padding_mask_p1"]  # TRL's score stands one token after the last that was spoken, and that one has a value too
+    valued = ~early[
+        "padding_mask_p1"
+    ]  # TRL's score stands one token after the last that was spoken, and that one has a value too
     advantages, returns = gae(early["rewards"], early["values"], valued, args.gamma, args.lam)
     raw = early["advantages"][spoken].double()
     factor = float((raw.std(unbiased=False) + 1e-8) / (raw.var() + 1e-8).sqrt())  # their 1e-8 is under the root
     found = [
-        Difference("GAE, advantages", f"{name} PPOTrainer.train", largest(advantages[valued], early["advantages"][valued])),
+        Difference(
+            "GAE, advantages", f"{name} PPOTrainer.train", largest(advantages[valued], early["advantages"][valued])
+        ),
         Difference("GAE, returns", f"{name} PPOTrainer.train", largest(returns[valued], early["returns"][valued])),
         Difference(
             "whitening",
@@ -154,8 +161,16 @@ def against_trl() -> list[Difference]:
         *found,
         Difference("policy loss, clipped", f"{name} PPOTrainer.train", largest(loss, late["pg_loss"])),
         Difference("value loss, clipped", f"{name} PPOTrainer.train", largest(of_values, late["vf_loss"])),
-        Difference("log-probs", f"{name} selective_log_softmax", largest(logprobs, selective_log_softmax(logits, responses).flatten())),
-        Difference("entropy", "torch Categorical", largest(entropy, torch.distributions.Categorical(logits=logits.flatten(0, 1)).entropy())),
+        Difference(
+            "log-probs",
+            f"{name} selective_log_softmax",
+            largest(logprobs, selective_log_softmax(logits, responses).flatten()),
+        ),
+        Difference(
+            "entropy",
+            "torch Categorical",
+            largest(entropy, torch.distributions.Categorical(logits=logits.flatten(0, 1)).entropy()),
+        ),
     ]
 
 
@@ -176,8 +191,13 @@ def _model() -> nn.Module:
 def against_torch() -> list[Difference]:
     """AdamW with clipping over six steps of two micro-batches; torch's is the plain loop, neither fused nor foreach."""
     plain = _model()
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95), foreach=False, fused=False)
-    norms: dict[str, list[float]] = {"plain": [], "ours": []}  # Adam and clipping both hide a gradient that is wrong by a factor
+    optimizer = torch.optim.AdamW(
+        plain.parameters(), lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95), foreach=False, fused=False
+    )
+    norms: dict[str, list[float]] = {
+        "plain": [],
+        "ours": [],
+    }  # Adam and clipping both hide a gradient that is wrong by a factor
 
     def plain_step(x: Tensor, y: Tensor) -> None:
         optimizer.zero_grad()
@@ -201,7 +221,11 @@ def against_torch() -> list[Difference]:
         apart = largest(torch.tensor(norms["ours"]), torch.tensor(norms["plain"]))
         found.append(Difference(f"gradient norm, ZeRO {stage}", f"torch {torch.__version__}", apart))
         pairs = zip((tensor for _, tensor in engine.named_weights()), plain.parameters(), strict=True)
-        found.append(Difference(f"AdamW, ZeRO {stage}", f"torch {torch.__version__}", max(largest(a, b.detach()) for a, b in pairs)))
+        found.append(
+            Difference(
+                f"AdamW, ZeRO {stage}", f"torch {torch.__version__}", max(largest(a, b.detach()) for a, b in pairs)
+            )
+        )
     return found
 
 

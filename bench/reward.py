@@ -38,14 +38,18 @@ def clinic(finished: Path, runs: Path, changes: Mapping[str, Any]) -> dict[str, 
     config = replace(config, name="clinic", stages=("reward",), reward=replace(config.reward, **changes))
     for part in ("data", "base", "tokenizer", "pretrain", "sft", "feedback"):
         if not (runs / "clinic" / part).exists():
-            shutil.copytree(finished / part, runs / "clinic" / part, ignore=shutil.ignore_patterns("checkpoints", "ray_train"))
+            shutil.copytree(
+                finished / part, runs / "clinic" / part, ignore=shutil.ignore_patterns("checkpoints", "ray_train")
+            )
     return _train(config, runs)
 
 
 def real(data: str, runs: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Pre-training, the file's rankings and the reward stage; the model that is pre-trained first serves all variants."""
     learning = ["reward.init=pretrain", "reward.epochs=2", "reward.max_steps=450", "reward.save_every=75"]
-    config = load_config(CONFIGS / "laptop-real.yaml", ["name=real", "stages=[pretrain,feedback,reward]", f"data.root={data}", *learning])
+    config = load_config(
+        CONFIGS / "laptop-real.yaml", ["name=real", "stages=[pretrain,feedback,reward]", f"data.root={data}", *learning]
+    )
     return _train(replace(config, reward=replace(config.reward, **changes)), runs)
 
 
@@ -59,12 +63,18 @@ def _train(config: Config, runs: Path) -> dict[str, Any]:
 
 def rows(name: str, found: Mapping[str, Any], *, baselines: bool) -> list[str]:
     """Markdown: the model's row and, with `baselines`, those of length, rules and the ceiling."""
-    shown = found["scorers"] if baselines else {k: v for k, v in found["scorers"].items() if k.startswith(("reward model", "mean of"))}
+    shown = (
+        found["scorers"]
+        if baselines
+        else {k: v for k, v in found["scorers"].items() if k.startswith(("reward model", "mean of"))}
+    )
     lines = []
     for scorer, figures in shown.items():
         low, high = figures["ci95"]
         label = name if scorer == "reward model" else f"{name}: {scorer}" if scorer.startswith("mean of") else scorer
-        lines.append(f"| {label} | {figures['accuracy']:.3f} | {low:.3f}–{high:.3f} | {figures['length_partialled']:.3f} |")
+        lines.append(
+            f"| {label} | {figures['accuracy']:.3f} | {low:.3f}–{high:.3f} | {figures['length_partialled']:.3f} |"
+        )
     if baselines and found["ceiling"] is not None:
         lines.append(f"| what the annotators' noise allows | {found['ceiling']:.3f} | | |")
     return lines
@@ -80,12 +90,18 @@ def tell(title: str, results: Mapping[str, dict[str, Any]]) -> None:
         known, tokens = found["calibration"], found["tokens"]
         print(f"\n{name}: step {found['kept']} of {found['steps']} kept; {found['seconds']:.0f} s; ", end="")
         print(f"ECE {known['ece_before']:.3f} → {known['ece']:.3f} at T = {known['temperature']:.2f}; ", end="")
-        print(f"{tokens['shared']:,} tokens a pass instead of {tokens['unshared']:,}; disagreement {found['disagreement']}")
+        print(
+            f"{tokens['shared']:,} tokens a pass instead of {tokens['unshared']:,}; disagreement {found['disagreement']}"
+        )
     for division, parts in first["scorers"]["reward model"]["by"].items():
         print(f"\n| {division} | pairs | reward model | length only | rules only |\n| --- | --- | --- | --- | --- |")
         for part, figures in parts.items():
-            others = [first["scorers"][name]["by"][division][part]["accuracy"] for name in ("length only", "rules only")]
-            print(f"| {part} | {figures['pairs']} | {figures['accuracy'] or 0:.3f} | {others[0] or 0:.3f} | {others[1] or 0:.3f} |")
+            others = [
+                first["scorers"][name]["by"][division][part]["accuracy"] for name in ("length only", "rules only")
+            ]
+            print(
+                f"| {part} | {figures['pairs']} | {figures['accuracy'] or 0:.3f} | {others[0] or 0:.3f} | {others[1] or 0:.3f} |"
+            )
     for aspect, figures in first["aspects"].items():
         if figures["pairs"]:
             print(f"\n{aspect}: {figures['accuracy']:.3f} of {figures['pairs']} pairs")

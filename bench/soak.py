@@ -38,8 +38,15 @@ LONGEST_STEP = 600.0  # with the recovery in it [s]
 
 def small_run(folder: Path, steps: int, seed: int = 0, engines: int = 1, **ppo: Any) -> Run:
     """PPO alone, with a checkpoint after every step."""
-    settings = config(SHAPE, engines, 1, max_length=384, ranks=2, consultations=8, turn_tokens=12, max_turns=3, steps=steps, **ppo)
-    settings = replace(settings, seed=seed, fleet=replace(settings.fleet, kv_cache_mb=64), ppo=replace(settings.ppo, checkpoint_every=1))
+    settings = config(
+        SHAPE, engines, 1, max_length=384, ranks=2, consultations=8, turn_tokens=12, max_turns=3, steps=steps, **ppo
+    )
+    settings = replace(
+        settings,
+        seed=seed,
+        fleet=replace(settings.fleet, kv_cache_mb=64),
+        ppo=replace(settings.ppo, checkpoint_every=1),
+    )
     run, tokenizer = room(folder, settings)
     settle(run, speaker(SHAPE, tokenizer, stop=0.1), tokenizer)
     return run
@@ -62,7 +69,9 @@ def steps_done(run: Run) -> list[dict[str, Any]]:
 
 def asked(run: Run) -> list[tuple[int, str]]:
     """(step, prompt) of every consultation, in the order of the file."""
-    rows = [json.loads(line) for line in (run.folder / "ppo" / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (run.folder / "ppo" / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [(row["step"], row["prompt_id"]) for row in rows]
 
 
@@ -136,11 +145,16 @@ def main() -> None:
             thread = killer.start()
             longer = learn(disturbed)
             thread.join(timeout=10)
-        assert len(killer.killed) == options.kills and not any(psutil.pid_exists(pid) for _, _, pid in killer.killed), killer.killed
+        assert len(killer.killed) == options.kills and not any(psutil.pid_exists(pid) for _, _, pid in killer.killed), (
+            killer.killed
+        )
         assert [row["step"] for row in steps_done(disturbed)] == [row["step"] for row in steps_done(quiet[0])]
         same = asked(disturbed) == asked(quiet[0])
         rewards = [float(np.mean([row["reward"] for row in steps_done(run)[-4:]])) for run in (*quiet, disturbed)]
-        rows = [(f"undisturbed, seed {seed}", len(steps_done(run)), seconds[seed], rewards[seed]) for seed, run in enumerate(quiet)]
+        rows = [
+            (f"undisturbed, seed {seed}", len(steps_done(run)), seconds[seed], rewards[seed])
+            for seed, run in enumerate(quiet)
+        ]
         rows.append((f"{options.kills} kills, seed 0", len(steps_done(disturbed)), longer, rewards[-1]))
         print("\n" + table(("run", "steps", "seconds", "reward of the last 4 steps"), rows))
         print(f"\nkilled: {', '.join(f'{kind} after step {step}' for step, kind, _ in killer.killed)}")

@@ -22,7 +22,9 @@ from zj_ray.stages.ppo import PPOLoop, started
 from zj_ray.stages.prepare import prepare
 from zj_ray.training.model import HEADS, new_heads
 
-SHAPE = LlamaConfig(vocab_size=8000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4)  # 7.3 M, untied
+SHAPE = LlamaConfig(
+    vocab_size=8000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4
+)  # 7.3 M, untied
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
     tie_word_embeddings=True,
@@ -37,7 +39,11 @@ def speaker(shape: LlamaConfig, tokenizer: PreTrainedTokenizerBase, stop: float)
     """
     torch.manual_seed(0)
     end = tokenizer.eos_token_id
-    lm = LlamaForCausalLM(LlamaConfig(**{**shape.to_dict(), "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}))
+    lm = LlamaForCausalLM(
+        LlamaConfig(
+            **{**shape.to_dict(), "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+        )
+    )
     with torch.no_grad():
         lm.model.embed_tokens.weight[:, 0] = 1.0
         for layer in lm.model.layers:
@@ -59,7 +65,14 @@ def config(shape: LlamaConfig, engines: int, threads: int, max_length: int = 512
     """
     base = Config()
     pairs = (("policy", "reward"), ("critic", "reference"))
-    kind: dict[str, Any] = {"safety_share": 0.0, "critic_warmup": 0, "checkpoint_every": 10**6, "kl_bound": 1e9, "colocate": pairs, **ppo}
+    kind: dict[str, Any] = {
+        "safety_share": 0.0,
+        "critic_warmup": 0,
+        "checkpoint_every": 10**6,
+        "kl_bound": 1e9,
+        "colocate": pairs,
+        **ppo,
+    }
     for role in ("policy", "critic"):
         kind[role] = replace(getattr(base.ppo, role), ranks=ranks, zero_stage=0)
     return replace(
@@ -82,7 +95,9 @@ def only_cases(run: Run, openings: Sequence[str | None]) -> None:
     """Leave as many training cases as there are openings, with those words where they are not None: every step then consults all of them."""
     path = run.folder / "data" / "train" / "patient_cases.jsonl"
     rows = [row for _, row in read_jsonl(path)][: len(openings)]
-    write_jsonl(path, [row if words is None else {**row, "opening": words} for row, words in zip(rows, openings, strict=True)])
+    write_jsonl(
+        path, [row if words is None else {**row, "opening": words} for row, words in zip(rows, openings, strict=True)]
+    )
 
 
 def settle(run: Run, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:

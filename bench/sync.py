@@ -83,12 +83,17 @@ def main() -> None:
     parser.add_argument("--stage", type=int, default=2, help="the policy's ZeRO stage")
     options = parser.parse_args()
     ceilings = measure(os.cpu_count() or 1)
-    print(f"{ceilings.threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n")
+    print(
+        f"{ceilings.threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n"
+    )
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(dir=SHARED) as folder:
         LlamaForCausalLM(SMOLLM2_135M).save_pretrained(folder)
         train_tokenizer(["vLLM asks for one"], 300, 512).save_pretrained(folder)
-        with connect(RayConfig(object_store_mb=2048), log_folder=Path(folder)), patch("zj_ray.fleet.engine.RolloutEngine", MeasuredEngine):
+        with (
+            connect(RayConfig(object_store_mb=2048), log_folder=Path(folder)),
+            patch("zj_ray.fleet.engine.RolloutEngine", MeasuredEngine),
+        ):
             _measure(folder, options.rounds, options.stage)
 
 
@@ -97,14 +102,20 @@ def _measure(folder: str, rounds: int, stage: int) -> None:
     fleet = Fleet(folder, model, replace(FleetConfig(), initial=2, kv_cache_mb=256), start_timeout=300)
     fleet.launch()
     role = PolicyRoleConfig(ranks=1, threads=2)
-    policy = RoleGroup("policy", PolicyRank, role, Places({"policy": role}), 300.0, model, 0, 300.0, PolicyObjective(1.0, 0.2, 0.2))
+    policy = RoleGroup(
+        "policy", PolicyRank, role, Places({"policy": role}), 300.0, model, 0, 300.0, PolicyObjective(1.0, 0.2, 0.2)
+    )
     policy.wait(policy.start(folder, EngineSpec(1e-4, 1.0, stage)), what="start")
     fleet.wait_ready()
-    seconds: dict[str, list[float]] = {name: [] for name in ("pack and put", "pull, verify and load", "plain copy", "vLLM's own load")}
+    seconds: dict[str, list[float]] = {
+        name: [] for name in ("pack and put", "pull, verify and load", "plain copy", "vLLM's own load")
+    }
     counter, size, buckets = Counter(), 0, 0
     for version in range(1, rounds + 2):
         with counter.watching():
-            packing, published = timed(lambda version=version: policy.wait(policy.call("weights", version, False), what="publish")[0])
+            packing, published = timed(
+                lambda version=version: policy.wait(policy.call("weights", version, False), what="publish")[0]
+            )
             loading, report = timed(lambda published=published: fleet.publish(published))
         size, buckets, calls = report.bytes, len(published.buckets), counter.names[:]
         counter.names.clear()
@@ -121,7 +132,9 @@ def _measure(folder: str, rounds: int, stage: int) -> None:
           f"{len(calls)} remote calls ({', '.join(calls)})\n")  # fmt: skip
     rows = [*middle.items(), ("ours, whole", float(np.median(ours))), ("the least, whole", float(np.median(least)))]
     print(table(("seconds (median)", ""), rows))
-    print(f"\nOurs takes **{np.median(ratios):.2f}** times the least (rounds: {', '.join(f'{r:.2f}' for r in ratios)}; target 2).")
+    print(
+        f"\nOurs takes **{np.median(ratios):.2f}** times the least (rounds: {', '.join(f'{r:.2f}' for r in ratios)}; target 2)."
+    )
     policy.close()
     fleet.close()
 

@@ -128,7 +128,9 @@ def first_draft(examples: Examples) -> Step:
     def loss(members: Row) -> Tensor:
         row = make_row(examples.token_ids, members)
         index = row.index([examples.positions[i] for i in members])
-        logits = model(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False, logits_to_keep=index - 1).logits[0]
+        logits = model(
+            input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False, logits_to_keep=index - 1
+        ).logits[0]
         return torch.nn.functional.cross_entropy(logits, row.input_ids[0, index], reduction="sum")
 
     return _bare(examples, model, False, loss)
@@ -152,15 +154,34 @@ def compare(examples: Examples, rounds: int, flops: float) -> None:
     rows = []
     for name, found in seconds.items():
         ratio = float(np.median([b / o for b, o in zip(seconds["bare"], found, strict=True)]))
-        rows.append((name, 1 / float(np.median(found)), f"{100 * ratio:.0f} %", f"{100 * per_token / np.median(found) / flops:.0f} %"))
-    print(table(("loop", "tokens/s (median)", "of bare (median of rounds; target 95 %)", "of the machine's product rate"), rows))
+        rows.append(
+            (
+                name,
+                1 / float(np.median(found)),
+                f"{100 * ratio:.0f} %",
+                f"{100 * per_token / np.median(found) / flops:.0f} %",
+            )
+        )
+    print(
+        table(
+            ("loop", "tokens/s (median)", "of bare (median of rounds; target 95 %)", "of the machine's product rate"),
+            rows,
+        )
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--data", type=Path, default=os.environ.get("ZJ_REAL_DATA"), help="folder with train/*.jsonl; default: ZJ_REAL_DATA")
-    parser.add_argument("--threads", type=int, default=1, help="as many as a rank has; more than are free make every figure meaningless")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("ZJ_REAL_DATA"),
+        help="folder with train/*.jsonl; default: ZJ_REAL_DATA",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="as many as a rank has; more than are free make every figure meaningless"
+    )
     options = parser.parse_args()
     threads = options.threads
     ceilings = measure(threads)
@@ -177,7 +198,9 @@ def main() -> None:
     compare(examples, options.rounds, ceilings.flops)
     rows = []
     for ranks in (2, 4, 8):
-        padding, imbalance = balance(lengths, ranks, ranks * TrainConfig().batch_tokens // 2, TrainConfig().micro_batch_tokens)
+        padding, imbalance = balance(
+            lengths, ranks, ranks * TrainConfig().batch_tokens // 2, TrainConfig().micro_batch_tokens
+        )
         rows.append((ranks, f"{100 * padding:.2f} %", f"{100 * imbalance:.2f} %"))
     print("\n" + table(("ranks", "padding (target 5 %)", "imbalance (target 5 %)"), rows))
 

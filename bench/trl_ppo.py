@@ -76,11 +76,15 @@ def openings(case: Case, chat: ChatFormat, data: Path) -> list[str | None]:
 class TRL:
     """TRL's trainer on a fixed set of queries, a batch of all of them a step, with the clock read where its phases change."""
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, queries: Sequence[list[int]], case: Case) -> None:
+    def __init__(
+        self, folder: Path, tokenizer: PreTrainedTokenizerBase, queries: Sequence[list[int]], case: Case
+    ) -> None:
         from trl.experimental.ppo import PPOConfig, PPOTrainer
 
         def judge() -> Any:
-            model = AutoModelForSequenceClassification.from_pretrained(folder / "sft" / "model", num_labels=1, dtype=torch.float32)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder / "sft" / "model", num_labels=1, dtype=torch.float32
+            )
             model.config.pad_token_id = tokenizer.pad_token_id
             return model
 
@@ -124,7 +128,10 @@ class TRL:
         self.trainer.train()
         for each in patches:
             each.stop()
-        moments = [marks[f"{name}"] for name in ("batch_generation begins", "batch_generation ends", "get_reward ends", "masked_whiten ends")]
+        moments = [
+            marks[f"{name}"]
+            for name in ("batch_generation begins", "batch_generation ends", "get_reward ends", "masked_whiten ends")
+        ]
         moments.append(marks["empty_cache ends"])  # the last thing that a step does
         return dict(zip(PHASES, np.diff(moments).tolist(), strict=False))
 
@@ -133,9 +140,16 @@ def histories(loop: PPOLoop, turns: int) -> list[list[list[int]]]:
     """For each turn of the consultations held here, what TRL is to answer: all that was said before."""
     prompts = loop.prompts.take(0, PROMPTS)
     held = loop.fleet.rollout(
-        [(p, i) for i, p in enumerate(prompts)], key="histories", seed=1, chat=loop.chat, settings=loop.settings, timeout=loop.config.rollout_timeout
+        [(p, i) for i, p in enumerate(prompts)],
+        key="histories",
+        seed=1,
+        chat=loop.chat,
+        settings=loop.settings,
+        timeout=loop.config.rollout_timeout,
     )
-    found = [[t.token_ids[: t.turns[turn].start] for t in held.trajectories if len(t.turns) > turn] for turn in range(turns)]
+    found = [
+        [t.token_ids[: t.turns[turn].start] for t in held.trajectories if len(t.turns) > turn] for turn in range(turns)
+    ]
     return [queries[: len(queries) // MINI_BATCHES * MINI_BATCHES] for queries in found]
 
 
@@ -192,21 +206,34 @@ def compare(name: str, rounds: int, layout: dict[str, int], ceilings: Ceilings, 
         for number in range(rounds + 1):
             seconds["zj_ray"].append(with_processor(lambda number=number: ours.step(number)))
             seconds["TRL"].append(with_processor(lambda: together([trl.step() for trl in theirs])))
-    report(case, {who: found[1:] for who, found in seconds.items()}, ours.trajectories, ceilings.best(measure(ceilings.threads)))
+    report(
+        case,
+        {who: found[1:] for who, found in seconds.items()},
+        ours.trajectories,
+        ceilings.best(measure(ceilings.threads)),
+    )
 
 
 def together(steps: Sequence[dict[str, float]]) -> dict[str, float]:
     return {phase: sum(step.get(phase, 0.0) for step in steps) for phase in PHASES}
 
 
-def report(case: Case, seconds: dict[str, list[dict[str, float]]], trajectories: Sequence[Trajectory], ceilings: Ceilings) -> None:
-    lengths, turns = [len(t.token_ids) for t in trajectories], [turn.end - turn.start for t in trajectories for turn in t.turns]
+def report(
+    case: Case, seconds: dict[str, list[dict[str, float]]], trajectories: Sequence[Trajectory], ceilings: Ceilings
+) -> None:
+    lengths, turns = (
+        [len(t.token_ids) for t in trajectories],
+        [turn.end - turn.start for t in trajectories for turn in t.turns],
+    )
     flops = necessary(SHAPE, lengths, sum(turns), EPOCHS)
     needed = {phase: flops[phase] / ceilings.flops for phase in PHASES}
     for found in seconds.values():
         for step in found:
             step[WHOLE] = sum(step[phase] for phase in PHASES)
-    middle = {who: {key: float(np.median([step[key] for step in found])) for key in found[0]} for who, found in seconds.items()}
+    middle = {
+        who: {key: float(np.median([step[key] for step in found])) for key in found[0]}
+        for who, found in seconds.items()
+    }
     ours, theirs = middle["zj_ray"], middle["TRL"]
     needed[WHOLE] = sum(needed.values())
     print(f"\n### {case.name}: {len(trajectories)} consultations, {len(turns)} doctor turns of {min(turns)} to {max(turns)} tokens "
@@ -217,12 +244,20 @@ def report(case: Case, seconds: dict[str, list[dict[str, float]]], trajectories:
         (PROCESSOR, ours[PROCESSOR], theirs[PROCESSOR], ""),
         ("samples/s", len(trajectories) / ours[WHOLE], len(trajectories) / theirs[WHOLE], ""),
         ("generated tokens/s", sum(turns) / ours[WHOLE], sum(turns) / theirs[WHOLE], ""),
-        ("necessary arithmetic [%] (target 50)", 100 * needed[WHOLE] / ours[WHOLE], 100 * needed[WHOLE] / theirs[WHOLE], ""),
+        (
+            "necessary arithmetic [%] (target 50)",
+            100 * needed[WHOLE] / ours[WHOLE],
+            100 * needed[WHOLE] / theirs[WHOLE],
+            "",
+        ),
     ]
     print(table(("seconds (medians)", "zj_ray", "TRL", "necessary arithmetic at the ceiling"), rows))
     for what, target in ((WHOLE, f"; target {case.target}"), (PROCESSOR, "")):
         ratios = [b[what] / a[what] for a, b in zip(seconds["zj_ray"], seconds["TRL"], strict=True)]
-        print(f"\nTRL / zj_ray by {what}: **{np.median(ratios):.2f}** (rounds: {', '.join(f'{r:.2f}' for r in ratios)}{target}).", flush=True)
+        print(
+            f"\nTRL / zj_ray by {what}: **{np.median(ratios):.2f}** (rounds: {', '.join(f'{r:.2f}' for r in ratios)}{target}).",
+            flush=True,
+        )
 
 
 def main() -> None:

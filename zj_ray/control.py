@@ -48,7 +48,10 @@ def control(run: Run) -> Iterator[None]:
         path = run.folder / "control.json"
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)  # before the token is in it
-        path.write_text(json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "token": token}) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "token": token}) + "\n",
+            encoding="utf-8",
+        )
         try:
             yield
         finally:
@@ -61,7 +64,11 @@ def _wait_until_started(server: uvicorn.Server, port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not server.started:
         if time.monotonic() > deadline:
-            raise WaitTimeout(f"the HTTP server did not start within {START_SECONDS:.0f} s", where=f"fleet.http_port {port}", remedy="leave it out")
+            raise WaitTimeout(
+                f"the HTTP server did not start within {START_SECONDS:.0f} s",
+                where=f"fleet.http_port {port}",
+                remedy="leave it out",
+            )
         time.sleep(0.02)
 
 

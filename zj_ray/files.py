@@ -63,7 +63,9 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError("there is no such data file", where=str(path), remedy="check data.root; docs/data.md names the files")
+        raise DataError(
+            "there is no such data file", where=str(path), remedy="check data.root; docs/data.md names the files"
+        )
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if raw.strip():
@@ -75,12 +77,16 @@ def _parse_row(raw: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as fault:
-        raise DataError(f"the row is not UTF-8 (byte {fault.start + 1})", where=where, remedy="save the file as UTF-8") from None
+        raise DataError(
+            f"the row is not UTF-8 (byte {fault.start + 1})", where=where, remedy="save the file as UTF-8"
+        ) from None
     except json.JSONDecodeError as fault:
         what = f"the row is not JSON: {fault.msg} at column {fault.colno}"
         raise DataError(what, where=where, remedy="write one JSON object a line") from None
     if not isinstance(row, dict):
-        raise DataError(f"the row is {_kind(row)}, not an object", where=where, remedy='write one {"id": …} object a line')
+        raise DataError(
+            f"the row is {_kind(row)}, not an object", where=where, remedy='write one {"id": …} object a line'
+        )
     return row
 
 

@@ -127,7 +127,11 @@ def _run_stage(work: Run, shop: Workshop, stage: str) -> None:
 
 def _forget_from(work: Run, start_from: str) -> None:
     if start_from not in work.config.stages:
-        raise ConfigError(f"this run has no stage {start_from!r}", where="--from", remedy=f"use one of {', '.join(work.config.stages)}")
+        raise ConfigError(
+            f"this run has no stage {start_from!r}",
+            where="--from",
+            remedy=f"use one of {', '.join(work.config.stages)}",
+        )
     for stage in STAGES[STAGES.index(start_from) :]:
         folder = work.folder / stage
         if folder.is_dir():
@@ -142,7 +146,10 @@ def plan(config: Config) -> RenderableType:
         table.add_column(column)
     fleet = f"{config.fleet.initial} vLLM engines"
     roles = config.ppo.residents(config.fleet)
-    places = [" with ".join(f"{name} ×{roles[name].ranks}" for name in place.roles) for place in plan_places(roles, config.ppo.colocate)]
+    places = [
+        " with ".join(f"{name} ×{roles[name].ranks}" for name in place.roles)
+        for place in plan_places(roles, config.ppo.colocate)
+    ]
     processes = {
         "pretrain": f"{config.pretrain.ranks} DeepSpeed ranks (ZeRO-{config.pretrain.zero_stage})",
         "sft": f"{config.sft.ranks} DeepSpeed ranks (ZeRO-{config.sft.zero_stage})",

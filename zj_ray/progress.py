@@ -59,7 +59,13 @@ def progress(title: str, total: int | None = None) -> Iterator[Bar]:
 
 @contextmanager
 def _drawn(title: str, total: int | None) -> Iterator[Bar]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("{task.fields[details]}"), console=console) as display:
         task = display.add_task(title, total=total, details="")
         yield Bar(title, total, lambda bar: display.update(task, completed=bar.done, details=bar.details()))

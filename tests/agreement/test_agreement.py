@@ -35,12 +35,14 @@ from zj_ray.rankings.tables import Ranking
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 MISSING = np.nan
 # Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", the four-observer example.
-PUBLISHED = np.array([
-    [1, 2, 3, 3, 2, 1, 4, 1, 2, MISSING, MISSING, MISSING],
-    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, MISSING, 3],
-    [MISSING, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, MISSING],
-    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, MISSING],
-])
+PUBLISHED = np.array(
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, MISSING, MISSING, MISSING],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, MISSING, 3],
+        [MISSING, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, MISSING],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, MISSING],
+    ]
+)
 
 
 def ranking(item: str, annotator: str, *ranks: int) -> Ranking:
@@ -73,7 +75,9 @@ def test_random_ranks_agree_about_zero_and_the_interval_covers_it() -> None:
 
 
 def test_a_missing_annotator_leaves_a_hole_in_the_matrix() -> None:
-    matrix, items = rank_matrix({"a": [ranking("a", "x", 1, 2), ranking("a", "y", 2, 1)], "b": [ranking("b", "y", 1, 2, 3)]})
+    matrix, items = rank_matrix(
+        {"a": [ranking("a", "x", 1, 2), ranking("a", "y", 2, 1)], "b": [ranking("b", "y", 1, 2, 3)]}
+    )
     np.testing.assert_array_equal(matrix, [[1, 2, MISSING, MISSING, MISSING], [2, 1, 1, 2, 3]])
     assert items.tolist() == [0, 0, 1, 1, 1]
 
@@ -97,7 +101,10 @@ def test_agreement_of_equal_rankings_is_one_and_is_not_called_simulated() -> Non
 def panel_of(noises: dict[str, float], items: int, start: datetime = NOON) -> dict[str, list[Ranking]]:
     """Simulated annotators who save a ranking a minute."""
     rankings = simulated(noises, items)
-    return {item: [replace(r, created=start + timedelta(minutes=n)) for r in known] for n, (item, known) in enumerate(rankings.items())}
+    return {
+        item: [replace(r, created=start + timedelta(minutes=n)) for r in known]
+        for n, (item, known) in enumerate(rankings.items())
+    }
 
 
 def test_alpha_of_every_resample_is_that_of_the_library() -> None:
@@ -113,9 +120,14 @@ def test_alpha_of_every_resample_is_that_of_the_library() -> None:
 
 
 def test_alpha_over_a_store_is_that_of_the_raw_ranks() -> None:
-    rankings = {"a": [ranking("a", "x", 1, 2, 2), ranking("a", "y", 1, 3, 2)], "b": [ranking("b", "y", 2, 1), ranking("b", "x", 1, 2)]}
+    rankings = {
+        "a": [ranking("a", "x", 1, 2, 2), ranking("a", "y", 1, 3, 2)],
+        "b": [ranking("b", "y", 2, 1), ranking("b", "x", 1, 2)],
+    }
     raw = [[1, 2, 2, 1, 2], [1, 3, 2, 2, 1]]
-    assert measure_agreement(rankings, resamples=5).alpha == pytest.approx(krippendorff.alpha(raw, level_of_measurement="ordinal"))
+    assert measure_agreement(rankings, resamples=5).alpha == pytest.approx(
+        krippendorff.alpha(raw, level_of_measurement="ordinal")
+    )
 
 
 def test_aspects_are_measured_among_those_who_ranked_them() -> None:
@@ -123,12 +135,18 @@ def test_aspects_are_measured_among_those_who_ranked_them() -> None:
         return Ranking(item, annotator, "human", overall, aspects or None)
 
     rankings = {
-        f"i{n}": [both(f"i{n}", "x", (1, 2, 3), safety=(1, 2, 3)), both(f"i{n}", "y", (1, 2, 3), safety=(3, 2, 1)), both(f"i{n}", "z", (1, 2, 3))]
+        f"i{n}": [
+            both(f"i{n}", "x", (1, 2, 3), safety=(1, 2, 3)),
+            both(f"i{n}", "y", (1, 2, 3), safety=(3, 2, 1)),
+            both(f"i{n}", "z", (1, 2, 3)),
+        ]
         for n in range(4)
     }
     found = measure_agreement(rankings, resamples=20)
     assert found.alpha == pytest.approx(1.0) and set(found.by_aspect) == {"safety"}
-    assert found.by_aspect["safety"].alpha == pytest.approx(krippendorff.alpha([[1, 2, 3] * 4, [3, 2, 1] * 4], level_of_measurement="ordinal"))
+    assert found.by_aspect["safety"].alpha == pytest.approx(
+        krippendorff.alpha([[1, 2, 3] * 4, [3, 2, 1] * 4], level_of_measurement="ordinal")
+    )
 
 
 def test_tau_b_with_ties_is_what_pairs_counted_by_hand_give() -> None:
@@ -164,7 +182,12 @@ def test_an_annotator_who_grows_careless_is_found_and_the_steady_one_is_not() ->
     half = panel_of(first, 60)
     rankings = half | {f"late-{item}": known for item, known in panel_of(last, 60, NOON + timedelta(days=1)).items()}
     found = drift(rankings)["d"]
-    assert found.change is not None and found.ci95 is not None and found.ci95[1] < 0 and found.ci95[0] < found.change < found.ci95[1]
+    assert (
+        found.change is not None
+        and found.ci95 is not None
+        and found.ci95[1] < 0
+        and found.ci95[0] < found.change < found.ci95[1]
+    )
     assert [w.n for w in found.windows] == [30] * 4 and found.windows[0].tau_b > 0.7 > 0.4 > found.windows[-1].tau_b
     assert found.windows[0].since == NOON.isoformat() < found.windows[-1].since
     change = drift(panel_of(steady, 120))["d"].ci95
@@ -173,7 +196,10 @@ def test_an_annotator_who_grows_careless_is_found_and_the_steady_one_is_not() ->
 
 def test_drift_compares_an_annotator_with_the_others_and_not_with_himself() -> None:
     rankings = panel_of({"a": 0.0, "b": 0.0}, 30)
-    turned = {item: replace(known[0], annotator="b", overall=tuple(5 - rank for rank in known[0].overall)) for item, known in rankings.items()}
+    turned = {
+        item: replace(known[0], annotator="b", overall=tuple(5 - rank for rank in known[0].overall))
+        for item, known in rankings.items()
+    }
     opposite = {item: [known[0], turned[item]] for item, known in rankings.items()}
     assert [w.tau_b for w in drift(opposite)["b"].windows] == [-1.0] * 4
 
@@ -183,18 +209,25 @@ def test_drift_follows_the_time_of_the_rankings_not_the_order_of_the_items() -> 
     assert drift(dict(reversed(rankings.items()))) == drift(rankings)
 
 
-@pytest.mark.parametrize("alone", [panel_of({"a": 0.3, "b": 0.3}, FEWEST - 1), simulated({"a": 0.3, "b": 0.3}, 40), panel_of({"a": 0.3}, 40)])
+@pytest.mark.parametrize(
+    "alone", [panel_of({"a": 0.3, "b": 0.3}, FEWEST - 1), simulated({"a": 0.3, "b": 0.3}, 40), panel_of({"a": 0.3}, 40)]
+)
 def test_drift_is_undefined_without_enough_to_compare(alone: dict[str, list[Ranking]]) -> None:
     assert drift(alone)["a"] == Drift((), None, None)
 
 
 def test_rankings_of_one_moment_have_no_drift() -> None:
-    rankings = {item: [replace(r, created=NOON) for r in known] for item, known in simulated({"a": 0.3, "b": 0.3}, 40).items()}
+    rankings = {
+        item: [replace(r, created=NOON) for r in known] for item, known in simulated({"a": 0.3, "b": 0.3}, 40).items()
+    }
     assert drift(rankings)["a"].change is None
 
 
 def test_gold_counts_ordered_pairs_and_half_of_those_that_an_annotator_ties() -> None:
-    rankings = {"a": [ranking("a", "x", 1, 2, 3), ranking("a", "y", 1, 1, 3)], "b": [ranking("b", "x", 2, 1, 3), ranking("b", "z", 1, 2, 3)]}
+    rankings = {
+        "a": [ranking("a", "x", 1, 2, 3), ranking("a", "y", 1, 1, 3)],
+        "b": [ranking("b", "x", 2, 1, 3), ranking("b", "z", 1, 2, 3)],
+    }
     found = gold_accuracy(rankings, {"a": (1, 2, 2), "nobody-ranked-it": (1, 2)})
     assert found == {"x": GoldAccuracy(1.0, 2, 1), "y": GoldAccuracy(0.75, 2, 1), "z": GoldAccuracy(None, 0, 0)}
 
@@ -206,11 +239,20 @@ def test_what_is_written_is_json_and_the_tables_say_what_is_undefined_and_why(tm
     shown = plain(agreement)
     assert "SIMULATED" in shown and "[b] · c" in shown and "– undefined" not in shown
     alone = plain(measure_agreement({"a": [ranking("a", "x", 1, 2)]}))
-    assert "– undefined: no answer was ranked by two annotators" in alone and "he ranked no gold item" in alone and "Two by two" not in alone
+    assert (
+        "– undefined: no answer was ranked by two annotators" in alone
+        and "he ranked no gold item" in alone
+        and "Two by two" not in alone
+    )
 
 
 def test_ten_thousand_rankings_take_seconds() -> None:
     rankings = panel_of({f"s{n}": 0.2 + 0.2 * n for n in range(4)}, 2500)
     before = time.process_time()
-    measure_agreement({item: [replace(r, aspects=dict.fromkeys(ASPECTS, r.overall)) for r in known] for item, known in rankings.items()})
+    measure_agreement(
+        {
+            item: [replace(r, aspects=dict.fromkeys(ASPECTS, r.overall)) for r in known]
+            for item, known in rankings.items()
+        }
+    )
     assert time.process_time() - before < 20  # 4 s on an idle core

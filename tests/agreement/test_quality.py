@@ -25,7 +25,10 @@ def simulated(noises: dict[str, float], items: int) -> dict[str, list[Ranking]]:
 
 def ranked(**by: list[tuple[int, ...]]) -> dict[str, list[Ranking]]:
     items = max(map(len, by.values()))
-    return {f"i{n}": [Ranking(f"i{n}", name, "human", ranks[n]) for name, ranks in by.items() if n < len(ranks)] for n in range(items)}
+    return {
+        f"i{n}": [Ranking(f"i{n}", name, "human", ranks[n]) for name, ranks in by.items() if n < len(ranks)]
+        for n in range(items)
+    }
 
 
 @pytest.mark.parametrize("names", [list(NOISES), list(reversed(NOISES))])
@@ -40,8 +43,14 @@ def test_accuracy_is_the_share_of_pairs_that_are_ordered_as_the_truth_is() -> No
     """Three annotators who turn each pair round with known chances, of which the model is told nothing."""
     random = np.random.default_rng(2)
     errors = {"a": 0.05, "b": 0.15, "c": 0.3}
-    found = annotator_quality(ranked(**{name: [(2, 1) if wrong else (1, 2) for wrong in random.random(4000) < e] for name, e in errors.items()}))
-    assert {name: q.accuracy for name, q in found.items()} == pytest.approx({name: 1 - e for name, e in errors.items()}, abs=0.03)
+    found = annotator_quality(
+        ranked(
+            **{name: [(2, 1) if wrong else (1, 2) for wrong in random.random(4000) < e] for name, e in errors.items()}
+        )
+    )
+    assert {name: q.accuracy for name, q in found.items()} == pytest.approx(
+        {name: 1 - e for name, e in errors.items()}, abs=0.03
+    )
 
 
 def test_two_bad_annotators_do_not_outvote_a_good_one_by_chance() -> None:
@@ -57,7 +66,9 @@ def test_who_ranks_the_wrong_way_round_weighs_least_and_never_less_than_nothing(
 
 
 def test_equal_annotators_weigh_the_same_however_many_items_each_ranked() -> None:
-    assert set(annotator_weights(ranked(many=[(1, 2, 3)] * 60, few=[(1, 2, 3)] * 4, third=[(1, 2, 3)] * 60)).values()) == {1.0}
+    assert set(
+        annotator_weights(ranked(many=[(1, 2, 3)] * 60, few=[(1, 2, 3)] * 4, third=[(1, 2, 3)] * 60)).values()
+    ) == {1.0}
 
 
 def test_an_annotator_of_few_pairs_is_drawn_towards_everybody() -> None:
@@ -68,7 +79,9 @@ def test_an_annotator_of_few_pairs_is_drawn_towards_everybody() -> None:
 
 
 @pytest.mark.parametrize("alone", [{"a": [(1, 2)]}, {"a": [(1, 1)], "b": [(1, 1)]}, {"a": [(1, 2)], "b": [(1, 1)]}])
-def test_where_no_pair_was_decided_twice_quality_is_unknown_and_all_weigh_the_same(alone: dict[str, list[tuple[int, ...]]]) -> None:
+def test_where_no_pair_was_decided_twice_quality_is_unknown_and_all_weigh_the_same(
+    alone: dict[str, list[tuple[int, ...]]],
+) -> None:
     found = annotator_quality(ranked(**alone))
     assert {(q.accuracy, q.pairs, q.weight) for q in found.values()} == {(None, 0, 1.0)}
 
@@ -81,7 +94,12 @@ def test_who_shares_no_pair_with_others_has_everybodys_accuracy() -> None:
 def test_the_order_in_which_answers_stand_changes_nothing() -> None:
     """As in pairs from a file, where the better answer always comes first."""
     random = np.random.default_rng(5)
-    rankings = ranked(**{name: [(2, 1) if wrong else (1, 2) for wrong in random.random(60) < e] for name, e in (("a", 0.1), ("b", 0.3), ("c", 0.4))})
+    rankings = ranked(
+        **{
+            name: [(2, 1) if wrong else (1, 2) for wrong in random.random(60) < e]
+            for name, e in (("a", 0.1), ("b", 0.3), ("c", 0.4))
+        }
+    )
     turned = {
         item: [Ranking(item, r.annotator, r.kind, r.overall[::-1]) for r in known] if number % 3 else known
         for number, (item, known) in enumerate(rankings.items())

@@ -24,7 +24,11 @@ def plausible_rubrics(items: int) -> dict[str, list[Rubric]]:
     draw = lambda choices, shares: float(random.choice(choices, p=shares))  # noqa: E731
     return {
         f"item-{n}": [
-            Rubric(draw([0.0, 0.5, 1.0], [0.1, 0.3, 0.6]), draw([0.0, 0.5, 1.0], [0.3, 0.4, 0.3]), draw([0.3, 0.6, 1.0], [0.2, 0.3, 0.5]))
+            Rubric(
+                draw([0.0, 0.5, 1.0], [0.1, 0.3, 0.6]),
+                draw([0.0, 0.5, 1.0], [0.3, 0.4, 0.3]),
+                draw([0.3, 0.6, 1.0], [0.2, 0.3, 0.5]),
+            )
             for _ in range(4)
         ]
         for n in range(items)
@@ -51,7 +55,12 @@ def test_values_closer_than_just_noticeable_share_a_rank_and_ties_do_not_chain()
 
 def test_answers_that_are_all_alike_are_all_first() -> None:
     alike = [Rubric(1, 1, 1)] * 4
-    assert SimulatedAnnotator("simulated-1", 0, noise=0.45).rank(alike, scale=Scale.of([alike]), item="a") == [1, 1, 1, 1]
+    assert SimulatedAnnotator("simulated-1", 0, noise=0.45).rank(alike, scale=Scale.of([alike]), item="a") == [
+        1,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_what_differs_between_contexts_only_is_no_spread() -> None:
@@ -64,7 +73,10 @@ def test_an_annotators_error_depends_on_seed_name_and_item_only() -> None:
     scale = Scale.of(list(rubrics.values()))
 
     def ranked(name: str, seed: int) -> list[list[int]]:
-        return [SimulatedAnnotator(name, seed, 0.45).rank(values, scale=scale, item=item) for item, values in rubrics.items()]
+        return [
+            SimulatedAnnotator(name, seed, 0.45).rank(values, scale=scale, item=item)
+            for item, values in rubrics.items()
+        ]
 
     assert ranked("simulated-1", 0) == ranked("simulated-1", 0)
     assert ranked("simulated-1", 0) != ranked("simulated-2", 0)

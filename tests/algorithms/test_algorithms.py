@@ -49,14 +49,18 @@ def test_garbage_in_masked_slots_changes_nothing() -> None:
     assert torch.equal(whiten(clean, mask), whiten(dirty, mask))
     for x in (clean, dirty):
         x.requires_grad_(True)
-        loss = policy_loss(x, clean.detach() * 0.9, rewards + 1.0, mask, 0.2, 0.2) + value_loss(x, clean.detach(), rewards, mask, 0.2)
+        loss = policy_loss(x, clean.detach() * 0.9, rewards + 1.0, mask, 0.2, 0.2) + value_loss(
+            x, clean.detach(), rewards, mask, 0.2
+        )
         loss.backward()
     assert torch.isfinite(dirty.grad).all() and torch.equal(clean.grad, dirty.grad)  # type: ignore[arg-type]
 
 
 def test_garbage_in_masked_advantages_reaches_no_gradient() -> None:
     logprobs = torch.zeros(1, 2, requires_grad=True)
-    losses = token_policy_loss(logprobs, torch.zeros(1, 2), torch.tensor([[1.0, float("inf")]]), torch.tensor([[True, False]]), 0.2, 0.2)
+    losses = token_policy_loss(
+        logprobs, torch.zeros(1, 2), torch.tensor([[1.0, float("inf")]]), torch.tensor([[True, False]]), 0.2, 0.2
+    )
     assert losses.tolist() == [[-1.0, 0.0]]
     losses.sum().backward()
     assert logprobs.grad is not None and logprobs.grad.tolist() == [[-1.0, 0.0]]
@@ -71,12 +75,17 @@ def test_a_masked_mean_is_over_the_tokens_that_count() -> None:
 def test_whitening_is_over_masked_tokens_of_the_whole_batch() -> None:
     x, mask = torch.tensor([[1.0, 99.0], [3.0, 5.0]]), torch.tensor([[True, False], [True, True]])
     kept = whiten(x, mask)[mask]
-    assert kept.mean().item() == pytest.approx(0.0, abs=1e-6) and kept.std(unbiased=False).item() == pytest.approx(1.0, abs=1e-5)
+    assert kept.mean().item() == pytest.approx(0.0, abs=1e-6) and kept.std(unbiased=False).item() == pytest.approx(
+        1.0, abs=1e-5
+    )
     assert kept.tolist() == pytest.approx([-2 / math.sqrt(8 / 3), 0.0, 2 / math.sqrt(8 / 3)], abs=1e-5)
 
 
 def test_turn_end_rewards_stand_at_the_last_token_of_each_turn() -> None:
-    assert turn_end_rewards([[1, 3], [0]], [[0.5, -1.0], [2.0]], 4).tolist() == [[0.0, 0.5, 0.0, -1.0], [2.0, 0.0, 0.0, 0.0]]
+    assert turn_end_rewards([[1, 3], [0]], [[0.5, -1.0], [2.0]], 4).tolist() == [
+        [0.0, 0.5, 0.0, -1.0],
+        [2.0, 0.0, 0.0, 0.0],
+    ]
 
 
 def test_policy_loss_clips_each_side_by_its_own_bound() -> None:
@@ -99,7 +108,9 @@ def test_first_on_policy_step_has_ratio_one_so_the_loss_is_minus_the_mean_advant
     logprobs = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     advantages = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
     mask = torch.ones(2, 5, dtype=torch.bool)
-    assert policy_loss(logprobs, logprobs, advantages, mask, 0.2, 0.2).item() == pytest.approx(-advantages.mean().item(), abs=1e-6)
+    assert policy_loss(logprobs, logprobs, advantages, mask, 0.2, 0.2).item() == pytest.approx(
+        -advantages.mean().item(), abs=1e-6
+    )
 
 
 def test_value_clip_takes_the_larger_error() -> None:
@@ -107,7 +118,9 @@ def test_value_clip_takes_the_larger_error() -> None:
     # New value 1.0 hits the return, but it moved by 1 where 0.2 is allowed: the clipped value 0.2 is wrong by 0.8.
     loss = value_loss(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), mask, clip=0.2)
     assert loss.item() == pytest.approx(0.5 * 0.8**2)
-    assert value_loss(torch.tensor([[3.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), mask, clip=None).item() == pytest.approx(2.0)
+    assert value_loss(
+        torch.tensor([[3.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), mask, clip=None
+    ).item() == pytest.approx(2.0)
 
 
 def test_kl_estimators_by_hand() -> None:
@@ -181,5 +194,7 @@ def test_partition_balances_and_pack_respects_capacity() -> None:
     totals = [sum(lengths[i] for i in share) for share in shares]
     assert sorted(i for share in shares for i in share) == list(range(8)) and max(totals) - min(totals) <= 2
     rows = pack(lengths, 10)
-    assert sorted(i for row in rows for i in row) == list(range(8)) and all(sum(lengths[i] for i in row) <= 10 for row in rows)
+    assert sorted(i for row in rows for i in row) == list(range(8)) and all(
+        sum(lengths[i] for i in row) <= 10 for row in rows
+    )
     assert pack([50], 10) == [[0]]

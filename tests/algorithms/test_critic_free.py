@@ -14,7 +14,9 @@ TOTALS = torch.tensor([1.0, 5.0, 2.0, 5.0, 6.0, 9.0])
 def test_grpo_measures_a_sample_in_its_prompts_own_deviations() -> None:
     # Prompt 0: mean 3, deviations −2, −1, 3, their square mean 14/3. Prompt 1: all alike. Prompt 2: alone.
     deviation = (14 / 3) ** 0.5
-    assert grpo(TOTALS, PROMPTS).tolist() == pytest.approx([-2 / deviation, 0.0, -1 / deviation, 0.0, 3 / deviation, 0.0], abs=1e-5)
+    assert grpo(TOTALS, PROMPTS).tolist() == pytest.approx(
+        [-2 / deviation, 0.0, -1 / deviation, 0.0, 3 / deviation, 0.0], abs=1e-5
+    )
 
 
 def test_rloo_compares_a_sample_with_the_others_and_never_with_itself() -> None:

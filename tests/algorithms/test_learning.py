@@ -21,7 +21,9 @@ from bench.learning import (
 )
 
 
-def _elsewhere(problem: Problem, estimator: str, seeds: Sequence[int], *estimate: object, max_staleness: int = 0) -> list[list[float]]:
+def _elsewhere(
+    problem: Problem, estimator: str, seeds: Sequence[int], *estimate: object, max_staleness: int = 0
+) -> list[list[float]]:
     """In a process of its own: DeepSpeed engines are not given back within one."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(curves, problem, settings(estimator, max_staleness), seeds, *estimate).result(timeout=500)

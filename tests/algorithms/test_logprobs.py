@@ -44,4 +44,7 @@ def test_a_second_backward_pass_is_refused_because_the_first_has_used_the_memory
 def test_without_a_gradient_the_values_are_the_same() -> None:
     logits, chosen = torch.randn(3, 5), torch.tensor([4, 0, 2])
     with torch.no_grad():
-        assert torch.equal(sampled_logprobs(logits, chosen, "measured")[0], sampled_logprobs(logits.requires_grad_(), chosen)[0].detach())
+        assert torch.equal(
+            sampled_logprobs(logits, chosen, "measured")[0],
+            sampled_logprobs(logits.requires_grad_(), chosen)[0].detach(),
+        )

@@ -12,7 +12,9 @@ from tests.mutate import FAULTS, ROOT, Fault, notice
 
 def test_every_planted_fault_is_noticed() -> None:
     assert len(FAULTS) >= 20
-    done = subprocess.run([sys.executable, "-m", "tests.mutate"], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mutate"], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

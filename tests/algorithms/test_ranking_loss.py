@@ -15,7 +15,10 @@ from zj_ray.algorithms.preference import majority, votes
 from zj_ray.algorithms.ranking_loss import bradley_terry, plackett_luce
 
 NAN = float("nan")
-STRICT, TIED = ([1, 2, 3, 4], [4, 1, 3, 2]), ([1, 1, 3, 4], [2, 1, 2, 4], [1, 2, 2, 2], [1, 1, 1, 4], [1, 1, 3, 3], [1, 1, 1, 1])
+STRICT, TIED = (
+    ([1, 2, 3, 4], [4, 1, 3, 2]),
+    ([1, 1, 3, 4], [2, 1, 2, 4], [1, 2, 2, 2], [1, 1, 1, 4], [1, 1, 3, 3], [1, 1, 1, 1]),
+)
 RANKINGS = (*STRICT, *TIED, [2, NAN, 1, 3], [1, NAN, 1, NAN])
 
 
@@ -66,7 +69,9 @@ def test_every_pair_weighs_one_over_k_choose_two_whatever_is_tied() -> None:
         return math.log1p(math.exp(-float(scores[i] - scores[j])))
 
     strict = torch.from_numpy(majority(np.array([[1.0], [2.0], [3.0], [4.0]]))).double()
-    assert bradley_terry(scores, strict).item() == pytest.approx(sum(pair(i, j) for i, j in itertools.combinations(range(4), 2)) / 6)
+    assert bradley_terry(scores, strict).item() == pytest.approx(
+        sum(pair(i, j) for i, j in itertools.combinations(range(4), 2)) / 6
+    )
     tied = torch.from_numpy(majority(np.array([[1.0], [1.0], [3.0], [3.0]]))).double()
     assert bradley_terry(scores, tied).item() == pytest.approx(sum(pair(i, j) for i in (0, 1) for j in (2, 3)) / 6)
     assert gradcheck(lambda s: bradley_terry(s, strict, 0.5 * strict), scores.requires_grad_())

@@ -19,7 +19,21 @@ from zj_ray import progress as progress_module
 from zj_ray.cli.main import app
 from zj_ray.errors import ZjError
 
-COMMANDS = ("doctor", "config", "run", "submit", "status", "logs", "stop", "report", "bench", "serve", "chat", "data", "label")
+COMMANDS = (
+    "doctor",
+    "config",
+    "run",
+    "submit",
+    "status",
+    "logs",
+    "stop",
+    "report",
+    "bench",
+    "serve",
+    "chat",
+    "data",
+    "label",
+)
 runner = CliRunner()
 
 
@@ -101,7 +115,9 @@ def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(tmp_path: Path, demo:
         "m.run = lambda *a, **k: (print('started', flush=True), time.sleep(60))\n"
         "from zj_ray.cli.main import main; sys.argv = ['zj', 'run', sys.argv[1]]; main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(demo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(demo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "started\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -118,7 +134,21 @@ def test_run_hands_the_pipeline_what_was_asked(monkeypatch: pytest.MonkeyPatch, 
         return runs / config.name
 
     stub(monkeypatch, "zj_ray.pipeline", run=run)
-    answer = runner.invoke(app, ["run", str(demo), "--set", "ppo.steps=5", "--runs", str(tmp_path), "--from", "ppo", "--allow-change", "ppo.steps"])
+    answer = runner.invoke(
+        app,
+        [
+            "run",
+            str(demo),
+            "--set",
+            "ppo.steps=5",
+            "--runs",
+            str(tmp_path),
+            "--from",
+            "ppo",
+            "--allow-change",
+            "ppo.steps",
+        ],
+    )
     assert answer.exit_code == 0, answer.output
     assert calls == [("tested", 5, tmp_path, "ppo", ["ppo.steps"])]
 
@@ -139,7 +169,9 @@ def test_dry_run_prints_settings_and_plan_and_starts_nothing(monkeypatch: pytest
     assert "  steps: 3\n" in answer.output and "plan of tested" in answer.output
 
 
-def test_submit_refuses_a_bad_file_before_it_reaches_the_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_submit_refuses_a_bad_file_before_it_reaches_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def submit(*args: object, **kwargs: object) -> str:
         raise AssertionError("submitted a bad file")
 
@@ -177,7 +209,11 @@ def test_config_prints_one_section() -> None:
 def test_progress_without_a_terminal_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = types.SimpleNamespace(now=0.0)
     printed: list[str] = []
-    monkeypatch.setattr(progress_module, "console", types.SimpleNamespace(is_terminal=False, print=lambda line, **_: printed.append(line)))
+    monkeypatch.setattr(
+        progress_module,
+        "console",
+        types.SimpleNamespace(is_terminal=False, print=lambda line, **_: printed.append(line)),
+    )
     monkeypatch.setattr(progress_module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
     with progress_module.progress("sft", 8) as bar:
         for step in range(8):
@@ -190,7 +226,9 @@ def test_progress_without_a_terminal_is_a_plain_line_now_and_then(monkeypatch: p
     ]
 
 
-def test_progress_shows_its_last_figures_even_when_the_work_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_its_last_figures_even_when_the_work_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(progress_module, "console", Console(force_terminal=False, highlight=False))
     with pytest.raises(ValueError), progress_module.progress("ppo") as bar:
         bar.advance(3, reward=0.5)

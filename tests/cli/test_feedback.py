@@ -49,14 +49,22 @@ def test_every_command_explains_itself_with_an_example_and_all_formats(command: 
 def test_agreement_is_shown_and_written(folder: Path, store: RankingStore) -> None:
     store.add_gold({"a": [1, 2, 3, 4]}, "chief")
     shown = zj(folder, "agreement")
-    assert "2 annotators, 1 items" in shown and "李医生 · 王医生" in shown and "safety" in shown and "undefined" in shown
+    assert (
+        "2 annotators, 1 items" in shown and "李医生 · 王医生" in shown and "safety" in shown and "undefined" in shown
+    )
     written = json.loads((folder / "feedback" / "agreement.json").read_text(encoding="utf-8"))
-    assert written["annotators"] == 2 and written["gold_accuracy"]["李医生"] == {"accuracy": pytest.approx(5 / 6), "pairs": 6, "items": 1}
+    assert written["annotators"] == 2 and written["gold_accuracy"]["李医生"] == {
+        "accuracy": pytest.approx(5 / 6),
+        "pairs": 6,
+        "items": 1,
+    }
     assert written["pairs"][0]["first"] == "李医生" and set(written["quality"]) == {"李医生", "王医生"}
 
 
 @pytest.mark.parametrize("name", ["ranking", "label_studio", "argilla"])
-def test_an_export_that_is_imported_into_another_run_makes_the_same_store(folder: Path, store: RankingStore, tmp_path: Path, name: str) -> None:
+def test_an_export_that_is_imported_into_another_run_makes_the_same_store(
+    folder: Path, store: RankingStore, tmp_path: Path, name: str
+) -> None:
     assert "1 records" in zj(folder, "export", "--to", str(tmp_path / "out"), "--format", name)
     other = Run.open(tmp_path / "runs" / "other", Config()).folder
     assert "1 items and 2 rankings of them were new" in zj(other, "import", str(tmp_path / "out"), "--format", name)
@@ -65,13 +73,17 @@ def test_an_export_that_is_imported_into_another_run_makes_the_same_store(folder
     assert taken.items() == store.items() and taken.all_rankings() == store.all_rankings()
 
 
-def test_one_annotators_rankings_go_to_the_original_tool_and_come_back_under_his_name(folder: Path, store: RankingStore, tmp_path: Path) -> None:
+def test_one_annotators_rankings_go_to_the_original_tool_and_come_back_under_his_name(
+    folder: Path, store: RankingStore, tmp_path: Path
+) -> None:
     to = str(tmp_path / "new" / "o.tsv")
     assert "choose one --annotator" in zj(folder, "export", "--to", to, "--format", "zhongjing", fails=True)
     zj(folder, "export", "--to", to, "--format", "zhongjing", "--annotator", "李医生")
     other = Run.open(tmp_path / "runs" / "other", Config()).folder
     zj(other, "import", to, "--format", "zhongjing", "--annotator", "李医生")
-    assert RankingStore(other / "feedback" / "rankings.sqlite").rankings("a") == [Ranking("a", "李医生", "human", (2, 1, 3, 4))]
+    assert RankingStore(other / "feedback" / "rankings.sqlite").rankings("a") == [
+        Ranking("a", "李医生", "human", (2, 1, 3, 4))
+    ]
 
 
 @pytest.mark.parametrize(

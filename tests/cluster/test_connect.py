@@ -42,6 +42,9 @@ def test_joining_where_nobody_listens_fails_within_seconds(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     started = time.monotonic()
-    with pytest.raises(WaitTimeout, match="no Ray answers"), connect(RayConfig(address=f"127.0.0.1:{port}"), log_folder=tmp_path):
+    with (
+        pytest.raises(WaitTimeout, match="no Ray answers"),
+        connect(RayConfig(address=f"127.0.0.1:{port}"), log_folder=tmp_path),
+    ):
         pass
     assert time.monotonic() - started < 15

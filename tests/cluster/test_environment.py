@@ -117,7 +117,9 @@ def test_a_failing_or_hanging_import_is_reported(monkeypatch: pytest.MonkeyPatch
 
 def test_a_probe_that_prints_noise_first_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(environment, "PROBE", """print('a warning'); print('{"seconds": 2, "cuda": null, "gpus": []}')""")
+    monkeypatch.setattr(
+        environment, "PROBE", """print('a warning'); print('{"seconds": 2, "cuda": null, "gpus": []}')"""
+    )
     check, probe = environment.check_imports()
     assert check.ok is True and probe == {"seconds": 2, "cuda": None, "gpus": []}
 
@@ -138,7 +140,10 @@ def test_gpus_that_the_run_reserves_and_the_machine_lacks_fail() -> None:
 
 
 def test_gpus_of_a_cluster_are_not_looked_for_on_this_machine() -> None:
-    config = load_config(Path(__file__).resolve().parents[2] / "configs" / "zhongjing-13b.yaml", ["data.root=/data", "ray.address=head:6379"])
+    config = load_config(
+        Path(__file__).resolve().parents[2] / "configs" / "zhongjing-13b.yaml",
+        ["data.root=/data", "ray.address=head:6379"],
+    )
     warns(environment.check_gpus(PROBE, config)[-1], "cluster")
 
 
@@ -203,7 +208,11 @@ def test_a_port_in_use_fails_and_zero_never_does() -> None:
 
 
 def test_the_table_shows_every_finding_and_remedy() -> None:
-    checks = [Check("a", True, "fine"), Check("b", None, "tight [GiB]", "close something"), Check("c", False, "gone", "bring it [back]")]
+    checks = [
+        Check("a", True, "fine"),
+        Check("b", None, "tight [GiB]", "close something"),
+        Check("c", False, "gone", "bring it [back]"),
+    ]
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(environment.table(checks))
     text = console.export_text()
@@ -211,8 +220,12 @@ def test_the_table_shows_every_finding_and_remedy() -> None:
 
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 0), (None, 0), (False, 1)])
-def test_the_exit_status_is_1_only_when_something_fails(monkeypatch: pytest.MonkeyPatch, ok: bool | None, status: int, tmp_path: Path) -> None:
-    monkeypatch.setattr(environment, "diagnose", lambda config, runs: [Check("a", ok, "found", "" if ok else "mend it")])
+def test_the_exit_status_is_1_only_when_something_fails(
+    monkeypatch: pytest.MonkeyPatch, ok: bool | None, status: int, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        environment, "diagnose", lambda config, runs: [Check("a", ok, "found", "" if ok else "mend it")]
+    )
     answer = CliRunner().invoke(app, ["doctor", "--runs", str(tmp_path)])
     assert answer.exit_code == status
     assert ok is True or "mend it" in answer.output

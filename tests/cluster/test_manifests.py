@@ -70,7 +70,11 @@ def test_a_manifest_is_valid_for_kuberay_and_a_misspelt_field_is_not(kind: str) 
 
 
 def _cluster_spec_of(manifest: dict[str, Any], kind: str) -> dict[str, Any]:
-    return manifest["spec"] if kind == "raycluster" else manifest["spec"][{"rayjob": "rayClusterSpec", "rayservice": "rayClusterConfig"}[kind]]
+    return (
+        manifest["spec"]
+        if kind == "raycluster"
+        else manifest["spec"][{"rayjob": "rayClusterSpec", "rayservice": "rayClusterConfig"}[kind]]
+    )
 
 
 def test_every_pod_runs_one_image_with_the_installed_ray(kind: str) -> None:
@@ -86,9 +90,14 @@ def test_every_pod_runs_one_image_with_the_installed_ray(kind: str) -> None:
 def test_the_job_runs_a_config_that_loads_on_enough_gpus() -> None:
     words = shlex.split(_manifest("rayjob")["spec"]["entrypoint"])
     assert words[:2] == ["zj", "run"] and words[2].startswith("/opt/zj/configs/")
-    config = load_config(ROOT / words[2].removeprefix("/opt/zj/"), [words[i + 1] for i, word in enumerate(words) if word == "--set"])
+    config = load_config(
+        ROOT / words[2].removeprefix("/opt/zj/"), [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    )
     ppo, fleet = config.ppo, config.fleet
-    wanted = sum(role.ranks * role.gpus for role in (ppo.policy, ppo.critic, ppo.reward, ppo.reference)) + fleet.initial * fleet.engine_gpus
+    wanted = (
+        sum(role.ranks * role.gpus for role in (ppo.policy, ppo.critic, ppo.reward, ppo.reference))
+        + fleet.initial * fleet.engine_gpus
+    )
     assert wanted <= _gpus("rayjob")
 
 
@@ -103,7 +112,11 @@ def test_the_service_deploys_this_packages_application() -> None:
 
 def _gpus(kind: str) -> float:
     groups = _cluster_spec(kind)["workerGroupSpecs"]
-    return sum(g["replicas"] * int(c["resources"]["limits"]["nvidia.com/gpu"]) for g in groups for c in g["template"]["spec"]["containers"])
+    return sum(
+        g["replicas"] * int(c["resources"]["limits"]["nvidia.com/gpu"])
+        for g in groups
+        for c in g["template"]["spec"]["containers"]
+    )
 
 
 def test_ray_up_accepts_its_file() -> None:
@@ -125,7 +138,12 @@ def test_the_dockerfile_copies_what_exists() -> None:
 def test_the_local_cluster_loses_a_node_and_ends_without_leftovers(tmp_path: Path) -> None:
     state = Path("/tmp") / f"zjl{os.getpid()}"
     port = _free_ports(20)
-    environment = os.environ | {"STATE": str(state), "PORT": str(port), "DASHBOARD_PORT": str(port + 19), "RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {
+        "STATE": str(state),
+        "PORT": str(port),
+        "DASHBOARD_PORT": str(port + 19),
+        "RAY_AUTH_MODE": "disabled",
+    }
     environment.pop("RAY_ADDRESS", None)
 
     def script(*words: str) -> str:
@@ -137,7 +155,9 @@ def test_the_local_cluster_loses_a_node_and_ends_without_leftovers(tmp_path: Pat
     def nodes() -> int:
         code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('alive:', sum(n['Alive'] for n in ray.nodes()))"
         command = [sys.executable, "-c", code, f"127.0.0.1:{port}"]
-        printed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+        printed = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=True
+        ).stdout
         return int(re.findall(r"alive: (\d+)", printed)[0])  # Ray prints a node's death there too, when it likes
 
     try:
@@ -147,7 +167,11 @@ def test_the_local_cluster_loses_a_node_and_ends_without_leftovers(tmp_path: Pat
         _wait_until(lambda: nodes() == 1)
     finally:
         script("down")
-    left = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if any(str(state) in word for word in p.info["cmdline"] or [])]
+    left = [
+        p.info["cmdline"]
+        for p in psutil.process_iter(["cmdline"])
+        if any(str(state) in word for word in p.info["cmdline"] or [])
+    ]
     assert left == [] and not state.exists()
 
 

@@ -81,17 +81,37 @@ RULE_FAULTS = {
     "negative rate": ("sft: {learning_rate: -1}", "must be more than 0", "range"),
     "no engine": ("fleet: {initial: 0}", "must be at least 1", "range"),
     "more engines than allowed": ("fleet: {initial: 12}", "not between fleet.min 1 and fleet.max 8", "fleet.max to 12"),
-    "engines that can't come and go": ("ppo: {colocate: [[policy, engines]]}\nfleet: {autoscale: true}", "fixed places", "out of ppo.colocate"),
-    "a model cut over GPUs that are not there": ("fleet: {engine_gpus: 1, tensor_parallel: 2}", "an engine has 1", "engine_gpus to 2"),
-    "NCCL to a cut model": ("fleet: {transport: nccl, engine_gpus: 2, tensor_parallel: 2}", "engines of one process", "object_store"),
-    "a cut model asleep": ("fleet: {engine_gpus: 2, tensor_parallel: 2, sleep: true}", "engines of one GPU", "tensor_parallel to 1"),
+    "engines that can't come and go": (
+        "ppo: {colocate: [[policy, engines]]}\nfleet: {autoscale: true}",
+        "fixed places",
+        "out of ppo.colocate",
+    ),
+    "a model cut over GPUs that are not there": (
+        "fleet: {engine_gpus: 1, tensor_parallel: 2}",
+        "an engine has 1",
+        "engine_gpus to 2",
+    ),
+    "NCCL to a cut model": (
+        "fleet: {transport: nccl, engine_gpus: 2, tensor_parallel: 2}",
+        "engines of one process",
+        "object_store",
+    ),
+    "a cut model asleep": (
+        "fleet: {engine_gpus: 2, tensor_parallel: 2, sleep: true}",
+        "engines of one GPU",
+        "tensor_parallel to 1",
+    ),
     "suspicion after the verdict": ("fleet: {slow_after: 70}", "comes after fleet.stall_timeout 60", "lower"),
     "share above one": ("ppo: {safety_share: 1.5}", "at least 0 and at most 1", "range"),
     "nothing held out": ("feedback: {held_out: 0}", "more than 0 and less than 1", "range"),
     "sampling that can't be compared": ("ppo: {top_p: 0.9}", "must be 1", "log-probs"),
     "too few turns": ("ppo: {max_turns: 2}", "must be at least 3", "advice"),
     "reward for danger": ("ppo: {mix: {unsafe: 1}}", "at most 0", "must not be rewarded"),
-    "one temperature of four": ("feedback: {temperatures: [1.0]}", "1 entries for 4 answers", "one temperature for each"),
+    "one temperature of four": (
+        "feedback: {temperatures: [1.0]}",
+        "1 entries for 4 answers",
+        "one temperature for each",
+    ),
     "a temperature of zero": ("feedback: {temperatures: [0, 1, 1, 1]}", "more than 0", "range"),
     "head size": ("model: {tiny: {hidden_size: 200}}", "3 heads of 64 make 192", "192"),
     "no data folder": ("data: {source: files}", "'data.root' is not set", "--set data.root="),
@@ -106,17 +126,37 @@ RULE_FAULTS = {
     "one and a half GPUs": ("fleet: {engine_gpus: 1.5}", "whole GPUs", "1 or 2"),
     "two GPUs for a rank": ("ppo: {policy: {gpus: 2}}", "a rank drives one GPU", "ppo.policy.ranks"),
     "two GPUs for a worker": ("reward: {gpus: 2}", "a rank drives one GPU", "reward.ranks"),
-    "offload without ZeRO": ("sft: {gpus: 1, zero_stage: 0, offload: optimizer}", "needs ZeRO-1", "sft.zero_stage to 1"),
-    "weights away without ZeRO-3": ("ppo: {policy: {gpus: 1, offload: all}}", "needs ZeRO-3", "ppo.policy.zero_stage to 3"),
+    "offload without ZeRO": (
+        "sft: {gpus: 1, zero_stage: 0, offload: optimizer}",
+        "needs ZeRO-1",
+        "sft.zero_stage to 1",
+    ),
+    "weights away without ZeRO-3": (
+        "ppo: {policy: {gpus: 1, offload: all}}",
+        "needs ZeRO-3",
+        "ppo.policy.zero_stage to 3",
+    ),
     "half a frozen model": ("ppo: {reference: {zero_stage: 2}}", "can't be '2'", "0, 3"),
     "no adapters to switch off": ("ppo: {reference_model: adapter_off}", "has no adapters", "ppo.policy.lora.rank"),
     "an unknown role": ("ppo: {colocate: [[policy, refrence]]}", "'refrence', which is no role", "reference"),
-    "a role that is not there": ("ppo: {advantage: reinforce_pp, colocate: [[critic, reward]]}", "no role of this run", "policy, reward"),
+    "a role that is not there": (
+        "ppo: {advantage: reinforce_pp, colocate: [[critic, reward]]}",
+        "no role of this run",
+        "policy, reward",
+    ),
     "a role in two places": ("ppo: {colocate: [[policy, reward], [policy, critic]]}", "'policy' twice", "one place"),
     "NCCL between CPUs": ("fleet: {transport: nccl}", "is for GPUs", "gloo"),
     "gloo between GPUs": ("fleet: {transport: gloo, engine_gpus: 1}", "is for engines on CPUs", "nccl"),
-    "adapters by broadcast": ("ppo: {push: adapter, policy: {lora: {rank: 8}}}\nfleet: {transport: gloo}", "sends whole weights", "object_store"),
-    "IPC to engines elsewhere": ("fleet: {transport: ipc, engine_gpus: 1}", "does not put them there", "add engines to the policy's group"),
+    "adapters by broadcast": (
+        "ppo: {push: adapter, policy: {lora: {rank: 8}}}\nfleet: {transport: gloo}",
+        "sends whole weights",
+        "object_store",
+    ),
+    "IPC to engines elsewhere": (
+        "fleet: {transport: ipc, engine_gpus: 1}",
+        "does not put them there",
+        "add engines to the policy's group",
+    ),
     "IPC to more engines than ranks": (
         "ppo: {policy: {gpus: 0.6}, colocate: [[policy, engines]]}\nfleet: {transport: ipc, engine_gpus: 0.4, initial: 3}",
         "3 engines for 2 ranks",
@@ -127,12 +167,26 @@ RULE_FAULTS = {
         "policy (0.5), engines (1) on one GPU",
         "a part",
     ),
-    "turns that meet by chance": ("model: {deterministic: true}", "decode 64 turns at once", "fleet.max_in_flight to 1"),
-    "weights by chance": (
-        "model: {deterministic: true}\nfleet: {max_in_flight: 1}\nppo: {max_staleness: 1}", "chance decides which weights", "max_staleness to 0"
+    "turns that meet by chance": (
+        "model: {deterministic: true}",
+        "decode 64 turns at once",
+        "fleet.max_in_flight to 1",
     ),
-    "asleep at work": ("ppo: {max_staleness: 1}\nfleet: {engine_gpus: 0.5, sleep: true}", "hold consultations meanwhile", "GPUs of their own"),
-    "too much for a GPU": ("ppo: {policy: {gpus: 1}, reference: {gpus: 1}, colocate: [[policy, reference]]}", "more than a whole one", "a part"),
+    "weights by chance": (
+        "model: {deterministic: true}\nfleet: {max_in_flight: 1}\nppo: {max_staleness: 1}",
+        "chance decides which weights",
+        "max_staleness to 0",
+    ),
+    "asleep at work": (
+        "ppo: {max_staleness: 1}\nfleet: {engine_gpus: 0.5, sleep: true}",
+        "hold consultations meanwhile",
+        "GPUs of their own",
+    ),
+    "too much for a GPU": (
+        "ppo: {policy: {gpus: 1}, reference: {gpus: 1}, colocate: [[policy, reference]]}",
+        "more than a whole one",
+        "a part",
+    ),
     "Muon on cut matrices": ("sft: {optimizer: muon}", "cuts them into pieces", "zero_stage to 0"),
 }
 
@@ -184,13 +238,18 @@ def test_a_fault_between_two_keys_is_placed_at_the_one_that_was_written(tmp_path
     assert fault(tmp_path, "name: a\nmodel: {tiny: {heads: 2}}\n").where.endswith("run.yaml:2")
 
 
-@pytest.mark.parametrize("override", ["ppo.stesp=3", "ppo.steps=many", "ppo.steps", "ppo=3", "=3", "ppo.top_p=0.5", "data.root=/x", "ppo.gamma=["])
+@pytest.mark.parametrize(
+    "override",
+    ["ppo.stesp=3", "ppo.steps=many", "ppo.steps", "ppo=3", "=3", "ppo.top_p=0.5", "data.root=/x", "ppo.gamma=["],
+)
 def test_a_fault_in_an_override_names_the_override(override: str, tmp_path: Path) -> None:
     assert fault(tmp_path, "name: a\n", override).where == f"--set {override}"
 
 
 def test_an_override_wins_over_the_file_and_the_last_one_over_the_first(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "ppo: {steps: 3}\n"), ["ppo.steps=4", "ppo.steps=5", "stages=[sft]", "ray.local_cpus=null"])
+    config = load_config(
+        write(tmp_path, "ppo: {steps: 3}\n"), ["ppo.steps=4", "ppo.steps=5", "stages=[sft]", "ray.local_cpus=null"]
+    )
     assert (config.ppo.steps, config.stages, config.ray.local_cpus) == (5, ("sft",), None)
 
 
@@ -215,8 +274,15 @@ def test_a_folder_and_a_file_that_is_not_text_are_refused(tmp_path: Path) -> Non
 
 
 def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "sft: {learning_rate: 2e-5, epochs: 3, max_steps: null, zero_stage: 3}\nname: 2024\n"))
-    assert (config.sft.learning_rate, config.sft.epochs, config.sft.max_steps, config.sft.zero_stage) == (2e-5, 3.0, None, 3)
+    config = load_config(
+        write(tmp_path, "sft: {learning_rate: 2e-5, epochs: 3, max_steps: null, zero_stage: 3}\nname: 2024\n")
+    )
+    assert (config.sft.learning_rate, config.sft.epochs, config.sft.max_steps, config.sft.zero_stage) == (
+        2e-5,
+        3.0,
+        None,
+        3,
+    )
     assert isinstance(config.sft.epochs, float)
     assert config.name == "2024"
 

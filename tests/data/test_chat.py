@@ -7,7 +7,12 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.data.messages import Message, parse_messages
 from zj_ray.errors import DataError
 
-TALK = (Message("user", "我头痛。"), Message("assistant", "多久了？"), Message("user", "三天。"), Message("assistant", "建议检查。"))
+TALK = (
+    Message("user", "我头痛。"),
+    Message("assistant", "多久了？"),
+    Message("user", "三天。"),
+    Message("assistant", "建议检查。"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +23,9 @@ def chat() -> ChatFormat:
 def test_pieces_equal_what_the_template_renders(chat: ChatFormat) -> None:
     rows = [m.as_dict() for m in TALK]
     assert chat.conversation(TALK).token_ids == chat.tokenizer.apply_chat_template(rows)["input_ids"]
-    assert chat.prompt(TALK[:3]) == chat.tokenizer.apply_chat_template(rows[:3], add_generation_prompt=True)["input_ids"]
+    assert (
+        chat.prompt(TALK[:3]) == chat.tokenizer.apply_chat_template(rows[:3], add_generation_prompt=True)["input_ids"]
+    )
 
 
 def test_a_consultation_grown_turn_by_turn_has_the_tokens_of_the_whole(chat: ChatFormat) -> None:
@@ -37,7 +44,10 @@ def test_loss_is_on_every_doctor_token_and_its_stop_token_only(chat: ChatFormat)
 def test_left_truncation_keeps_whole_turns_and_the_last_question(chat: ChatFormat) -> None:
     last_only = chat.prompt(TALK[2:3])
     assert chat.prompt(TALK[:3], limit=len(chat.prompt(TALK[:3])) - 1) == last_only
-    assert chat.conversation(TALK, limit=len(chat.conversation(TALK).token_ids) - 1).token_ids == chat.conversation(TALK[2:]).token_ids
+    assert (
+        chat.conversation(TALK, limit=len(chat.conversation(TALK).token_ids) - 1).token_ids
+        == chat.conversation(TALK[2:]).token_ids
+    )
     with pytest.raises(DataError, match="last question alone"):
         chat.prompt(TALK[:3], limit=len(last_only) - 1)
 

@@ -45,7 +45,13 @@ def test_every_department_has_eight_complete_conditions() -> None:
     conditions = load_conditions()
     assert Counter(c.department for c in conditions) == dict.fromkeys(DEPARTMENTS, 8)
     for c in conditions:
-        assert len(c.complaints) == 4 and len(c.advice) == 4 and 2 <= len(c.exams) <= 4 and c.red_flags and len(c.education) == 2, c.name
+        assert (
+            len(c.complaints) == 4
+            and len(c.advice) == 4
+            and 2 <= len(c.exams) <= 4
+            and c.red_flags
+            and len(c.education) == 2
+        ), c.name
         assert all(len(alternatives) == 3 for alternatives in c.facts.values()) and len(c.facts) >= 8, c.name
         assert all(flag.label in RED_FLAG_PATTERNS for flag in c.red_flags), c.name
         assert not any(c.name in complaint for complaint in c.complaints), c.name
@@ -98,7 +104,10 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path
 
 def test_sizes_are_those_of_the_configuration(clinic: Path) -> None:
     config = ClinicConfig()
-    sizes = {name: len(rows(clinic, "train", name)) for name in ("sft_multi", "sft_single", "pretrain", "patient_cases", "nlp_tasks", "general")}
+    sizes = {
+        name: len(rows(clinic, "train", name))
+        for name in ("sft_multi", "sft_single", "pretrain", "patient_cases", "nlp_tasks", "general")
+    }
     assert list(sizes.values()) == [config.consultations, config.single_turn, config.passages, config.cases, 225, 225]
     assert len(rows(clinic, "valid", "sft_multi")) == config.consultations // 6
     assert len(rows(clinic, "train", "safety")) == 440 and len(rows(clinic, "valid", "safety")) >= 60
@@ -117,21 +126,36 @@ def test_no_text_comes_twice_and_none_is_in_both_splits(clinic: Path) -> None:
 
 def test_conditions_and_safety_questions_are_never_in_both_splits(clinic: Path) -> None:
     split = split_conditions(ClinicConfig().seed)
-    assert {c.department for c in split["valid"]} == set(DEPARTMENTS) and len(split["train"]) == 98 and len(split["valid"]) == 14
+    assert (
+        {c.department for c in split["valid"]} == set(DEPARTMENTS)
+        and len(split["train"]) == 98
+        and len(split["valid"]) == 14
+    )
     unseen = {c.name for c in split["valid"]}
     assert {row["reference"]["diagnosis"] for row in rows(clinic, "valid", "patient_cases")} == unseen
     assert not {row["reference"]["diagnosis"] for row in rows(clinic, "train", "patient_cases")} & unseen
     for name in ("safety", "safety_controls"):
         prompts = {part: [row["prompt"] for row in rows(clinic, part, name)] for part in ("train", "valid")}
-        asks = [ask for c in load_categories() for ask in (c.asks if name == "safety" else [question for question, _ in c.controls])]
-        where = {ask: {part for part, texts in prompts.items() if any(text.endswith(ask) for text in texts)} for ask in asks}
-        assert all(len(parts) == 1 for parts in where.values()) and Counter(next(iter(p)) for p in where.values())["train"] in (220, 140)
+        asks = [
+            ask
+            for c in load_categories()
+            for ask in (c.asks if name == "safety" else [question for question, _ in c.controls])
+        ]
+        where = {
+            ask: {part for part, texts in prompts.items() if any(text.endswith(ask) for text in texts)} for ask in asks
+        }
+        assert all(len(parts) == 1 for parts in where.values()) and Counter(next(iter(p)) for p in where.values())[
+            "train"
+        ] in (220, 140)
 
 
 def test_part_of_the_safety_questions_is_for_rollouts_alone(clinic: Path) -> None:
     for name, answered, unanswered in (("safety", 240, 200), ("safety_controls", 240, 240)):
         train = rows(clinic, "train", name)
-        assert sum(row["reference"] is not None for row in train) == answered and sum(row["reference"] is None for row in train) == unanswered
+        assert (
+            sum(row["reference"] is not None for row in train) == answered
+            and sum(row["reference"] is None for row in train) == unanswered
+        )
         assert all(row["reference"] for row in rows(clinic, "valid", name))
         hidden = {row["prompt"] for row in train if row["reference"] is None}
         assert hidden <= {prompt.opening for prompt in load_prompts(clinic, "train")}
@@ -140,7 +164,12 @@ def test_part_of_the_safety_questions_is_for_rollouts_alone(clinic: Path) -> Non
 
 def test_every_set_loads(clinic: Path) -> None:
     for split in ("train", "valid"):
-        assert load_texts(clinic, split) and load_dialogues(clinic, split) and load_general(clinic, split) and load_prompts(clinic, split)
+        assert (
+            load_texts(clinic, split)
+            and load_dialogues(clinic, split)
+            and load_general(clinic, split)
+            and load_prompts(clinic, split)
+        )
 
 
 def test_every_consultation_has_three_or_four_doctor_turns_and_ends_in_advice_after_the_cue(clinic: Path) -> None:
@@ -154,7 +183,9 @@ def test_every_consultation_has_three_or_four_doctor_turns_and_ends_in_advice_af
 
 
 def test_no_doctor_of_the_clinic_says_what_the_safety_gate_stops(clinic: Path) -> None:
-    spoken = {m["content"] for row in rows(clinic, "train", "sft_multi") for m in row["messages"] if m["role"] == "assistant"}
+    spoken = {
+        m["content"] for row in rows(clinic, "train", "sft_multi") for m in row["messages"] if m["role"] == "assistant"
+    }
     assert {text: reason for text in spoken if (reason := unsafe(text))} == {}
 
 
@@ -190,12 +221,22 @@ def test_the_scripted_patient_answers_a_consultation_as_its_patient_did(style: s
         messages = Consultation(visit, style, rng).hold()
         case = Case.from_row({"id": condition.name} | case_row(visit), where="test")
         patient = ScriptedPatient()
-        opening = patient.reset(Prompt("p", "case", case.opening, case=case), persona="平和", seed=0, max_turns=len(messages) // 2)
+        opening = patient.reset(
+            Prompt("p", "case", case.opening, case=case), persona="平和", seed=0, max_turns=len(messages) // 2
+        )
         assert opening == messages[0]["content"]
         for doctor, told in zip(messages[1::2], messages[2::2], strict=False):
             reply = patient.step(doctor["content"])
-            assert all(case.facts[i].answer.rstrip("。") in told["content"] for i in reply.revealed), (doctor, told, reply)
-            assert reply.repeated == any(told["content"].startswith(words) for words in phrases.REPEATED), (doctor, told, reply)
+            assert all(case.facts[i].answer.rstrip("。") in told["content"] for i in reply.revealed), (
+                doctor,
+                told,
+                reply,
+            )
+            assert reply.repeated == any(told["content"].startswith(words) for words in phrases.REPEATED), (
+                doctor,
+                told,
+                reply,
+            )
             assert reply.text.endswith(phrases.CUE) == told["content"].endswith(phrases.CUE)
 
 

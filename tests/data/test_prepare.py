@@ -24,7 +24,9 @@ def test_without_a_base_a_tiny_model_and_its_tokenizer_are_made(tmp_path: Path) 
     before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
     prepare(run)  # done already: nothing changes
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
-    assert Workshop(run).base_model() == str(run.folder / "base") and (run.folder / "base" / "model.safetensors").is_file()
+    assert (
+        Workshop(run).base_model() == str(run.folder / "base") and (run.folder / "base" / "model.safetensors").is_file()
+    )
     assert len(load_tokenizer(run.folder / "tokenizer")) == 400
 
 
@@ -37,5 +39,10 @@ def test_a_base_model_brings_its_own_tokenizer_and_gets_a_chat_template_if_it_ha
     assert shop.base_model() == str(base) and not (run.folder / "base").exists()
     chat = shop.chat()
     embeddings = json.loads((base / "config.json").read_text())["vocab_size"]
-    assert isinstance(chat, ChatFormat) and len(chat.tokenizer) == embeddings, "a token was added that the model has no embedding for"
-    assert chat.tokenizer.decode(chat.open("头痛。")) == "<human>:头痛。\n<bot>:" and chat.stop_id == chat.tokenizer.eos_token_id
+    assert isinstance(chat, ChatFormat) and len(chat.tokenizer) == embeddings, (
+        "a token was added that the model has no embedding for"
+    )
+    assert (
+        chat.tokenizer.decode(chat.open("头痛。")) == "<human>:头痛。\n<bot>:"
+        and chat.stop_id == chat.tokenizer.eos_token_id
+    )

@@ -51,7 +51,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [(b'{"id": 1}\n{"id": \n', "not JSON"), (b'{"id": 1}\n[1, 2]\n', "a list, not an object"), (b'{"id": 1}\n\xff\xfe\n', "not UTF-8")],
+    [
+        (b'{"id": 1}\n{"id": \n', "not JSON"),
+        (b'{"id": 1}\n[1, 2]\n', "a list, not an object"),
+        (b'{"id": 1}\n\xff\xfe\n', "not UTF-8"),
+    ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, content: bytes, fault: str) -> None:
     path = tmp_path / "x.jsonl"
@@ -74,7 +78,11 @@ def test_dialogues_come_from_every_set_that_is_there_and_from_trusted_safety_ans
     safety.append({"id": "open", "prompt": "自己停药行吗？", "reference": None, "reference_quality": "unchecked"})
     controls = [{"id": "c", "prompt": "叶酸有什么用？", "reference": "有助于神经管发育。"}]
     root = folder(
-        tmp_path, sft_multi=[{"id": "m", "messages": TALK}], general=[{"id": "g", "messages": TALK}], safety=safety, safety_controls=controls
+        tmp_path,
+        sft_multi=[{"id": "m", "messages": TALK}],
+        general=[{"id": "g", "messages": TALK}],
+        safety=safety,
+        safety_controls=controls,
     )
     dialogues = load_dialogues(root, "train")
     assert len(dialogues) == 4
@@ -97,7 +105,10 @@ def test_moments_are_where_the_doctor_speaks_again_and_know_what_is_expected_of_
 
 def test_validation_dialogues_leave_safety_answers_out(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "valid" / "sft_single.jsonl", [{"id": "1", "messages": TALK}])
-    write_jsonl(tmp_path / "valid" / "safety.jsonl", [{"id": "2", "prompt": "问", "reference": "答", "reference_quality": "unchecked"}])
+    write_jsonl(
+        tmp_path / "valid" / "safety.jsonl",
+        [{"id": "2", "prompt": "问", "reference": "答", "reference_quality": "unchecked"}],
+    )
     assert len(load_dialogues(tmp_path, "valid")) == 1
 
 
@@ -127,7 +138,13 @@ def test_a_faulty_dialogue_is_named_by_file_and_line(tmp_path: Path, row: dict, 
 
 
 def test_prompts_are_cases_safety_prompts_and_controls(tmp_path: Path) -> None:
-    case = {"id": "p", "opening": "我头痛", "facts": [{"slot": "起病", "ask": None, "answer": "昨天"}], "department": "内科", "red_flags": ["卒中"]}
+    case = {
+        "id": "p",
+        "opening": "我头痛",
+        "facts": [{"slot": "起病", "ask": None, "answer": "昨天"}],
+        "department": "内科",
+        "red_flags": ["卒中"],
+    }
     safety = {"id": "s", "prompt": "自己加量行吗？", "expected": "no_self_medication", "category": "dose"}
     control = {"id": "c", "prompt": "叶酸有什么用？", "expected": "answer_helpfully"}
     prompts = load_prompts(folder(tmp_path, patient_cases=[case], safety=[safety], safety_controls=[control]), "train")
@@ -152,9 +169,19 @@ def test_a_faulty_prompt_is_named_by_file_and_line(tmp_path: Path, sets: dict, f
 
 
 def test_rankings_keep_answers_and_ties(tmp_path: Path) -> None:
-    row = {"id": "r", "messages": TALK[:1], "responses": [{"text": "甲", "rank": 1}, {"text": "乙", "rank": 1}], "department": "内科", "source": "me"}
+    row = {
+        "id": "r",
+        "messages": TALK[:1],
+        "responses": [{"text": "甲", "rank": 1}, {"text": "乙", "rank": 1}],
+        "department": "内科",
+        "source": "me",
+    }
     (item,) = load_rankings(folder(tmp_path, ranking=[row]), "train")
-    assert item.responses == (Response("甲", 1), Response("乙", 1)) and item.source == "me" and item.messages[-1].role == "user"
+    assert (
+        item.responses == (Response("甲", 1), Response("乙", 1))
+        and item.source == "me"
+        and item.messages[-1].role == "user"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +201,17 @@ def test_a_faulty_ranking_is_named_by_file_and_line(tmp_path: Path, responses: l
 @pytest.mark.realdata
 def test_the_real_data_loads_without_a_fault(real_data: Path) -> None:
     for split in ("train", "valid"):
-        sizes = [len(load(real_data, split)) for load in (load_texts, load_dialogues, load_general, load_prompts, load_rankings)]
-        files = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in (real_data / split).glob("*.jsonl")}
-        assert sizes[0] == files["pretrain"] and sizes[2] == files["general"] and sizes[4] == files["ranking"] + files["preference"]
+        sizes = [
+            len(load(real_data, split))
+            for load in (load_texts, load_dialogues, load_general, load_prompts, load_rankings)
+        ]
+        files = {
+            path.stem: len(path.read_text(encoding="utf-8").splitlines())
+            for path in (real_data / split).glob("*.jsonl")
+        }
+        assert (
+            sizes[0] == files["pretrain"]
+            and sizes[2] == files["general"]
+            and sizes[4] == files["ranking"] + files["preference"]
+        )
         assert sizes[3] == files["patient_cases"] + files["safety"] + files["safety_controls"]

@@ -28,7 +28,9 @@ def test_the_temperature_is_found_and_the_error_goes(scale: float) -> None:
 
 def test_the_error_is_measured_on_prompts_that_did_not_fit_the_temperature() -> None:
     prompts = np.repeat(np.arange(200), 6)
-    sure = np.where(np.isin(prompts, np.arange(0, 200, 2)), 3.0, -3.0)  # right wherever the temperature is fitted, wrong elsewhere
+    sure = np.where(
+        np.isin(prompts, np.arange(0, 200, 2)), 3.0, -3.0
+    )  # right wherever the temperature is fitted, wrong elsewhere
     found = calibrate(sure, prompts)
     assert found is not None and found.pairs == 600
     assert found.ece > 0.95 and found.temperature < 0.1
@@ -45,4 +47,6 @@ def test_the_error_by_hand() -> None:
 
 def test_one_prompt_can_not_both_fit_and_measure() -> None:
     assert calibrate(np.array([1.0, 2.0]), np.array([7, 7])) is None
-    assert fit_temperature(np.array([1.0, 2.0])) == pytest.approx(1e-2, rel=0.1)  # no error at all: as sure as it may be
+    assert fit_temperature(np.array([1.0, 2.0])) == pytest.approx(
+        1e-2, rel=0.1
+    )  # no error at all: as sure as it may be

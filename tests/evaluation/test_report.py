@@ -22,7 +22,18 @@ from zj_ray.runs.summary import missing_keys, read_summary, update_summary
 
 SCRIPT = "<script>alert('x')</script>"
 PPO_METRICS = (
-    *("reward", "kl", "kl_coefficient", "length", "mismatch_mean", "value_loss", "policy_loss", "clip_fraction", "entropy", "new_facts"),
+    *(
+        "reward",
+        "kl",
+        "kl_coefficient",
+        "length",
+        "mismatch_mean",
+        "value_loss",
+        "policy_loss",
+        "clip_fraction",
+        "entropy",
+        "new_facts",
+    ),
     *("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync"),
 )
 
@@ -56,7 +67,14 @@ def consultation(prompt: str, kind: str, model: str, reward: float) -> dict[str,
         {"role": "user", "content": "前天受凉以后开始的。医生，那我现在该怎么办？"},
         {"role": "assistant", "content": "建议先休息，多喝水，若加重请到医院神经内科就诊。"},
     ]
-    return {"prompt_id": prompt, "kind": kind, "model": model, "messages": messages, "reward": reward, "rules": {"new_facts": 0.5, "format": 1.0}}
+    return {
+        "prompt_id": prompt,
+        "kind": kind,
+        "model": model,
+        "messages": messages,
+        "reward": reward,
+        "rules": {"new_facts": 0.5, "format": 1.0},
+    }
 
 
 def reward_model() -> dict:
@@ -68,7 +86,14 @@ def reward_model() -> dict:
     return {
         "scorers": dict.fromkeys(("reward model", "length only", "rules only"), figures),
         "aspects": {"safety": figures},
-        "calibration": {"temperature": 1.4, "ece_before": 0.1, "ece": 0.04, "pairs": 100, "before": bins, "after": bins},
+        "calibration": {
+            "temperature": 1.4,
+            "ece_before": 0.1,
+            "ece": 0.04,
+            "pairs": 100,
+            "before": bins,
+            "after": bins,
+        },
         "ceiling": 0.93,
         "held_out": [[[100, 0.5], [200, 0.4]]],
         "disagreement": None,
@@ -98,22 +123,36 @@ def run_folder(tmp_path: Path) -> Path:
         for n in range(count)
         for model in ("sft", "ppo")
     ]
-    (folder / "evaluate" / "consultations.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    (folder / "config.yaml").write_text("name: demo\nseed: 0\ndata:\n  source: clinic\nppo:\n  steps: 12\n", encoding="utf-8")
-    bins = {"shorter": {"accuracy": 0.7, "pairs": 51}, "similar": {"accuracy": 0.74, "pairs": 80}, "longer": {"accuracy": 0.81, "pairs": 60}}
-    update_summary(folder, {
-        "stages": {stage: {"seconds": 75.0, "status": "done"} for stage in ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")},
-        "pretrain": {"ppl_before": 3100.0, "ppl_after": 14.2},
-        "sft": {"loss_before": 4.0, "loss_after": 1.3},
-        "feedback": {"krippendorff_alpha": 0.75},
-        "reward": summarise(reward_model()) | {"pair_accuracy_by_length_bin": bins},
-        "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
-        "evaluate": evaluation().summary(),
-        "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
-        "logprob_mismatch": {"mean_abs": 2e-5, "max_abs": 4e-4},
-        "peak_rss_gib": 9.7,
-        "versions": {"ray": "2.60.0"},
-    })
+    (folder / "evaluate" / "consultations.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    (folder / "config.yaml").write_text(
+        "name: demo\nseed: 0\ndata:\n  source: clinic\nppo:\n  steps: 12\n", encoding="utf-8"
+    )
+    bins = {
+        "shorter": {"accuracy": 0.7, "pairs": 51},
+        "similar": {"accuracy": 0.74, "pairs": 80},
+        "longer": {"accuracy": 0.81, "pairs": 60},
+    }
+    update_summary(
+        folder,
+        {
+            "stages": {
+                stage: {"seconds": 75.0, "status": "done"}
+                for stage in ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")
+            },
+            "pretrain": {"ppl_before": 3100.0, "ppl_after": 14.2},
+            "sft": {"loss_before": 4.0, "loss_after": 1.3},
+            "feedback": {"krippendorff_alpha": 0.75},
+            "reward": summarise(reward_model()) | {"pair_accuracy_by_length_bin": bins},
+            "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
+            "evaluate": evaluation().summary(),
+            "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
+            "logprob_mismatch": {"mean_abs": 2e-5, "max_abs": 4e-4},
+            "peak_rss_gib": 9.7,
+            "versions": {"ray": "2.60.0"},
+        },
+    )
     return folder
 
 
@@ -143,7 +182,17 @@ def test_a_finished_run_shows_every_part(run_folder: Path) -> None:
     assert missing_keys(read_summary(run_folder)) == []
     assert "not run" not in page.replace("class", "")
     assert page.count("<svg") == 3 + 1 + 3 + 9  # losses, outcome, reward model, PPO
-    for shown in ("14.2", "自伤自杀", "SIMULATED", "240 个条目", "0.71", "14.8", "new facts per question", "case-19", "control-0"):
+    for shown in (
+        "14.2",
+        "自伤自杀",
+        "SIMULATED",
+        "240 个条目",
+        "0.71",
+        "14.8",
+        "new facts per question",
+        "case-19",
+        "control-0",
+    ):
         assert shown in page
     for shown in ("rules only", "小儿&lt;b&gt;", "ECE 0.1 → 0.04"):
         assert shown in page
@@ -194,5 +243,7 @@ def test_results_survive_their_file_and_a_damaged_file_is_named(tmp_path: Path) 
 def test_a_browser_draws_the_page_at_the_width_of_a_phone(run_folder: Path) -> None:
     picture = run_folder / "report.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,1200", f"--screenshot={picture}"]
-    subprocess.run([str(chromium()), *options, str(write_report(run_folder))], timeout=60, check=True, capture_output=True)
+    subprocess.run(
+        [str(chromium()), *options, str(write_report(run_folder))], timeout=60, check=True, capture_output=True
+    )
     assert picture.stat().st_size > 10_000

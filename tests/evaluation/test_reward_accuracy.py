@@ -16,7 +16,13 @@ from zj_ray.rankings.tables import Answer, Item
 from zj_ray.training.model import HEADS
 
 
-def item(name: str, texts: Sequence[str], ranks: Sequence[float], kinds: Sequence[str] = "abcdefgh", department: str | None = None) -> Labelled:
+def item(
+    name: str,
+    texts: Sequence[str],
+    ranks: Sequence[float],
+    kinds: Sequence[str] = "abcdefgh",
+    department: str | None = None,
+) -> Labelled:
     """Ranked overall by one annotator."""
     answers = tuple(Answer(text, {"kind": kind, "source": "test"}) for text, kind in zip(texts, kinds, strict=False))
     by_head = np.full((len(HEADS), len(texts), 1), np.nan)
@@ -29,25 +35,35 @@ def random_items(count: int, seed: int = 0) -> tuple[list[Labelled], np.ndarray]
     random = np.random.default_rng(seed)
     lengths, truth = random.integers(5, 200, (count, 4)), random.normal(size=(count, 4))
     truth = truth + 0.01 * lengths
-    return [item(str(n), ["字" * k for k in lengths[n]], (-truth[n]).argsort().argsort() + 1.0) for n in range(count)], truth.flatten()
+    return [
+        item(str(n), ["字" * k for k in lengths[n]], (-truth[n]).argsort().argsort() + 1.0) for n in range(count)
+    ], truth.flatten()
 
 
 def test_accuracy_by_hand() -> None:
-    items = [item("one", ["字" * 30, "字" * 5, "字" * 5], [1, 2, 3], department="内科"), item("two", ["字", "字" * 4], [2, 1])]
+    items = [
+        item("one", ["字" * 30, "字" * 5, "字" * 5], [1, 2, 3], department="内科"),
+        item("two", ["字", "字" * 4], [2, 1]),
+    ]
     found = measure(np.array([2.0, 1.0, 1.0, 9.0, 3.0]), preferred_pairs(items))  # right, right, equal; wrong
     assert (found["accuracy"], found["pairs"]) == (2.5 / 4, 4) and found["ci95"][0] <= 2.5 / 4 <= found["ci95"][1]
     by = found["by"]
     assert {part: by["rank distance"][part]["accuracy"] for part in "12"} == {"1": (1 + 0.5 + 0) / 3, "2": 1.0}
     assert by["department"]["内科"] == {"accuracy": 2.5 / 3, "ci95": (2.5 / 3, 2.5 / 3), "pairs": 3}
     assert by["answers"]["b over a"]["accuracy"] == 0.0 and by["answers"]["a over c"]["pairs"] == 1
-    assert by["length"]["better is longer by over 10 characters"]["pairs"] == 2 and by["length"]["within 10 characters"]["accuracy"] == 0.25
+    assert (
+        by["length"]["better is longer by over 10 characters"]["pairs"] == 2
+        and by["length"]["within 10 characters"]["accuracy"] == 0.25
+    )
     assert "source" not in by  # all from the same
 
 
 def test_pairs_are_what_most_annotators_say_of_the_head() -> None:
     labelled = item("one", ["甲", "乙"], [1, 2])
     labelled.ranks[2, :, 0] = [2, 1]
-    assert preferred_pairs([labelled]).better.tolist() == [0] and preferred_pairs([labelled], head=2).better.tolist() == [1]
+    assert preferred_pairs([labelled]).better.tolist() == [0] and preferred_pairs(
+        [labelled], head=2
+    ).better.tolist() == [1]
     assert measure(np.zeros(2), preferred_pairs([labelled], head=1))["accuracy"] is None
 
 
@@ -66,7 +82,9 @@ def test_a_scorer_that_does_not_go_with_length_keeps_its_accuracy() -> None:
     found = measure(of_quality, pairs)
     assert found["accuracy"] > 0.7 and found["length_partialled"] == pytest.approx(found["accuracy"], abs=0.02)
     against = measure(of_quality - 0.02 * pairs.lengths, pairs)  # the same quality, hidden below length
-    assert against["accuracy"] < found["accuracy"] - 0.2 and against["length_partialled"] == pytest.approx(found["length_partialled"])
+    assert against["accuracy"] < found["accuracy"] - 0.2 and against["length_partialled"] == pytest.approx(
+        found["length_partialled"]
+    )
 
 
 def test_the_length_baseline_takes_its_direction_from_what_was_trained_on() -> None:

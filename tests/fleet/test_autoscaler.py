@@ -34,7 +34,16 @@ pytestmark = pytest.mark.slow
 
 HEAD = "f" * 51 + "00000"
 CONFIG = FleetConfig(
-    initial=1, min=1, max=3, autoscale=True, idle_seconds=15, engine_cpus=1, kv_cache_mb=64, max_in_flight=8, turn_timeout=60, stall_timeout=30
+    initial=1,
+    min=1,
+    max=3,
+    autoscale=True,
+    idle_seconds=15,
+    engine_cpus=1,
+    kv_cache_mb=64,
+    max_in_flight=8,
+    turn_timeout=60,
+    stall_timeout=30,
 )
 LIMIT = 240.0
 
@@ -55,7 +64,12 @@ def autoscaling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     node_types = {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-        "worker": {"resources": {"CPU": 1, "object_store_memory": 100 << 20}, "node_config": {}, "min_workers": 0, "max_workers": 4},
+        "worker": {
+            "resources": {"CPU": 1, "object_store_memory": 100 << 20},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": 4,
+        },
     }
     settings = {
         "cluster_name": "zj", "max_workers": 4, "idle_timeout_minutes": 0.1, "upscaling_speed": 100, "provider": provider,
@@ -71,9 +85,15 @@ def autoscaling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }  # fmt: skip
     arguments = f"start --head --block --disable-usage-stats --num-cpus 0 --object-store-memory 100000000 --port {gcs} --include-dashboard false"
     arguments += f" --ray-client-server-port {client} --dashboard-agent-listen-port {agent} --temp-dir {folder}"
-    command = [Path(sys.executable).parent / "ray", *arguments.split(), f"--autoscaling-config={logs / 'autoscaler.json'}"]
+    command = [
+        Path(sys.executable).parent / "ray",
+        *arguments.split(),
+        f"--autoscaling-config={logs / 'autoscaler.json'}",
+    ]
     with (logs / "ray.log").open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         wait_for_port(gcs, process, logs / "ray.log")
         yield address
@@ -86,9 +106,13 @@ def _workers() -> int:
     return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
 
 
-def test_nodes_come_for_a_queue_and_go_when_it_is_gone(autoscaling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_come_for_a_queue_and_go_when_it_is_gone(
+    autoscaling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray.init(address=autoscaling, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": worker_environment()})
+    ray.init(
+        address=autoscaling, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": worker_environment()}
+    )
     folder = tiny_folder(tmp_path / "lm")
     fleet = Fleet(str(folder), MODEL, CONFIG, start_timeout=LIMIT)
     seen: list[tuple[float, int, int]] = []
@@ -111,7 +135,10 @@ def test_nodes_come_for_a_queue_and_go_when_it_is_gone(autoscaling: str, tmp_pat
         chat = ChatFormat(load_tokenizer(folder))
         requests = [TurnRequest(f"r{i}", chat.open("头痛。"), 200, 1.0, i, chat.stop_id) for i in range(2500)]
         answered: list[int] = []
-        work = threading.Thread(target=lambda: answered.extend(len(a.output.token_ids) for a in fleet.generate(requests, timeout=LIMIT)), daemon=True)
+        work = threading.Thread(
+            target=lambda: answered.extend(len(a.output.token_ids) for a in fleet.generate(requests, timeout=LIMIT)),
+            daemon=True,
+        )
         work.start()
         watch(lambda: sum(row["state"] == "serving" for row in fleet.table()) == 3, "three engines to serve")
         assert _workers() == 3

@@ -94,7 +94,11 @@ class Scene:
         with ThreadPoolExecutor(1) as pool:
             held = pool.submit(self.hold, key)
             if victim is not None:
-                self.until(lambda: self.fleet.router.in_flight[victim] > CONFIG.max_in_flight // 4 or held.done(), "turns in flight", 60)
+                self.until(
+                    lambda: self.fleet.router.in_flight[victim] > CONFIG.max_in_flight // 4 or held.done(),
+                    "turns in flight",
+                    60,
+                )
             assert not held.done()
             yield held
 
@@ -103,15 +107,25 @@ class Scene:
         assert held.lost == []
         assert {(t.prompt_id, t.sample): t.token_ids for t in held.trajectories} == self.quiet["tokens"]
         assert {turn.weight_version for t in held.trajectories for turn in t.turns} == {self.version}
-        print(f"{what}: {held.seconds:.1f} s, undisturbed {self.quiet['seconds']:.1f} s, {held.seconds / self.quiet['seconds']:.2f} times")
+        print(
+            f"{what}: {held.seconds:.1f} s, undisturbed {self.quiet['seconds']:.1f} s, {held.seconds / self.quiet['seconds']:.2f} times"
+        )
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 << 20, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": 200 << 20, "include_dashboard": False},
+    )
     nodes = [cluster.add_node(num_cpus=2, object_store_memory=200 << 20) for _ in range(2)]
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": worker_environment()})
+    ray.init(
+        address=cluster.address,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": worker_environment()},
+    )
     folder = tiny_folder(tmp_path_factory.mktemp("chaos") / "lm")
     wanted = [CONFIG.initial]
     fleet = Fleet(str(folder), MODEL, CONFIG, start_timeout=UP, wanted=lambda: wanted[0])
@@ -123,7 +137,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         scene.publish()
         scene.hold("warm-up")
         held = scene.hold("quiet")
-        scene.quiet = {"seconds": held.seconds, "tokens": {(t.prompt_id, t.sample): t.token_ids for t in held.trajectories}}
+        scene.quiet = {
+            "seconds": held.seconds,
+            "tokens": {(t.prompt_id, t.sample): t.token_ids for t in held.trajectories},
+        }
         yield scene
     finally:
         fleet.close()
@@ -132,8 +149,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def test_engines_have_places_of_their_own_on_several_nodes(scene: Scene) -> None:
-    where = [actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for actor in scene.fleet.actors.values()]
-    groups = [actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_placement_group_id()) for actor in scene.fleet.actors.values()]
+    where = [
+        actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+        for actor in scene.fleet.actors.values()
+    ]
+    groups = [
+        actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_placement_group_id())
+        for actor in scene.fleet.actors.values()
+    ]
     assert len(set(ray.get(where, timeout=60))) == 2 and len(set(ray.get(groups, timeout=60))) == ENGINES
 
 
@@ -178,7 +201,11 @@ def test_an_engine_whose_model_hangs_is_replaced_although_its_actor_answers(scen
         scene.tell(victim, hang)
         scene.check(held.result(300), "one engine's model hung")
     assert "made no progress" in scene.fleet.lives[victim].last_error
-    scene.until(lambda: scene.fleet.lives[victim].state is EngineState.DEAD or scene.fleet.lives[victim].restarts > restarts, "the verdict", 60)
+    scene.until(
+        lambda: scene.fleet.lives[victim].state is EngineState.DEAD or scene.fleet.lives[victim].restarts > restarts,
+        "the verdict",
+        60,
+    )
     scene.whole(ENGINES)
 
 
@@ -200,7 +227,9 @@ def test_an_engine_that_answers_at_once_with_errors_gets_little_to_do_and_is_rep
     scene.check(scene.hold("broken"), "one engine answers with errors")
     assert "broken for this test" in scene.fleet.lives[victim].last_error
     calls = ray.get(scene.fleet.actors[victim].__ray_call__.remote(lambda engine: engine.calls), timeout=30)
-    assert 1 <= calls <= CONFIG.max_in_flight + 8  # what was given to it before its first answer, and a trial from time to time
+    assert (
+        1 <= calls <= CONFIG.max_in_flight + 8
+    )  # what was given to it before its first answer, and a trial from time to time
     started = time.monotonic()
     while scene.fleet.lives[victim].restarts == restarts:  # it fails on every trial as long as there is work
         assert time.monotonic() - started < 200
@@ -224,7 +253,9 @@ def test_an_engine_that_dies_in_the_middle_of_a_sync_holds_up_nobody(scene: Scen
     assert scene.fleet.lives[victim].version == scene.version
 
 
-def test_a_publication_waits_neither_for_an_engine_that_stands_still_nor_with_the_turns_of_those_that_have_confirmed(scene: Scene) -> None:
+def test_a_publication_waits_neither_for_an_engine_that_stands_still_nor_with_the_turns_of_those_that_have_confirmed(
+    scene: Scene,
+) -> None:
     scene.whole(ENGINES)
     victim, pid = "engine-2", scene.pid("engine-2")
     with scene.during_a_rollout(victim) as held, ThreadPoolExecutor(1) as pool:
@@ -234,15 +265,25 @@ def test_a_publication_waits_neither_for_an_engine_that_stands_still_nor_with_th
 
         def works(name: str) -> bool:
             life = scene.fleet.lives[name]
-            return life.state is EngineState.SERVING and life.version == scene.version and scene.fleet.router.in_flight[name] > 0
+            return (
+                life.state is EngineState.SERVING
+                and life.version == scene.version
+                and scene.fleet.router.in_flight[name] > 0
+            )
 
         scene.until(lambda: any(map(works, scene.fleet.lives)), "turns with the new weights", 30)
         assert not published.done()
         report = published.result(120)
         assert scene.fleet.lives[victim].unheard  # it is given up later, and has not come back
         result = held.result(300)
-    assert set(report.confirmed) == {"engine-0", "engine-1", "engine-3"} and CONFIG.slow_after / 2 < report.seconds < CONFIG.stall_timeout
-    assert result.lost == [] and {(t.prompt_id, t.sample): t.token_ids for t in result.trajectories} == scene.quiet["tokens"]
+    assert (
+        set(report.confirmed) == {"engine-0", "engine-1", "engine-3"}
+        and CONFIG.slow_after / 2 < report.seconds < CONFIG.stall_timeout
+    )
+    assert (
+        result.lost == []
+        and {(t.prompt_id, t.sample): t.token_ids for t in result.trajectories} == scene.quiet["tokens"]
+    )
     assert {turn.weight_version for t in result.trajectories for turn in t.turns} == {scene.version - 1, scene.version}
     scene.whole(ENGINES)
     scene.until(lambda: not psutil.pid_exists(pid), "the stopped process to be ended", 60)
@@ -297,6 +338,8 @@ def test_the_fleet_grows_and_shrinks_while_it_works(scene: Scene) -> None:
         rates[engines] = sum(turn.end - turn.start for t in result.trajectories for turn in t.turns) / result.seconds
         assert len({turn.engine for t in result.trajectories for turn in t.turns}) == engines
     print("tokens a second:", {engines: round(rate) for engines, rate in rates.items()})
-    assert rates[4] > 1.2 * rates[2] and rates[2] > 1.5 * rates[1]  # the processor's share of a step does not scale on two cores
+    assert (
+        rates[4] > 1.2 * rates[2] and rates[2] > 1.5 * rates[1]
+    )  # the processor's share of a step does not scale on two cores
     scene.until(lambda: ray.available_resources().get("CPU") == 3, "the places of those that left to be free", 30)
     scene.wanted[0] = ENGINES

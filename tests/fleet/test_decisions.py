@@ -55,7 +55,10 @@ def _apply(life: EngineLife, event: str) -> None:
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=40))
 def test_only_a_confirmed_sync_to_the_current_version_leads_to_serving(events: list[str]) -> None:
-    life, confirmed = EngineLife("e"), False  # confirmed: by a sync to the current version, and nothing has undone it since
+    life, confirmed = (
+        EngineLife("e"),
+        False,
+    )  # confirmed: by a sync to the current version, and nothing has undone it since
     for event in events:
         before = life.state
         try:
@@ -63,7 +66,9 @@ def test_only_a_confirmed_sync_to_the_current_version_leads_to_serving(events: l
         except IllegalTransition:
             assert life.state is before
             continue
-        confirmed = event == "synced_current" or (confirmed and event not in ("outdated", "synced_old", "died", "replaced", "loaded"))
+        confirmed = event == "synced_current" or (
+            confirmed and event not in ("outdated", "synced_old", "died", "replaced", "loaded")
+        )
         if life.state in (EngineState.SERVING, EngineState.SUSPECT):
             assert confirmed and life.version == 7
 
@@ -124,7 +129,9 @@ def test_an_engine_of_which_nothing_is_heard_gets_no_turn_until_something_is() -
     assert dispatcher.engine_left("a", "no progress", blameless=True) == []
     clock.now = 1000.0
     assert dispatcher.assign() == [] and life.state is EngineState.SUSPECT
-    assert not dispatcher.succeeded(late) and life.state is EngineState.SUSPECT  # too late: the turn may be elsewhere by now
+    assert (
+        not dispatcher.succeeded(late) and life.state is EngineState.SUSPECT
+    )  # too late: the turn may be elsewhere by now
     life.heard()
     assert dispatcher.assign() == []
     moment = dispatcher.wake_at()
@@ -252,7 +259,9 @@ def test_a_dialogue_that_goes_on_comes_before_those_that_have_not_begun_and_stay
         done = at[f"{number}/0"]
         assert dispatcher.succeeded(done)
         dispatcher.accept(f"{number}/1", previous=done.engine)
-        assert [(next_turn.key, next_turn.engine) for next_turn in dispatcher.assign()] == [(f"{number}/1", done.engine)]
+        assert [(next_turn.key, next_turn.engine) for next_turn in dispatcher.assign()] == [
+            (f"{number}/1", done.engine)
+        ]
     assert dispatcher.succeeded(at["3/0"])
     assert [assignment.key for assignment in dispatcher.assign()] == ["4/0"]
 
@@ -378,7 +387,9 @@ class FleetMachine(RuleBasedStateMachine):
     def every_turn_is_somewhere_exactly_once(self) -> None:
         fate = self.fate
         ended = set(fate.done) | set(fate.reported)
-        assert all(n == 1 for n in (*fate.done.values(), *fate.reported.values())) and not set(fate.done) & set(fate.reported)
+        assert all(n == 1 for n in (*fate.done.values(), *fate.reported.values())) and not set(fate.done) & set(
+            fate.reported
+        )
         assert self.dispatcher.waiting + self.dispatcher.in_flight == len(fate.accepted - ended)
         assert self.dispatcher.in_flight == sum(self.router.in_flight.values())
         assert all(0 <= self.router.in_flight[life.name] <= 3 for life in self.lives)
@@ -424,7 +435,9 @@ def test_a_wish_that_is_taken_back_leaves_what_the_config_says() -> None:
         scaler.ask(9)
         assert scaler.desired(0, 0) == 6
         scaler.ask(None)
-    assert fixed.desired(0, 0) == 2 and following.desired(0, 0) == 6  # the autoscaler goes on from there, and shrinks when idle long enough
+    assert (
+        fixed.desired(0, 0) == 2 and following.desired(0, 0) == 6
+    )  # the autoscaler goes on from there, and shrinks when idle long enough
 
 
 def test_the_autoscaler_adds_engines_once_turns_have_waited_and_lets_them_go_when_long_idle() -> None:

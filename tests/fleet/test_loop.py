@@ -33,7 +33,9 @@ def test_a_dialogue_stays_where_its_prefix_is_though_others_wait_for_room() -> N
     async def dialogue(number: int) -> list[str]:
         engines: list[str] = []
         for turn in range(TURNS):
-            answered = await fleet.ask(TurnRequest(f"{number}/{turn}", [1], 1, 1.0, 0, 0), engines[-1] if engines else None)
+            answered = await fleet.ask(
+                TurnRequest(f"{number}/{turn}", [1], 1, 1.0, 0, 0), engines[-1] if engines else None
+            )
             waited.append(fleet.dispatcher.waiting)
             engines.append(answered.engine)
         return engines

@@ -17,7 +17,13 @@ from zj_ray.config.schema import FleetConfig
 from zj_ray.fleet.engine import EngineThread, TurnRequest, engine_arguments, engine_environment
 
 FLEET = FleetConfig(kv_cache_mb=64, max_in_flight=1)
-WIDE = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3, "num_hidden_layers": 4}
+WIDE = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "num_hidden_layers": 4,
+}
 ORDERS = ([*range(12)], [11, 3, 7], [3])  # the same turns among many, among few, alone
 
 
@@ -34,16 +40,28 @@ def _answers(folder: str) -> list[dict[int, list[float]]]:
 
 def _request(key: str, turn: int) -> TurnRequest:
     draw = random.Random(turn)
-    return TurnRequest(key, [draw.randrange(5, MODEL.tiny.vocab_size) for _ in range(20 + 3 * turn)], 24, 1.0, turn, stop_id=0)
+    return TurnRequest(
+        key, [draw.randrange(5, MODEL.tiny.vocab_size) for _ in range(20 + 3 * turn)], 24, 1.0, turn, stop_id=0
+    )
 
 
 def test_company_and_past_leave_every_bit_of_a_turn_as_it_is(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    shape = LlamaConfig(vocab_size=MODEL.tiny.vocab_size, max_position_embeddings=MODEL.max_length, initializer_range=0.1, **WIDE)
+    shape = LlamaConfig(
+        vocab_size=MODEL.tiny.vocab_size, max_position_embeddings=MODEL.max_length, initializer_range=0.1, **WIDE
+    )
     LlamaForCausalLM(shape).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    command = [sys.executable, "-m", "tests.fleet.test_repeatable_engine", str(tmp_path), str(tmp_path / "answers.json")]
-    done = subprocess.run(command, env=os.environ | engine_environment(FLEET), capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fleet.test_repeatable_engine",
+        str(tmp_path),
+        str(tmp_path / "answers.json"),
+    ]
+    done = subprocess.run(
+        command, env=os.environ | engine_environment(FLEET), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     many, few, alone = json.loads((tmp_path / "answers.json").read_text())
     assert alone["3"] == few["3"] == many["3"] and len(set(alone["3"])) > 10

@@ -77,9 +77,15 @@ def test_http_shows_and_sets_the_fleet_for_who_has_the_token(tmp_path: Path) -> 
         url, allowed = told["url"] + "/fleet", {"Authorization": f"Bearer {told['token']}"}
         assert told["url"].startswith("http://127.0.0.1:")
         assert requests.get(url, timeout=10).status_code in (401, 403)
-        assert requests.put(url, json={"rollouts": 3}, headers={"Authorization": "Bearer guess"}, timeout=10).status_code == 401
+        assert (
+            requests.put(url, json={"rollouts": 3}, headers={"Authorization": "Bearer guess"}, timeout=10).status_code
+            == 401
+        )
         assert wanted_rollouts(run.folder) is None
-        assert requests.get(url, headers=allowed, timeout=10).json() == {"wanted": None, "engines": [{"engine": "engine-0", "state": "serving"}]}
+        assert requests.get(url, headers=allowed, timeout=10).json() == {
+            "wanted": None,
+            "engines": [{"engine": "engine-0", "state": "serving"}],
+        }
         assert requests.put(url, json={"rollouts": 3}, headers=allowed, timeout=10).json()["wanted"] == 3
         assert wanted_rollouts(run.folder) == 3
         refused = requests.put(url, json={"rollouts": 9}, headers=allowed, timeout=10)
@@ -96,7 +102,10 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         other.listen()
-        with pytest.raises(ConfigError, match=f"fleet.http_port: can't listen on 127.0.0.1:{port}"), control(_run(tmp_path / "r", http_port=port)):
+        with (
+            pytest.raises(ConfigError, match=f"fleet.http_port: can't listen on 127.0.0.1:{port}"),
+            control(_run(tmp_path / "r", http_port=port)),
+        ):
             pass
 
 

@@ -18,7 +18,9 @@ QUESTIONS = ("头痛。", "发热怎么办？", "咳嗽。")
 
 
 def _greedy(fleet: Fleet, chat: ChatFormat, key: str) -> list[list[int]]:
-    requests = [TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(QUESTIONS)]
+    requests = [
+        TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(QUESTIONS)
+    ]
     return [answer.output.token_ids for answer in fleet.generate(requests, timeout=120)]
 
 

@@ -32,8 +32,14 @@ ANSWERS = (
 def items(number: int, answers: int = 4) -> list[Item]:
     """Consultations with `answers` distinct answers; the origins are what the page must not show."""
     opening = "医生您好，我这两天头痛得厉害，有点恶心，早上还吐了一次，需要去医院吗？"
-    context = (Message("user", opening), Message("assistant", "头痛多久了？以前有过吗？"), Message("user", "两天了，以前没有这样痛过。"))
-    said = tuple(Answer(text, {"model": "sft-origin", "temperature": 0.7 + k}) for k, text in enumerate(ANSWERS[:answers]))
+    context = (
+        Message("user", opening),
+        Message("assistant", "头痛多久了？以前有过吗？"),
+        Message("user", "两天了，以前没有这样痛过。"),
+    )
+    said = tuple(
+        Answer(text, {"model": "sft-origin", "temperature": 0.7 + k}) for k, text in enumerate(ANSWERS[:answers])
+    )
     return [Item(f"item-{n:05d}", f"case-{n}", context, "神经内科", said) for n in range(number)]
 
 
@@ -59,7 +65,13 @@ def accounts(run: Path, config: LabelConfig, **roles: str) -> dict[str, str]:
 def server(run: Path, *options: str, limit: float = 240.0) -> Iterator[tuple[str, subprocess.Popen]]:
     """`zj label` for a run in a process of its own: (URL, process); killed at the end."""
     command = [sys.executable, "-m", "zj_ray", "label", str(run), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     try:
         assert process.stdout is not None
         said, deadline = "", time.monotonic() + limit

@@ -35,7 +35,13 @@ def kill_within(witness: Path, place: str, number: int, seconds: float) -> None:
     def die(started: float, finished: bool) -> None:
         dying.acquire()  # the timer and the call's end may come together: the later one waits here for the kill
         left = [child.pid for child in psutil.Process().children(recursive=True)]
-        told = {"place": place, "number": number, "seconds": time.monotonic() - started, "finished": finished, "left": left}
+        told = {
+            "place": place,
+            "number": number,
+            "seconds": time.monotonic() - started,
+            "finished": finished,
+            "left": left,
+        }
         witness.write_text(json.dumps(told), encoding="utf-8")
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -33,7 +33,22 @@ def postgres() -> Iterator[str]:
     try:
         if as_user:
             shutil.chown(folder, "postgres")
-        _run([*as_user, programs / "initdb", "-D", folder / "data", "-U", "zj", "-A", "trust", "-E", "UTF8", "--no-locale"], folder)
+        _run(
+            [
+                *as_user,
+                programs / "initdb",
+                "-D",
+                folder / "data",
+                "-U",
+                "zj",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+            ],
+            folder,
+        )
         port = _free_port()
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c max_connections=100"
         control = [*as_user, programs / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"]
@@ -57,7 +72,14 @@ def fresh_database(server: str) -> str:
 
 
 def _run(command: list, folder: Path) -> None:
-    done = subprocess.run([str(part) for part in command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
 
 

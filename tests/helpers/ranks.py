@@ -19,7 +19,9 @@ def run_ranks(world: int, work: Callable[..., None], *arguments: Any, seconds: f
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, world, port, work, arguments), daemon=True) for rank in range(world)]
+    ranks = [
+        context.Process(target=_rank, args=(rank, world, port, work, arguments), daemon=True) for rank in range(world)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:

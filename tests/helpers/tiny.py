@@ -10,8 +10,14 @@ from zj_ray.config.schema import ModelConfig, TinyConfig
 from zj_ray.data.tokenizer import train_tokenizer
 from zj_ray.training.model import make_tiny
 
-TEXTS = ["医生您好，我这两天头痛得厉害，还有点恶心。", "请问疼痛是从什么时候开始的？有没有发热？", "建议您多休息，及时到医院检查。"] * 20
-MODEL = ModelConfig(tiny=TinyConfig(vocab_size=400, hidden_size=64, layers=2, heads=1, intermediate_size=128), max_length=256)
+TEXTS = [
+    "医生您好，我这两天头痛得厉害，还有点恶心。",
+    "请问疼痛是从什么时候开始的？有没有发热？",
+    "建议您多休息，及时到医院检查。",
+] * 20
+MODEL = ModelConfig(
+    tiny=TinyConfig(vocab_size=400, hidden_size=64, layers=2, heads=1, intermediate_size=128), max_length=256
+)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:

@@ -20,14 +20,21 @@ from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.roles import Models, Roles
 
-FLEET = FleetConfig(initial=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=20, transport="gloo")
+FLEET = FleetConfig(
+    initial=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=20, transport="gloo"
+)
 CONFIG = replace(
-    PPOConfig(), advantage="reinforce_pp", policy=PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=3), critic=LearnerRoleConfig(cpus=0.1)
+    PPOConfig(),
+    advantage="reinforce_pp",
+    policy=PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=3),
+    critic=LearnerRoleConfig(cpus=0.1),
 )
 
 
 @contextmanager
-def started(models: Path, ppo: PPOConfig = CONFIG, config: FleetConfig = FLEET, model: ModelConfig = MODEL) -> Iterator[tuple[Roles, Fleet]]:
+def started(
+    models: Path, ppo: PPOConfig = CONFIG, config: FleetConfig = FLEET, model: ModelConfig = MODEL
+) -> Iterator[tuple[Roles, Fleet]]:
     """models: a folder as the fixture `tiny_models` makes it."""
     roles = Roles(ppo, model, seed=0, start_timeout=120, fleet=config)
     fleet = Fleet(str(models / "lm"), model, config, start_timeout=400, place=roles.places.of_engines)
@@ -46,7 +53,10 @@ def started(models: Path, ppo: PPOConfig = CONFIG, config: FleetConfig = FLEET, 
 def greedy(fleet: Fleet, models: Path, key: str) -> list[list[list[int]]]:
     """What each engine says to the same questions."""
     chat = ChatFormat(load_tokenizer(models / "lm"))
-    requests = [TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(("头痛。", "发热怎么办？", "咳嗽。"))]
+    requests = [
+        TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id)
+        for i, text in enumerate(("头痛。", "发热怎么办？", "咳嗽。"))
+    ]
     answers = [[actor.generate.remote(request) for request in requests] for actor in fleet.actors.values()]
     return [[output.token_ids for output in ray.get(mine, timeout=60)] for mine in answers]
 

@@ -27,13 +27,25 @@ PACKAGE = Path(__file__).parents[2] / "zj_ray"
 # One wait each, by file and function: those that are meant to last as long as something else does.
 ALLOWED = {
     ("runs/jobs.py", "logs"): "zj logs -f lasts as long as the run, whose lock tells when its process is gone",
-    ("runs/job_server.py", "JobServer.follow.tail"): "lasts as long as the job, which the job server is asked about, each time with a limit",
-    ("runs/job_server.py", "JobServer.wait"): "zj submit --wait lasts as long as the job, which the job server is asked about, each time with a limit",
+    (
+        "runs/job_server.py",
+        "JobServer.follow.tail",
+    ): "lasts as long as the job, which the job server is asked about, each time with a limit",
+    (
+        "runs/job_server.py",
+        "JobServer.wait",
+    ): "zj submit --wait lasts as long as the job, which the job server is asked about, each time with a limit",
     ("runs/metrics.py", "PeakMemory._watch"): "samples in a daemon thread for as long as its block runs",
     ("runs/lock.py", "RunLock._beat"): "shows in a daemon thread that the run's owner lives, for as long as it does",
     ("serving/serve.py", "serve"): "zj serve lasts until Ctrl-C",
-    ("fleet/engine.py", "EngineThread._obey"): "an engine without work waits for its next command, as long as its actor lives",
-    ("fleet/engine.py", "RolloutEngine.wait_ready"): "vLLM starts as long as it takes; who asks has a limit and then kills the actor",
+    (
+        "fleet/engine.py",
+        "EngineThread._obey",
+    ): "an engine without work waits for its next command, as long as its actor lives",
+    (
+        "fleet/engine.py",
+        "RolloutEngine.wait_ready",
+    ): "vLLM starts as long as it takes; who asks has a limit and then kills the actor",
     ("fleet/supervisor.py", "Supervisor._again"): "looks after the fleet as long as there is one",
 }
 
@@ -84,7 +96,9 @@ class _Finder(ast.NodeVisitor):
         self.bounded = False  # whether asyncio ends what is awaited here
 
     def _report(self, node: ast.expr | ast.stmt, code: str = "") -> None:
-        self.found.append(Wait(self.file, node.lineno, ".".join(self.within), code or " ".join(ast.unparse(node).split())[:120]))
+        self.found.append(
+            Wait(self.file, node.lineno, ".".join(self.within), code or " ".join(ast.unparse(node).split())[:120])
+        )
 
     # --- names -------------------------------------------------------------------------------------------------------
 
@@ -109,7 +123,10 @@ class _Finder(ast.NodeVisitor):
     def _visit_function(self, node: Function) -> None:
         outside = self.assigned, self.bounded
         self.within.append(node.name)
-        self.assigned, self.bounded = dict(self.assigned), False  # a function made in a bounded block may be called elsewhere
+        self.assigned, self.bounded = (
+            dict(self.assigned),
+            False,
+        )  # a function made in a bounded block may be called elsewhere
         for each in ast.walk(node):
             if isinstance(each, ast.Assign | ast.AnnAssign) and each.value:
                 for target in each.targets if isinstance(each, ast.Assign) else [each.target]:
@@ -140,7 +157,9 @@ class _Finder(ast.NodeVisitor):
         if name in FUNCTIONS:
             endless = not _has_limit(node, FUNCTIONS[name])
         else:
-            endless = _waits_for_ever(node, method) and (method == "result" or not self.bounded)  # a result blocks, whoever awaits
+            endless = _waits_for_ever(node, method) and (
+                method == "result" or not self.bounded
+            )  # a result blocks, whoever awaits
         if endless:
             self._report(node)
         with self._bounds(name == "asyncio.wait_for"):
@@ -158,7 +177,11 @@ class _Finder(ast.NodeVisitor):
 
     def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
         managers = [item.context_expr for item in node.items]
-        timers = [m for m in managers if isinstance(m, ast.Call) and self._name(m.func) in ("asyncio.timeout", "asyncio.timeout_at")]
+        timers = [
+            m
+            for m in managers
+            if isinstance(m, ast.Call) and self._name(m.func) in ("asyncio.timeout", "asyncio.timeout_at")
+        ]
         with self._bounds(any(timer.args and not _is_none(timer.args[0]) for timer in timers)):
             for lock in managers:  # a call makes its manager, what has a name was there before: a lock or a semaphore
                 if not self.bounded and isinstance(lock, ast.Name | ast.Attribute):
@@ -185,7 +208,11 @@ class _Finder(ast.NodeVisitor):
             case ast.Call():
                 name = self._name(awaited.func)
                 gathers = name == "asyncio.gather"
-                return name in ("asyncio.wrap_future", "anext") or (gathers or name == "asyncio.shield") and any_of(*awaited.args, if_unknown=gathers)
+                return (
+                    name in ("asyncio.wrap_future", "anext")
+                    or (gathers or name == "asyncio.shield")
+                    and any_of(*awaited.args, if_unknown=gathers)
+                )
             case ast.Name(id=name) if name in self.assigned and name not in seen:
                 return any_of(*self.assigned[name], seen=seen | {name})
             case ast.Name() | ast.Attribute() | ast.Subscript():
@@ -239,12 +266,18 @@ def _is_clock(node: ast.AST) -> bool:
 def waits() -> list[Wait]:
     files = sorted(PACKAGE.rglob("*.py"))
     assert len(files) > 50
-    return [wait for path in files for wait in unlimited(path.read_text(encoding="utf-8"), path.relative_to(PACKAGE).as_posix())]
+    return [
+        wait
+        for path in files
+        for wait in unlimited(path.read_text(encoding="utf-8"), path.relative_to(PACKAGE).as_posix())
+    ]
 
 
 def test_no_wait_in_the_package_is_without_a_limit(waits: list[Wait]) -> None:
     faults = [str(wait) for wait in waits if (wait.file, wait.function) not in ALLOWED]
-    assert not faults, "give each a limit that ends in WaitTimeout, or say in ALLOWED what it lasts as long as:\n" + "\n".join(faults)
+    assert not faults, (
+        "give each a limit that ends in WaitTimeout, or say in ALLOWED what it lasts as long as:\n" + "\n".join(faults)
+    )
 
 
 def test_every_allowed_wait_is_there_and_hides_no_other(waits: list[Wait]) -> None:
@@ -372,7 +405,9 @@ def test_a_wait_with_a_limit_is_none(source: str) -> None:
 
 def test_a_fault_names_its_file_line_function_and_call() -> None:
     source = "class Fleet:\n    def wait(self):\n        return ray.get(self.answers)\n"
-    assert [str(wait) for wait in unlimited(source, "fleet/fleet.py")] == ["zj_ray/fleet/fleet.py:3: ray.get(self.answers)  (in Fleet.wait)"]
+    assert [str(wait) for wait in unlimited(source, "fleet/fleet.py")] == [
+        "zj_ray/fleet/fleet.py:3: ray.get(self.answers)  (in Fleet.wait)"
+    ]
 
 
 # --- limits of the waits for a job -----------------------------------------------------------------------------------
@@ -404,7 +439,9 @@ def test_a_silent_job_is_followed_for_as_long_as_it_runs(monkeypatch: pytest.Mon
 
 def test_output_that_does_not_end_with_its_job_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = list[str]()
-    with pytest.raises(WaitTimeout, match=r"http://head:8265: job zj-a has ended, but its output did not .* zj logs RUN"):
+    with pytest.raises(
+        WaitTimeout, match=r"http://head:8265: job zj-a has ended, but its output did not .* zj logs RUN"
+    ):
         _job_server(monkeypatch, ["RUNNING", "SUCCEEDED"], seconds=60).follow("zj-a", shown.append)
     assert shown == ["one\n"]
 

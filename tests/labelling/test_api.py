@@ -40,7 +40,9 @@ CONFIG = LabelConfig(overlap=0.0, gold=0.0)
 def page(tmp_path: Path) -> Page:
     opened = open_page(tmp_path, CONFIG)
     context = (Message("user", f"医生您好{SCRIPT}"),)
-    opened.store.add_items([Item("hostile", "h", context, None, (Answer(SCRIPT), Answer('"><b onclick=x>'), Answer("好")))])
+    opened.store.add_items(
+        [Item("hostile", "h", context, None, (Answer(SCRIPT), Answer('"><b onclick=x>'), Answer("好")))]
+    )
     opened.desk.plan({})
     return opened
 
@@ -77,7 +79,13 @@ def rank_rest(client: Client) -> list[str]:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/admin", {"admin"}), ("/gold", {"admin"}), ("/agreement", {"admin"}), ("/export", {"admin"}), ("/adjudicate", {"adjudicator"})]
+    [
+        ("/admin", {"admin"}),
+        ("/gold", {"admin"}),
+        ("/agreement", {"admin"}),
+        ("/export", {"admin"}),
+        ("/adjudicate", {"adjudicator"}),
+    ]
     + [("/history", {"annotator", "adjudicator"}), ("/compare?item=hostile", set())],
 )
 def test_a_role_sees_its_own_pages_only(page: Page, client: Client, path: str, allowed: set[str]) -> None:
@@ -143,7 +151,11 @@ def test_what_changes_anything_needs_the_sessions_own_csrf_token(
     answer = client.say(path, **body) if path.startswith("/api") else client.post(path, data=body | forged)
     assert answer.status_code == 403
     assert client.get("/").url.path != "/login"  # still signed in
-    assert page.store.all_rankings() == {} and page.store.gold() == {} and [account.name for account in page.accounts.known()] == ["zhao"]
+    assert (
+        page.store.all_rankings() == {}
+        and page.store.gold() == {}
+        and [account.name for account in page.accounts.known()] == ["zhao"]
+    )
 
 
 def test_guessing_tokens_and_flooding_are_slowed_down(page: Page, client: Client) -> None:
@@ -187,7 +199,11 @@ def test_no_page_may_run_or_load_anything_from_elsewhere(page: Page, client: Cli
 def test_somebody_elses_item_is_refused(page: Page, client: Client) -> None:
     page.desk.next("wang")
     client.enter(page.accounts.give("li", "annotator"))
-    for path, more in (("/api/rank", {"key": "k", "overall": [1, 2, 3]}), ("/api/skip", {"reason": "skip_field"}), ("/api/undo", {})):
+    for path, more in (
+        ("/api/rank", {"key": "k", "overall": [1, 2, 3]}),
+        ("/api/skip", {"reason": "skip_field"}),
+        ("/api/undo", {}),
+    ):
         assert client.say(path, item="hostile", **more).status_code == 403
     assert page.store.all_rankings() == {} and client.get("/compare?item=hostile").status_code == 403
 
@@ -210,7 +226,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("body", HOSTILE)
-def test_what_does_not_fit_is_refused_and_nothing_is_stored(page: Page, client: Client, body: dict[str, object]) -> None:
+def test_what_does_not_fit_is_refused_and_nothing_is_stored(
+    page: Page, client: Client, body: dict[str, object]
+) -> None:
     client.enter(page.accounts.give("li", "annotator"))
     client.get("/")
     answer = client.say("/api/rank", **body)
@@ -219,14 +237,24 @@ def test_what_does_not_fit_is_refused_and_nothing_is_stored(page: Page, client: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/static/../app.py", "/static/%2e%2e/words.py", "/static/..%2f..%2flabel.py", "/language/xx", "/docs", "/openapi.json"]
+    "path",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/words.py",
+        "/static/..%2f..%2flabel.py",
+        "/language/xx",
+        "/docs",
+        "/openapi.json",
+    ],
 )
 def test_paths_lead_nowhere_else(client: Client, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
 def test_a_change_of_language_leads_to_no_other_site(client: Client) -> None:
-    assert client.get("/language/en", params={"page": "//evil.example"}, follow_redirects=False).headers["location"] == "/"
+    assert (
+        client.get("/language/en", params={"page": "//evil.example"}, follow_redirects=False).headers["location"] == "/"
+    )
 
 
 def test_a_body_that_is_too_large_is_not_read(client: Client) -> None:
@@ -260,7 +288,12 @@ def test_each_of_the_24_orders_is_stored_as_it_was_seen(tmp_path: Path) -> None:
             text = client.get("/").text
             item = text.split('data-item="')[1].split('"')[0]
             cards = [part.split("<p>")[1].split("</p>")[0] for part in text.split("<article")[1:]]
-            assert client.say("/api/rank", item=item, key="k", overall=[wanted.index(card) + 1 for card in cards]).status_code == 200
+            assert (
+                client.say(
+                    "/api/rank", item=item, key="k", overall=[wanted.index(card) + 1 for card in cards]
+                ).status_code
+                == 200
+            )
             [ranking] = page.store.rankings(item)
             assert ranking.overall == tuple(wanted.index(answer) + 1 for answer in ANSWERS)
             assert set((ranking.aspects or {}).values()) == {ranking.overall}
@@ -284,7 +317,7 @@ def test_an_admin_makes_accounts_and_gold_and_exports(page: Page, client: Client
     client.enter(page.accounts.give("root", "admin"))
     made = client.post("/admin/accounts", data={"name": "王医生", "role": "annotator", "csrf": client.csrf}).text
     account = page.accounts.by_token(made.split('id="token">')[1].split("<")[0])
-    assert account is not None and account.name == "王医生" and "id=\"token\"" not in client.get("/admin").text
+    assert account is not None and account.name == "王医生" and 'id="token"' not in client.get("/admin").text
     shown = client.get("/gold").text
     assert 'value="hostile"' in shown and "<td>好</td>" in shown and "<img" not in shown and "<b onclick" not in shown
     after = client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).text
@@ -310,7 +343,10 @@ def test_only_what_doctors_said_becomes_gold(page: Page, client: Client) -> None
     page.store.add_ranking("hostile", "sim-1", "simulated", [3, 2, 1])
     client.enter(page.accounts.give("root", "admin"))
     assert "还没有医生排过的题目可选" in client.get("/gold").text
-    assert client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).status_code == 422 and page.store.gold() == {}
+    assert (
+        client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).status_code == 422
+        and page.store.gold() == {}
+    )
 
 
 # --- the log and the server ------------------------------------------------------------------------------------------
@@ -354,13 +390,29 @@ def certificate(tmp_path: Path) -> tuple[str, str]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
     paths = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, "-out", paths[0], "-keyout", paths[1]]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        *subject,
+        "-out",
+        paths[0],
+        "-keyout",
+        paths[1],
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return paths
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
-def test_over_tls_a_doctor_ranks_and_the_cookie_never_leaves_https(tmp_path: Path, certificate: tuple[str, str]) -> None:
+def test_over_tls_a_doctor_ranks_and_the_cookie_never_leaves_https(
+    tmp_path: Path, certificate: tuple[str, str]
+) -> None:
     run = make_run(tmp_path / "run", 1, CONFIG)
     tokens = accounts(run, CONFIG, li="annotator")
     with server(run, "--tls", *certificate) as (url, _):

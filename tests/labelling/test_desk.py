@@ -38,7 +38,9 @@ def desk_of(url: str | Path, number: int, **settings: float | bool) -> tuple[Ran
     return store, desk
 
 
-def say(desk: Desk, task: Task, name: str, overall: tuple[int, ...] = (1, 2, 3, 4), key: str = "k", **more: object) -> None:
+def say(
+    desk: Desk, task: Task, name: str, overall: tuple[int, ...] = (1, 2, 3, 4), key: str = "k", **more: object
+) -> None:
     desk.save(Ranking(task.item.id, name, "human", overall, **more), f"{task.item.id}/{key}")  # type: ignore[arg-type]
 
 
@@ -60,7 +62,9 @@ def rank_all(desk: Desk, name: str, overall: tuple[int, ...] = (1, 2, 3, 4)) -> 
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_annotators_at_once_get_no_place_twice_and_overlap_is_exact(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_annotators_at_once_get_no_place_twice_and_overlap_is_exact(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     url = tmp_path / "a.sqlite" if database == "sqlite" else fresh_database(request.getfixturevalue("server"))
     store, desk = desk_of(url, 60, overlap=0.3)
     start, done, faults = threading.Barrier(12), Counter[str](), []
@@ -81,11 +85,15 @@ def test_annotators_at_once_get_no_place_twice_and_overlap_is_exact(database: st
     assert Counter(done.values()) == {1: 42, 2: 18}
     said = store.all_rankings()
     assert {item: len(rankings) for item, rankings in said.items()} == dict(done)
-    assert {item for item, times in done.items() if times == 2} == {i for i, n in places_of(done, 0.3).items() if n == 2}
+    assert {item for item, times in done.items() if times == 2} == {
+        i for i, n in places_of(done, 0.3).items() if n == 2
+    }
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_planners_of_several_servers_at_once_disturb_nobody(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_planners_of_several_servers_at_once_disturb_nobody(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Items arrive, and each server that runs dry plans, while others do the same and annotators take and save what is there."""
     url = tmp_path / "a.sqlite" if database == "sqlite" else fresh_database(request.getfixturevalue("server"))
     store, desk = desk_of(url, 20, overlap=0.5)
@@ -122,8 +130,14 @@ def test_planners_of_several_servers_at_once_disturb_nobody(database: str, tmp_p
 
 
 @settings(max_examples=40, deadline=None)
-@given(steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["next", "save", "skip", "undo", "late"])), max_size=60))
-def test_whatever_they_do_in_whatever_order_no_place_is_held_twice(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]) -> None:
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["next", "save", "skip", "undo", "late"])), max_size=60
+    )
+)
+def test_whatever_they_do_in_whatever_order_no_place_is_held_twice(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
+) -> None:
     store, desk = desk_of(tmp_path_factory.mktemp("claims") / "a.sqlite", 4, overlap=0.5)
     held: dict[str, Task | None] = dict.fromkeys("abc")
     for number, (name, step) in enumerate(steps):
@@ -145,7 +159,9 @@ def test_whatever_they_do_in_whatever_order_no_place_is_held_twice(tmp_path_fact
     wanted = places_of([item.id for item in items(4)], 0.5)
     assert places == {(item, slot): 1 for item, n in wanted.items() for slot in range(1, n + 1)}
     for item, rankings in store.all_rankings().items():
-        assert len(rankings) <= wanted[item] + steps.count(("a", "late")) + steps.count(("b", "late")) + steps.count(("c", "late"))
+        assert len(rankings) <= wanted[item] + steps.count(("a", "late")) + steps.count(("b", "late")) + steps.count(
+            ("c", "late")
+        )
 
 
 def test_the_same_item_is_shown_until_it_is_ranked_in_the_same_order_of_answers(tmp_path: Path) -> None:
@@ -199,7 +215,11 @@ def test_a_ranking_sent_twice_is_stored_once(tmp_path: Path) -> None:
 def test_who_was_not_given_an_item_may_neither_rank_nor_skip_nor_undo_it(tmp_path: Path) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 1)
     task = take(desk, "li")
-    for refused in (lambda: say(desk, task, "wang"), lambda: desk.skip(task.item.id, "wang", "x"), lambda: desk.undo(task.item.id, "wang")):
+    for refused in (
+        lambda: say(desk, task, "wang"),
+        lambda: desk.skip(task.item.id, "wang", "x"),
+        lambda: desk.undo(task.item.id, "wang"),
+    ):
         with pytest.raises(NotAssigned):
             refused()
     assert store.all_rankings() == {}
@@ -241,7 +261,9 @@ def test_all_wrong_and_the_right_answer_go_together(tmp_path: Path, said: dict[s
         say(desk, take(desk, "li"), "li", **said)
 
 
-def test_the_time_from_display_to_save_and_the_order_of_display_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_from_display_to_save_and_the_order_of_display_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 1)
     task, now = take(desk, "li"), assignment.time.time()
     monkeypatch.setattr(assignment.time, "time", lambda: now + 42)
@@ -267,7 +289,10 @@ def test_every_annotator_gets_the_gold_items_in_between_and_no_place_is_spent_on
 
 def test_the_surest_items_are_offered_as_gold_first_and_disputed_ones_not(tmp_path: Path) -> None:
     def said(*overall: tuple[int, ...], adjudicated: bool = False) -> list[Ranking]:
-        return [Ranking("i", f"dr-{n}", "human", ranks, adjudicated=adjudicated and n == 0) for n, ranks in enumerate(overall)]
+        return [
+            Ranking("i", f"dr-{n}", "human", ranks, adjudicated=adjudicated and n == 0)
+            for n, ranks in enumerate(overall)
+        ]
 
     rankings = {
         "once": said((1, 2, 3)), "apart": said((1, 2, 3), (3, 2, 1)), "close": said((1, 2, 3), (1, 3, 2)), "alike": said((2, 1, 3), (2, 1, 3)),
@@ -306,7 +331,11 @@ def test_a_disagreement_that_is_taken_back_needs_no_adjudicator(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("a", "b", "wrong", "expected"),
-    [((1, 2, 3, 4), (1, 2, 4, 3), False, False), ((1, 2, 3, 4), (4, 3, 2, 1), False, True), ((1, 2, 3, 4), (1, 2, 3, 4), True, True)]
+    [
+        ((1, 2, 3, 4), (1, 2, 4, 3), False, False),
+        ((1, 2, 3, 4), (4, 3, 2, 1), False, True),
+        ((1, 2, 3, 4), (1, 2, 3, 4), True, True),
+    ]
     + [((1, 1, 1, 1), (1, 1, 1, 1), False, False), ((1, 1, 1, 1), (1, 2, 3, 4), False, True)],
 )
 def test_what_a_disagreement_is(a: tuple[int, ...], b: tuple[int, ...], wrong: bool, expected: bool) -> None:

@@ -39,7 +39,9 @@ def test_no_ranking_of_fifty_doctors_is_lost_or_altered(load: tuple[Path, Load])
 def test_95_of_100_requests_take_less_than_200_ms(load: tuple[Path, Load]) -> None:
     _, measured = load
     if measured.others > BUSY:
-        pytest.skip(f"other work used {measured.others:.0%} of the CPUs; p95 beside it was {1000 * measured.percentile(95):.0f} ms")
+        pytest.skip(
+            f"other work used {measured.others:.0%} of the CPUs; p95 beside it was {1000 * measured.percentile(95):.0f} ms"
+        )
     assert measured.percentile(95) < P95_SECONDS
 
 
@@ -72,7 +74,10 @@ def _kill_and_look(folder: Path, url: str | None) -> None:
     acknowledged: dict[tuple[str, str], str] = {}
     for kill in range(3):
         with server(run) as (address, process):
-            workers = [threading.Thread(target=_rank_until_the_end, args=(address, token, acknowledged, name)) for name, token in tokens.items()]
+            workers = [
+                threading.Thread(target=_rank_until_the_end, args=(address, token, acknowledged, name))
+                for name, token in tokens.items()
+            ]
             for worker in workers:
                 worker.start()
             enough = threading.Event()

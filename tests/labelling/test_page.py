@@ -46,7 +46,16 @@ def browser(browser_path: str) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     run = make_run(tmp_path_factory.mktemp("ward") / "run", 40, CONFIG)
-    tokens = accounts(run, CONFIG, li="annotator", wang="annotator", zhao="annotator", sun="annotator", chen="adjudicator", root="admin")
+    tokens = accounts(
+        run,
+        CONFIG,
+        li="annotator",
+        wang="annotator",
+        zhao="annotator",
+        sun="annotator",
+        chen="adjudicator",
+        root="admin",
+    )
     with server(run) as (url, _):
         page = open_page(run / "feedback", CONFIG)
         yield Ward(url, page.store, tokens)
@@ -61,7 +70,12 @@ def page(browser: Browser) -> Iterator[Page]:
     context.set_default_timeout(30_000)
     opened = context.new_page()
     opened.on("pageerror", lambda fault: faults.append(str(fault)))
-    opened.on("console", lambda said: faults.append(said.text) if said.type == "error" and "ERR_INTERNET_DISCONNECTED" not in said.text else None)
+    opened.on(
+        "console",
+        lambda said: (
+            faults.append(said.text) if said.type == "error" and "ERR_INTERNET_DISCONNECTED" not in said.text else None
+        ),
+    )
     yield opened
     context.close()
     assert faults == []
@@ -108,13 +122,19 @@ def test_a_doctors_day_from_login_to_export(page: Page, ward: Ward) -> None:
     submit(page)
     said = ward.said("li")
     assert [as_seen(r) for r in said] == [[1, 2, 3, 4], [4, 3, 2, 1], [2, 2, 1, 4], [1, 1, 1, 1], [1, 1, 1, 1]]
-    assert (said[4].all_wrong, said[4].right_answer, said[4].comment) == (True, "请立即到急诊，排除颅内出血。", "四个回答都没有提到急诊")
+    assert (said[4].all_wrong, said[4].right_answer, said[4].comment) == (
+        True,
+        "请立即到急诊，排除颅内出血。",
+        "四个回答都没有提到急诊",
+    )
     assert all(r.seconds is not None and 0 < r.seconds < 120 for r in said)
 
     sixth = item(page)
     page.get_by_role("button", name="撤销上一题").click()
     expect(page.locator(".notice")).to_contain_text("您撤销过")
-    assert item(page) == said[4].item and page.get_by_label("正确的回答").input_value() == "请立即到急诊，排除颅内出血。"
+    assert (
+        item(page) == said[4].item and page.get_by_label("正确的回答").input_value() == "请立即到急诊，排除颅内出血。"
+    )
     page.get_by_label("全部错误，都不能给患者").uncheck()
     rank_by_click(page, [3, 1, 1, 3])
     submit(page)
@@ -240,7 +260,10 @@ def test_a_network_that_fails_loses_nothing_and_stores_once(page: Page, ward: Wa
 @pytest.mark.parametrize("size", [DESK, TABLET], ids=["desk", "tablet"])
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_no_page_is_wider_than_the_screen(browser: Browser, ward: Ward, size: dict[str, int], language: str) -> None:
-    for name, paths in {"chen": ("/login", "/", "/adjudicate", "/history"), "root": ("/admin", "/gold", "/agreement")}.items():
+    for name, paths in {
+        "chen": ("/login", "/", "/adjudicate", "/history"),
+        "root": ("/admin", "/gold", "/agreement"),
+    }.items():
         context = browser.new_context(viewport=size)
         page = context.new_page()
         enter(page, ward, name)

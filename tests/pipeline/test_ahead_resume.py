@@ -93,8 +93,12 @@ def test_a_stopped_run_asks_for_no_turn_that_was_spoken_before(tmp_path: Path, m
     assert [row["step"] for row in steps_done(run)] == list(range(1, STEPS + 1))
 
     spoken = {row["turn"]: row for row in rows if row["step"] == STOPPED_AT}
-    half = {name.rsplit("/", 1)[0] for name in spoken if name.endswith("/0")} - {name.rsplit("/", 1)[0] for name in spoken if name.endswith("/2")}
-    assert len(half) == CONSULTATIONS // 2 and len(spoken) >= 2 * CONSULTATIONS  # both kinds were there: stuck in the middle, and done
+    half = {name.rsplit("/", 1)[0] for name in spoken if name.endswith("/0")} - {
+        name.rsplit("/", 1)[0] for name in spoken if name.endswith("/2")
+    }
+    assert (
+        len(half) == CONSULTATIONS // 2 and len(spoken) >= 2 * CONSULTATIONS
+    )  # both kinds were there: stuck in the middle, and done
     asked = {key.split("/", 2)[2] for key in watched.keys if key.startswith(f"step-{STOPPED_AT}/")}
     assert asked and not asked & spoken.keys()
     chat = ChatFormat(load_tokenizer(run.folder / "tokenizer"))

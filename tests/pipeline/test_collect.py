@@ -42,9 +42,20 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
     first = json.loads((run / "reward" / "manifest.json").read_text())
 
     words = ["feedback", "collect", "rounds", "--prompts", "12", "--runs", runs]
-    fatal = [sys.executable, "-m", "tests.helpers.mortal", tmp_path / "witness.json", "zj_ray.stages.collect:_order", "1", "1e6", *words]
+    fatal = [
+        sys.executable,
+        "-m",
+        "tests.helpers.mortal",
+        tmp_path / "witness.json",
+        "zj_ray.stages.collect:_order",
+        "1",
+        "1e6",
+        *words,
+    ]
     with log.open("w") as out:
-        assert subprocess.run([*map(str, fatal)], stdout=out, stderr=subprocess.STDOUT, timeout=TIMEOUT).returncode == -9, log.read_text()[-3000:]
+        assert (
+            subprocess.run([*map(str, fatal)], stdout=out, stderr=subprocess.STDOUT, timeout=TIMEOUT).returncode == -9
+        ), log.read_text()[-3000:]
     left = json.loads((tmp_path / "witness.json").read_text())["left"]
     end_orphans([process for process in psutil.process_iter() if process.pid in left], patience=3.0)
     assert zj(*words, log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]

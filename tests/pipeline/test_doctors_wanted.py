@@ -36,7 +36,10 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_run_waits_for_doctors_and_goes_on_when_enough_is_ranked(shop: Any) -> None:
     store = RankingStore(shop.run.folder / "feedback" / "rankings.sqlite")
     for ranked, item in enumerate(items(3)):
-        with pytest.raises(PeopleNeeded, match=rf"{4 - ranked} of 4 items wait for doctors.*zj label"), shop.run.running():
+        with (
+            pytest.raises(PeopleNeeded, match=rf"{4 - ranked} of 4 items wait for doctors.*zj label"),
+            shop.run.running(),
+        ):
             feedback(shop)
         assert read_status(shop.run.folder)["state"] == "waiting"
         store.add_rankings([Ranking(item.id, "li", "human", (1, 2, 3, 4))])

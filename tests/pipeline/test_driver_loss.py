@@ -25,7 +25,12 @@ STEPS, LIMIT = 40, 400.0
 def _prepared(root: Path) -> Run:
     """A run folder with everything before PPO, and a config that asks for PPO alone."""
     run = small_run(root / "bench", STEPS, engines=2)
-    run.config = replace(run.config, stages=("ppo",), ray=replace(run.config.ray, local_cpus=4), fleet=replace(run.config.fleet, http_port=0))
+    run.config = replace(
+        run.config,
+        stages=("ppo",),
+        ray=replace(run.config.ray, local_cpus=4),
+        fleet=replace(run.config.fleet, http_port=0),
+    )
     for path in (run.folder / "config.yaml", root / "bench.yaml"):
         write_atomic(path, dump_config(run.config))
     return run
@@ -84,5 +89,7 @@ def test_a_driver_killed_in_a_scale_in_and_in_a_rebuild_is_resumed_as_if_nothing
     assert third.wait(LIMIT) == 0, log.read_text()[-3000:]
 
     assert asked(run) == asked(quiet)  # the same prompts in the same steps, each once
-    assert [row["reward"] for row in steps_done(run)] == pytest.approx([row["reward"] for row in steps_done(quiet)], abs=1e-4)
+    assert [row["reward"] for row in steps_done(run)] == pytest.approx(
+        [row["reward"] for row in steps_done(quiet)], abs=1e-4
+    )
     assert {int(row["engines"]) for row in steps_done(run)} == {1, 2}

@@ -39,7 +39,11 @@ TIMEOUT = 600.0
 # What a clock or a count of publications says; everything else in the metrics must be equal.
 CLOCKED = ("time", "weight_version", "tokens_per_second", "rollout_seconds")
 PLACES = {  # the phase → the function whose call is fatal, which call of the process that may be, and how long it may go on [s]
-    "SFT": ("zj_ray.training.supervised.fit:read_metrics@/sft/", (1, 3), 0.0),  # called twice a second while there are new steps
+    "SFT": (
+        "zj_ray.training.supervised.fit:read_metrics@/sft/",
+        (1, 3),
+        0.0,
+    ),  # called twice a second while there are new steps
     "reward training": ("zj_ray.training.supervised.fit:read_metrics@/reward/", (1, 3), 0.0),
     "sampling answers": ("zj_ray.stages.feedback:answer", (1, 1), 1.5),
     "between stages": ("zj_ray.pipeline:_run_stage", (1, 1), 1e6),
@@ -58,7 +62,14 @@ def _plan(draw: random.Random) -> list[tuple[str, int, float]]:
     """Twelve kills in the order of the pipeline: phase, which call of the process, after how many seconds."""
     in_ppo = ["rollout", "scoring", "update", "weight sync", "checkpoint copy", "checkpoint write"]
     draw.shuffle(in_ppo)
-    phases = ["SFT", "sampling answers", "between stages", "reward training", *in_ppo, *draw.sample(["evaluation", "evaluation's scores"], 2)]
+    phases = [
+        "SFT",
+        "sampling answers",
+        "between stages",
+        "reward training",
+        *in_ppo,
+        *draw.sample(["evaluation", "evaluation's scores"], 2),
+    ]
     return [(phase, draw.randint(*PLACES[phase][1]), draw.uniform(0.0, PLACES[phase][2])) for phase in phases]
 
 
@@ -66,9 +77,22 @@ def _killed(root: Path, phase: str, number: int, seconds: float) -> dict[str, An
     """Run until the fatal call; the witness that the process left."""
     witness, log = root / "witness.json", root / "killed.log"
     witness.unlink(missing_ok=True)
-    words = ["-m", "tests.helpers.mortal", witness, PLACES[phase][0], str(number), str(seconds), "run", root / "exact.yaml", "--runs", root / "runs"]
+    words = [
+        "-m",
+        "tests.helpers.mortal",
+        witness,
+        PLACES[phase][0],
+        str(number),
+        str(seconds),
+        "run",
+        root / "exact.yaml",
+        "--runs",
+        root / "runs",
+    ]
     with log.open("w") as out:
-        status = subprocess.run([sys.executable, *map(str, words)], stdout=out, stderr=subprocess.STDOUT, timeout=TIMEOUT).returncode
+        status = subprocess.run(
+            [sys.executable, *map(str, words)], stdout=out, stderr=subprocess.STDOUT, timeout=TIMEOUT
+        ).returncode
     assert status == -9, f"{phase}: ended with {status}, not by a kill:\n{log.read_text()[-3000:]}"
     told = json.loads(witness.read_text(encoding="utf-8"))
     end_orphans([process for process in psutil.process_iter() if process.pid in told["left"]], patience=3.0)
@@ -77,7 +101,10 @@ def _killed(root: Path, phase: str, number: int, seconds: float) -> dict[str, An
 
 def _metrics(folder: Path, stage: str) -> list[dict[str, Any]]:
     rows = read_metrics(folder / stage / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name not in CLOCKED and not name.startswith("seconds_")} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name not in CLOCKED and not name.startswith("seconds_")}
+        for row in rows
+    ]
 
 
 def _consultations(path: Path) -> list[dict[str, Any]]:
@@ -102,16 +129,23 @@ def test_twelve_kills_leave_no_trace_in_weights_or_metrics(tmp_path: Path) -> No
         root.mkdir()
         (root / "exact.yaml").write_text(CONFIG, encoding="utf-8")
     log = quiet / "zj.log"
-    assert zj("run", quiet / "exact.yaml", "--runs", quiet / "runs", log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
+    assert zj("run", quiet / "exact.yaml", "--runs", quiet / "runs", log=log).wait(TIMEOUT) == 0, log.read_text()[
+        -3000:
+    ]
 
     seed = random.randrange(10**6)
     plan = _plan(random.Random(seed))
     print(f"seed {seed}")
     for phase, number, seconds in plan:
         told = _killed(mended, phase, number, seconds)
-        print(f"killed in call {number} of {phase} after {told['seconds']:.3f} s", "at its end" if told["finished"] else "")
+        print(
+            f"killed in call {number} of {phase} after {told['seconds']:.3f} s",
+            "at its end" if told["finished"] else "",
+        )
     log = mended / "zj.log"
-    assert zj("run", mended / "exact.yaml", "--runs", mended / "runs", log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
+    assert zj("run", mended / "exact.yaml", "--runs", mended / "runs", log=log).wait(TIMEOUT) == 0, log.read_text()[
+        -3000:
+    ]
 
     ours, theirs = quiet / "runs" / "exact", mended / "runs" / "exact"
     for stage in ("pretrain", "sft", "reward", "ppo"):
@@ -119,6 +153,10 @@ def test_twelve_kills_leave_no_trace_in_weights_or_metrics(tmp_path: Path) -> No
         one, other = (load_file(folder / stage / "model" / "model.safetensors") for folder in (ours, theirs))
         assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one), stage
     assert _consultations(ours / "ppo" / "rollouts.jsonl") == _consultations(theirs / "ppo" / "rollouts.jsonl")
-    assert _consultations(ours / "evaluate" / "consultations.jsonl") == _consultations(theirs / "evaluate" / "consultations.jsonl")
-    assert json.loads((ours / "evaluate" / "results.json").read_text()) == json.loads((theirs / "evaluate" / "results.json").read_text())
+    assert _consultations(ours / "evaluate" / "consultations.jsonl") == _consultations(
+        theirs / "evaluate" / "consultations.jsonl"
+    )
+    assert json.loads((ours / "evaluate" / "results.json").read_text()) == json.loads(
+        (theirs / "evaluate" / "results.json").read_text()
+    )
     assert _rankings(ours / "feedback" / "rankings.jsonl") == _rankings(theirs / "feedback" / "rankings.jsonl")

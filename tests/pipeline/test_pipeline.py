@@ -79,7 +79,9 @@ def test_a_run_killed_in_ppo_goes_on_from_its_checkpoint_to_the_end(story: Story
     assert story.killed_at >= 3  # the witness: work after the checkpoint was lost
     steps = [row["step"] for row in read_metrics(story.folder / "ppo" / "metrics.jsonl")]
     assert steps == [1, 2, 3, 4]
-    rollouts = [(row["step"], row["prompt_id"], row["sample"]) for _, row in read_jsonl(story.folder / "ppo" / "rollouts.jsonl")]
+    rollouts = [
+        (row["step"], row["prompt_id"], row["sample"]) for _, row in read_jsonl(story.folder / "ppo" / "rollouts.jsonl")
+    ]
     assert len(rollouts) == len(set(rollouts)) == 4 * 6
     for stage in ("pretrain", "sft", "feedback", "reward"):
         assert f"{stage}: done already" in story.output
@@ -107,7 +109,9 @@ def test_every_consultation_has_three_doctor_turns_on_the_version_that_was_curre
 
 def test_models_and_report_are_there_and_the_served_model_answered(story: Story) -> None:
     for stage in ("pretrain", "sft", "ppo"):
-        assert (story.folder / stage / "model" / "model.safetensors").is_file() and (story.folder / stage / "model" / "tokenizer.json").is_file()
+        assert (story.folder / stage / "model" / "model.safetensors").is_file() and (
+            story.folder / stage / "model" / "tokenizer.json"
+        ).is_file()
     report = (story.folder / "report.html").read_text(encoding="utf-8")
     assert "<svg" in report and "http://" not in report.replace("http://www.w3.org", "")
     manifest = json.loads((story.folder / "serve" / "manifest.json").read_text(encoding="utf-8"))
@@ -116,6 +120,10 @@ def test_models_and_report_are_there_and_the_served_model_answered(story: Story)
 
 def test_no_process_of_the_run_is_left(story: Story) -> None:
     deadline = time.monotonic() + 30
-    while left := [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(story.folder) in " ".join(p.info["cmdline"] or [])]:
+    while left := [
+        p.info["cmdline"]
+        for p in psutil.process_iter(["cmdline"])
+        if str(story.folder) in " ".join(p.info["cmdline"] or [])
+    ]:
         assert time.monotonic() < deadline, left
         time.sleep(1)

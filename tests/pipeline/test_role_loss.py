@@ -27,7 +27,9 @@ def test_lost_ranks_are_replaced_from_the_last_checkpoint(tmp_path: Path, caplog
         with caplog.at_level("WARNING"):
             seconds = learn(disturbed)
         thread.join(timeout=10)
-    assert len(killer.killed) == 2 and not any(psutil.pid_exists(pid) for _, _, pid in killer.killed)  # the faults took place
+    assert len(killer.killed) == 2 and not any(
+        psutil.pid_exists(pid) for _, _, pid in killer.killed
+    )  # the faults took place
     losses = [record.getMessage() for record in caplog.records if "are built anew" in record.getMessage()]
     assert len(losses) == 2, losses
     assert asked(disturbed) == asked(quiet)  # the same prompts in the same steps, each once

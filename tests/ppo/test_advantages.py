@@ -16,8 +16,20 @@ from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_turns
 from zj_ray.roles.batch import RolloutBatch
 
-CASE = Case("c", "内科", "医生，我头痛。", (Fact("起病", "三天前"),), (), dict.fromkeys(("diagnosis", "treatment", "advice", "basis")), ())
-ONLY_RULE = RewardMixConfig(**dict.fromkeys(("reward_model", "new_facts", "red_flag", "advice", "repetition", "length", "format", "safety"), 0.0))
+CASE = Case(
+    "c",
+    "内科",
+    "医生，我头痛。",
+    (Fact("起病", "三天前"),),
+    (),
+    dict.fromkeys(("diagnosis", "treatment", "advice", "basis")),
+    (),
+)
+ONLY_RULE = RewardMixConfig(
+    **dict.fromkeys(
+        ("reward_model", "new_facts", "red_flag", "advice", "repetition", "length", "format", "safety"), 0.0
+    )
+)
 
 
 def _turn(text: str, start: int, end: int, **seen: object) -> Turn:
@@ -30,7 +42,10 @@ def _two_turns(patient_tokens: int) -> Trajectory:
     ask = trajectory.append_generated([3, 4, 5], [-1.0, -1.0, -1.0])
     trajectory.append_context([6] * patient_tokens)
     advise = trajectory.append_generated([7, 8, 9], [-1.0, -1.0, -1.0])
-    trajectory.turns = [_turn("您好，请问疼了多久了？", *ask, new_facts=(0,), questions=1), _turn("建议您到医院做检查，注意休息。", *advise)]
+    trajectory.turns = [
+        _turn("您好，请问疼了多久了？", *ask, new_facts=(0,), questions=1),
+        _turn("建议您到医院做检查，注意休息。", *advise),
+    ]
     return trajectory
 
 
@@ -88,8 +103,12 @@ def test_reinforce_pp_pays_a_token_for_what_came_after_it() -> None:
 def test_a_kl_that_is_paid_in_the_loss_is_not_paid_in_the_reward() -> None:
     paid, free = _batch(_two_turns(3), -1.5), _batch(_two_turns(3), -1.5)
     estimate_advantages(paid, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, PPOConfig())
-    found = estimate_advantages(free, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, replace(PPOConfig(), kl_in="loss", kl_estimator="k3"))
-    assert free.returns[0][0] == pytest.approx(0.5 + 0.5 * 0.95**5, abs=1e-6) and paid.returns[0][0] < free.returns[0][0]
+    found = estimate_advantages(
+        free, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, replace(PPOConfig(), kl_in="loss", kl_estimator="k3")
+    )
+    assert (
+        free.returns[0][0] == pytest.approx(0.5 + 0.5 * 0.95**5, abs=1e-6) and paid.returns[0][0] < free.returns[0][0]
+    )
     assert found.kl == pytest.approx(np.exp(-0.5) - 1 + 0.5, abs=1e-6)
 
 
@@ -103,10 +122,14 @@ def test_tokens_of_an_older_policy_are_corrected_by_its_own_logprobs_and_are_no_
     found = estimate_advantages(batch, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, replace(PPOConfig(), importance_cap=1.5))
     assert batch.staleness[0].tolist() == [1, 1, 1, 0, 0, 0] and found.staleness == 0.5
     np.testing.assert_allclose(batch.importance[0], [1.5] * 3 + [1 / 3] * 3, rtol=1e-5)
-    assert found.mismatch_mean == pytest.approx(np.log(3), abs=1e-5) and found.importance == pytest.approx((1.5 + 1 / 3) / 2, abs=1e-5)
+    assert found.mismatch_mean == pytest.approx(np.log(3), abs=1e-5) and found.importance == pytest.approx(
+        (1.5 + 1 / 3) / 2, abs=1e-5
+    )
     trajectory.turns[1].weight_version = 1
     batch.staleness = RolloutBatch.of([trajectory], 2).staleness
-    assert np.isnan(estimate_advantages(batch, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, PPOConfig()).mismatch_mean)  # nothing to compare
+    assert np.isnan(
+        estimate_advantages(batch, [ScoredTurns(rewards=[0.0, 1.0])], 0.1, PPOConfig()).mismatch_mean
+    )  # nothing to compare
 
 
 def test_turn_ends_point_at_the_last_generated_token_of_each_turn() -> None:
@@ -119,21 +142,29 @@ def test_a_turns_reward_is_the_weighted_sum_of_its_named_parts() -> None:
     prompt = Prompt("c", "case", CASE.opening, case=CASE)
     scored = score_turns(_two_turns(1), prompt, [3.0, -1.0], ScoreScale(mean=1.0, deviation=2.0), mix)
     assert scored.rewards == pytest.approx([0.5 * 1.0 + 2.0 * 0.5, 0.5 * -1.0], abs=1e-5)
-    assert scored.parts[0]["new_facts"] == 0.5 and {"red_flag", "advice", "repetition", "length", "format"} <= set(scored.parts[0])
+    assert scored.parts[0]["new_facts"] == 0.5 and {"red_flag", "advice", "repetition", "length", "format"} <= set(
+        scored.parts[0]
+    )
 
 
 def test_the_safety_gate_stops_a_turn_whatever_else_it_earned() -> None:
     trajectory = _two_turns(1)
     trajectory.turns[1].text = "没事的，不用去医院，这个药一次吃十片保证治好。"
     mix = replace(ONLY_RULE, reward_model=1.0, unsafe=-3.0)
-    scored = score_turns(trajectory, Prompt("c", "case", CASE.opening, case=CASE), [9.0, 9.0], ScoreScale(0.0, 1.0), mix)
+    scored = score_turns(
+        trajectory, Prompt("c", "case", CASE.opening, case=CASE), [9.0, 9.0], ScoreScale(0.0, 1.0), mix
+    )
     assert scored.rewards[0] == 3.0 and scored.rewards[1] == -3.0
     refused = Prompt("s", "safety", "给我开安眠药。", expected="refuse_and_refer")
     trajectory.turns[1].text = "好的，这就给您开，每晚吃三片。"
     assert score_turns(trajectory, refused, [0.0, 0.0], ScoreScale(0.0, 1.0), mix).rewards[1] == -3.0
-    cut_off = replace(trajectory.turns[1], finished=False)  # failing is worse still in bad prose, though good prose mends nothing
+    cut_off = replace(
+        trajectory.turns[1], finished=False
+    )  # failing is worse still in bad prose, though good prose mends nothing
     trajectory.turns[1] = cut_off
-    assert score_turns(trajectory, refused, [0.0, 0.0], ScoreScale(0.0, 1.0), replace(mix, format=1.0)).rewards[1] == -3.5
+    assert (
+        score_turns(trajectory, refused, [0.0, 0.0], ScoreScale(0.0, 1.0), replace(mix, format=1.0)).rewards[1] == -3.5
+    )
     trajectory.turns[1].finished = True
     benign = Prompt("k", "control", "安眠药为什么要凭处方？", expected="answer_helpfully")
     trajectory.turns[1].text = "这个问题我不能回答，请咨询医生。"

@@ -58,14 +58,18 @@ SHAPE = LlamaConfig(
 )
 # Three optimizer steps. The second has fewer documents than three ranks; seven divide by neither two nor three.
 MINI_BATCHES = [[0, 1, 2, 3, 4, 5, 6], [2, 5], [6, 0, 1, 3, 4]]
-OBJECTIVE = PolicyObjective(temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, entropy_coefficient=0.02, kl_estimator="k3")
+OBJECTIVE = PolicyObjective(
+    temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, entropy_coefficient=0.02, kl_estimator="k3"
+)
 KL_COEFFICIENT, VALUE_CLIP, LEARNING_RATE = 0.1, 0.2, 1e-3
 CLIP_NORM = 3.5  # some of the steps are clipped, some are not
 PER_TOKEN = ("old_logprobs", "reference_logprobs", "values", "advantages", "returns", "importance")
 ROLES, WORLDS = ("policy", "critic"), (1, 2, 3)
 DOCUMENT, SOME, ALL = 1, 64, 1024  # tokens a row: that is one document; a few; all that a rank has
 CAPACITIES = {0: (DOCUMENT, ALL), 1: (DOCUMENT,), 2: (DOCUMENT, SOME, ALL), 3: (DOCUMENT, ALL)}  # by ZeRO stage
-CASES = [(role, stage, capacity) for stage, capacities in CAPACITIES.items() for role in ROLES for capacity in capacities]
+CASES = [
+    (role, stage, capacity) for stage, capacities in CAPACITIES.items() for role in ROLES for capacity in capacities
+]
 
 
 def _batch() -> RolloutBatch:
@@ -83,7 +87,9 @@ def _batch() -> RolloutBatch:
         found.append(trajectory)
     batch = RolloutBatch.of(found, 0)
     for name, centre, spread in (("advantages", 0.0, 1.0), ("returns", 0.5, 1.0), ("values", 0.0, 0.3)):
-        setattr(batch, name, [(centre + spread * random.standard_normal(n)).astype(np.float32) for n in batch.generated])
+        setattr(
+            batch, name, [(centre + spread * random.standard_normal(n)).astype(np.float32) for n in batch.generated]
+        )
     batch.importance = [random.uniform(0.3, 2.0, n).astype(np.float32) for n in batch.generated]
     return batch
 
@@ -172,7 +178,9 @@ def _plain_policy_loss(model: nn.Module, padded: Padded) -> tuple[Tensor, float,
     loss = policy_loss(new, old, advantages, mask, OBJECTIVE.clip_low, OBJECTIVE.clip_high, OBJECTIVE.dual_clip)
     to_reference = (padded.spread("reference_logprobs") - new)[mask]
     entropy = foretold.entropy()[:, :-1][mask].mean()
-    loss = loss + KL_COEFFICIENT * (to_reference.exp() - 1 - to_reference).mean() - OBJECTIVE.entropy_coefficient * entropy
+    loss = (
+        loss + KL_COEFFICIENT * (to_reference.exp() - 1 - to_reference).mean() - OBJECTIVE.entropy_coefficient * entropy
+    )
     ratio = (new - old)[mask].exp()
     outside = ((ratio < 1 - OBJECTIVE.clip_low) | (ratio > 1 + OBJECTIVE.clip_high)).float().mean()
     return loss, float(outside), float(entropy.detach())
@@ -216,8 +224,14 @@ def _plans(batch: RolloutBatch, ranks: int, capacity: int) -> list[MiniBatchPlan
     return roles._plans(batch, [MINI_BATCHES], ranks)
 
 
-def _start(role: str, folder: Path, stage: int, learning_rate: float = LEARNING_RATE, objective: PolicyObjective = OBJECTIVE) -> Any:
-    rank: Any = PolicyRank(ModelConfig(), 0, 60, objective) if role == "policy" else CriticRank(ModelConfig(), 0, 60, VALUE_CLIP)
+def _start(
+    role: str, folder: Path, stage: int, learning_rate: float = LEARNING_RATE, objective: PolicyObjective = OBJECTIVE
+) -> Any:
+    rank: Any = (
+        PolicyRank(ModelConfig(), 0, 60, objective)
+        if role == "policy"
+        else CriticRank(ModelConfig(), 0, 60, VALUE_CLIP)
+    )
     model = rank.load_model(str(folder / role))
     if role == "critic":
         model.heads.weight.data = _living_head()
@@ -252,7 +266,9 @@ def _scored(rank: Any, batch: RolloutBatch, capacity: int) -> list[np.ndarray]:
     """Log-probs or values of the generated tokens, as the roles score a batch before they learn from it."""
     score = rank.logprobs if isinstance(rank, PolicyRank) else rank.values
     parts: list[Any] = [None] * rank.world
-    torch.distributed.all_gather_object(parts, score(batch.token_ids, batch.positions, plan_rows(batch.lengths, rank.world, capacity)))
+    torch.distributed.all_gather_object(
+        parts, score(batch.token_ids, batch.positions, plan_rows(batch.lengths, rank.world, capacity))
+    )
     merged = {i: array for part in parts for i, array in part.items()}
     return [merged[i] for i in range(len(batch))]
 
@@ -262,8 +278,13 @@ def _first_steps(folder: Path, batch: RolloutBatch, world: int) -> tuple[UpdateS
 
     Scored in other rows than those learnt from, and with a clip so narrow that a ratio of 1.00001 is outside.
     """
-    policy, critic = _start("policy", folder, 2, objective=PolicyObjective(0.7, 1e-5, 1e-5)), _start("critic", folder, 2)
-    exact = replace(batch, old_logprobs=_scored(policy, batch, SOME), importance=[np.ones(n, np.float32) for n in batch.generated])
+    policy, critic = (
+        _start("policy", folder, 2, objective=PolicyObjective(0.7, 1e-5, 1e-5)),
+        _start("critic", folder, 2),
+    )
+    exact = replace(
+        batch, old_logprobs=_scored(policy, batch, SOME), importance=[np.ones(n, np.float32) for n in batch.generated]
+    )
     exact.values = exact.returns = _scored(critic, batch, SOME)
     plan = _plans(batch, world, ALL)[:1]
     return _update(policy, exact, plan), _update(policy, exact, plan), _update(critic, exact, plan)
@@ -292,7 +313,10 @@ def _find(rank: int, world: int, folder: Path) -> None:
         if world == 3:
             found["garbage", role] = _with_garbage_in_the_rest(role, folder, batch, world)
         if world == 2:
-            found |= {("still", role, stage): _twice_without_a_learning_rate(role, folder, stage, batch, world) for stage in CAPACITIES}
+            found |= {
+                ("still", role, stage): _twice_without_a_learning_rate(role, folder, stage, batch, world)
+                for stage in CAPACITIES
+            }
     for role, stage, capacity in CASES:
         found[role, stage, capacity] = _learn(_start(role, folder, stage), batch, _plans(batch, world, capacity))
     torch.save(found, folder / f"{world}-{rank}.pt")
@@ -308,7 +332,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     batch, random = _batch(), np.random.default_rng(1)
     everyone = Padded.of(batch, list(range(len(batch))), "right")
     with torch.no_grad():
-        logprobs = everyone.gather(PlainPolicy(folder / "policy")(**everyone.inputs).log_prob(everyone.ids.roll(-1, 1))[:, :-1])
+        logprobs = everyone.gather(
+            PlainPolicy(folder / "policy")(**everyone.inputs).log_prob(everyone.ids.roll(-1, 1))[:, :-1]
+        )
         values = everyone.gather(PlainCritic(folder / "critic")(**everyone.inputs)[:, :-1])
     for name, exact in (("old_logprobs", logprobs), ("reference_logprobs", logprobs), ("values", values)):
         setattr(batch, name, [x + 0.2 * random.standard_normal(len(x)).astype(np.float32) for x in exact])
@@ -350,7 +376,12 @@ def test_the_side_of_the_padding_changes_nothing(plain: dict[tuple[str, str], Le
 @pytest.mark.parametrize(("role", "stage", "capacity"), CASES)
 @pytest.mark.parametrize("world", WORLDS)
 def test_rows_zero_stage_and_ranks_change_nothing(
-    ranks: dict[int, list[dict[Any, Any]]], plain: dict[tuple[str, str], Learnt], role: str, world: int, stage: int, capacity: int
+    ranks: dict[int, list[dict[Any, Any]]],
+    plain: dict[tuple[str, str], Learnt],
+    role: str,
+    world: int,
+    stage: int,
+    capacity: int,
 ) -> None:
     found = [rank[role, stage, capacity] for rank in ranks[world]]
     _assert_same(found[0], plain[role, "right"])
@@ -370,7 +401,9 @@ def test_the_cases_above_are_as_different_as_they_claim(folder: Path, plain: dic
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_the_first_on_policy_step_has_ratio_one(ranks: dict[int, list[dict[Any, Any]]], folder: Path, world: int) -> None:
+def test_the_first_on_policy_step_has_ratio_one(
+    ranks: dict[int, list[dict[Any, Any]]], folder: Path, world: int
+) -> None:
     first, second, critic = ranks[world][0]["first"]
     advantages = np.concatenate(torch.load(folder / "batch.pt", weights_only=False).advantages)
     assert first.clip_fraction == 0.0 and first.loss == pytest.approx(-advantages.mean(), abs=1e-6)
@@ -380,14 +413,18 @@ def test_the_first_on_policy_step_has_ratio_one(ranks: dict[int, list[dict[Any, 
 
 @pytest.mark.parametrize("stage", CAPACITIES)
 @pytest.mark.parametrize("role", ROLES)
-def test_a_learning_rate_of_zero_leaves_weights_and_metrics_still(ranks: dict[int, list[dict[Any, Any]]], role: str, stage: int) -> None:
+def test_a_learning_rate_of_zero_leaves_weights_and_metrics_still(
+    ranks: dict[int, list[dict[Any, Any]]], role: str, stage: int
+) -> None:
     before, first, second, after = ranks[2][0]["still", role, stage]
     assert first == second and first.grad_norm > 0 and first.skipped == 0
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_garbage_in_documents_of_no_row_changes_nothing_even_where_one_fills_an_empty_row(ranks: dict[int, list[dict[Any, Any]]], role: str) -> None:
+def test_garbage_in_documents_of_no_row_changes_nothing_even_where_one_fills_an_empty_row(
+    ranks: dict[int, list[dict[Any, Any]]], role: str
+) -> None:
     for rank in ranks[3]:
         clean, poisoned = rank["garbage", role]
         assert clean.stats == poisoned.stats and clean.stats.skipped == 0 and clean.stats.grad_norm > 0
@@ -402,7 +439,10 @@ ALGORITHMS: dict[str, tuple[int, Algorithm]] = {  # how many tensors `[batch, ti
     "whiten": (1, whiten),
     "masked_mean": (1, masked_mean),
     "policy_loss": (3, lambda new, old, advantages, mask: policy_loss(new, old, advantages, mask, 0.2, 0.28)),
-    "token_policy_loss": (3, lambda new, old, advantages, mask: token_policy_loss(new, old, advantages, mask, 0.2, 0.28, dual_clip=2.0)),
+    "token_policy_loss": (
+        3,
+        lambda new, old, advantages, mask: token_policy_loss(new, old, advantages, mask, 0.2, 0.28, dual_clip=2.0),
+    ),
     "clip_fraction": (2, lambda new, old, mask: clip_fraction(new, old, mask, 0.2, 0.28)),
     "value_loss": (3, lambda values, old, returns, mask: value_loss(values, old, returns, mask, 0.2)),
     "importance of a token": (2, lambda new, old, mask: importance_weights(new, old, mask, 2.0)),
@@ -435,7 +475,9 @@ def _results(algorithm: Algorithm, tensors: list[Tensor], mask: Tensor) -> list[
     found = algorithm(*tensors, mask)
     outputs = list(found) if isinstance(found, tuple) else [found]
     if outputs[0].requires_grad:
-        outputs += torch.autograd.grad(sum(x.sum() for x in outputs), tensors, allow_unused=True, materialize_grads=True)  # type: ignore[arg-type]
+        outputs += torch.autograd.grad(
+            sum(x.sum() for x in outputs), tensors, allow_unused=True, materialize_grads=True
+        )  # type: ignore[arg-type]
     return [x.detach() for x in outputs]
 
 
@@ -446,7 +488,9 @@ def test_garbage_in_masked_slots_changes_nothing(name: str, layout: tuple[Tensor
     (mask, seed), (count, algorithm) = layout, ALGORITHMS[name]
     clean = _results(algorithm, _tensors(mask, count, seed, lambda: 0.0), mask)
     dirty = _results(algorithm, _tensors(mask, count, seed, lambda: data.draw(GARBAGE)), mask)
-    assert all(torch.equal(mine, theirs) and torch.isfinite(mine).all() for mine, theirs in zip(dirty, clean, strict=True))
+    assert all(
+        torch.equal(mine, theirs) and torch.isfinite(mine).all() for mine, theirs in zip(dirty, clean, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -455,20 +499,28 @@ def test_garbage_in_masked_slots_changes_nothing(name: str, layout: tuple[Tensor
 def test_where_the_masked_slots_stand_changes_nothing(name: str, layout: tuple[Tensor, int]) -> None:
     (mask, seed), (count, algorithm) = layout, ALGORITHMS[name]
     left_padded = mask.sort(dim=1).values
-    spread, together = (_results(algorithm, _tensors(m, count, seed, lambda: float("nan")), m) for m in (mask, left_padded))
+    spread, together = (
+        _results(algorithm, _tensors(m, count, seed, lambda: float("nan")), m) for m in (mask, left_padded)
+    )
     for mine, theirs in zip(spread, together, strict=True):
-        torch.testing.assert_close(mine[mask] if mine.ndim else mine, theirs[left_padded] if theirs.ndim else theirs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            mine[mask] if mine.ndim else mine, theirs[left_padded] if theirs.ndim else theirs, atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])
 @pytest.mark.parametrize("advantage", ["gae", "grpo", "rloo", "reinforce_pp"])
-def test_garbage_where_the_batch_is_padded_changes_no_advantage(monkeypatch: pytest.MonkeyPatch, folder: Path, advantage: Any, kl_in: Any) -> None:
+def test_garbage_where_the_batch_is_padded_changes_no_advantage(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, advantage: Any, kl_in: Any
+) -> None:
     config = replace(PPOConfig(), advantage=advantage, kl_in=kl_in, kl_estimator="k3")
     found = []
     for garbage in (0.0, float("nan"), float("inf")):
         batch = torch.load(folder / "batch.pt", weights_only=False)
         batch.prompts = [0, 0, 0, 1, 1, 1, 1]
-        scored = [ScoredTurns(rewards=[0.1 * i + t for t in range(len(ends))]) for i, ends in enumerate(batch.turn_ends)]
+        scored = [
+            ScoredTurns(rewards=[0.1 * i + t for t in range(len(ends))]) for i, ends in enumerate(batch.turn_ends)
+        ]
 
         def dirty(arrays: Sequence[np.ndarray], garbage: float = garbage) -> tuple[Tensor, Tensor]:
             padded, mask = pad(arrays)
@@ -476,7 +528,14 @@ def test_garbage_where_the_batch_is_padded_changes_no_advantage(monkeypatch: pyt
 
         monkeypatch.setattr(advantages_stage, "pad", dirty)
         agreement = estimate_advantages(batch, scored, 0.1, config)
-        found.append([np.array(astuple(agreement)), *batch.advantages, *batch.importance, *(batch.returns if advantage == "gae" else [])])
+        found.append(
+            [
+                np.array(astuple(agreement)),
+                *batch.advantages,
+                *batch.importance,
+                *(batch.returns if advantage == "gae" else []),
+            ]
+        )
     for other in found[1:]:
         assert all(np.array_equal(mine, clean, equal_nan=True) for mine, clean in zip(other, found[0], strict=True))
     assert all(np.isfinite(array).all() for array in found[0][1:])
@@ -488,5 +547,7 @@ def test_a_log_prob_that_a_patients_token_cannot_have_is_never_read() -> None:
     trajectory.turns.append(Turn(*trajectory.append_generated([3], [-1.0]), "", 0, "", True))
     trajectory.append_context([4])
     trajectory.turns.append(Turn(*trajectory.append_generated([5, 6], [-2.0, -3.0]), "", 0, "", True))
-    trajectory.behaviour_logprobs = [x if mine else float("nan") for x, mine in zip(trajectory.behaviour_logprobs, trajectory.loss_mask, strict=True)]
+    trajectory.behaviour_logprobs = [
+        x if mine else float("nan") for x, mine in zip(trajectory.behaviour_logprobs, trajectory.loss_mask, strict=True)
+    ]
     assert RolloutBatch.of([trajectory], 0).behaviour_logprobs[0].tolist() == [-1.0, -2.0, -3.0]

@@ -60,7 +60,11 @@ def test_roles_that_share_a_place_have_a_bundle_for_each_rank_and_the_others_a_p
     }
     together, apart = plan_places(roles, [["policy", "reference"]])
     assert together.roles == ("policy", "reference") and apart.roles == ("reward",)
-    assert together.bundles == ({"CPU": 3, "GPU": 1.0}, {"CPU": 3, "GPU": 1.0}, {"CPU": 2, "GPU": 0.6}) and apart.bundles == ({"CPU": 1},)
+    assert together.bundles == (
+        {"CPU": 3, "GPU": 1.0},
+        {"CPU": 3, "GPU": 1.0},
+        {"CPU": 2, "GPU": 0.6},
+    ) and apart.bundles == ({"CPU": 1},)
 
 
 def test_engines_in_a_role_s_place_are_counted_in_and_sit_beside_its_ranks() -> None:
@@ -91,7 +95,10 @@ def test_the_fleet_starts_its_engines_there(ray_session: None, tmp_path: Path) -
         places.wait(60)
         fleet.launch()
         fleet.wait_ready()
-        sit = [actor.__ray_call__.remote(lambda engine: ray.get_runtime_context().get_placement_group_id()) for actor in fleet.actors.values()]
+        sit = [
+            actor.__ray_call__.remote(lambda engine: ray.get_runtime_context().get_placement_group_id())
+            for actor in fleet.actors.values()
+        ]
         assert ray.get(sit, timeout=60) == [places.groups[0].id.hex()] * 2
         assert Places(ppo.roles()).of_engines is None
     finally:
@@ -134,9 +141,13 @@ def _compute(config: PPOConfig, model: ModelConfig, folder: Path) -> Computed:
         roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
         batch = _batch()
         scores = roles.score(batch)
-        updated = roles.update(batch, [[[0, 1, 2, 3], [4, 5, 6]], [[0]]], 0.0, learn_policy=True)  # the last has fewer samples than ranks
+        updated = roles.update(
+            batch, [[[0, 1, 2, 3], [4, 5, 6]], [[0]]], 0.0, learn_policy=True
+        )  # the last has fewer samples than ranks
         weights = b"".join(bytes(ray.get(ref, timeout=30)) for ref in roles.weights(1).buckets)
-        groups = {group.name: set(ray.get([_place(actor) for actor in group.actors], timeout=30)) for group in roles.groups}
+        groups = {
+            group.name: set(ray.get([_place(actor) for actor in group.actors], timeout=30)) for group in roles.groups
+        }
     finally:
         roles.close()
     assert updated.policy and updated.critic and updated.policy.skipped == updated.critic.skipped == 0
@@ -161,9 +172,13 @@ def test_any_layout_scores_and_learns_the_same(alone: Computed, tiny_models: Pat
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
     for ours, theirs in zip(alone.scores, spread.scores, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert spread.losses == pytest.approx(alone.losses, abs=1e-5) and spread.norms == pytest.approx(alone.norms, rel=1e-4)
+    assert spread.losses == pytest.approx(alone.losses, abs=1e-5) and spread.norms == pytest.approx(
+        alone.norms, rel=1e-4
+    )
     # Adam divides tiny gradients by tiny ones: a hundredth of a step may differ.
-    np.testing.assert_allclose(np.frombuffer(spread.weights, np.float32), np.frombuffer(alone.weights, np.float32), atol=1e-4)
+    np.testing.assert_allclose(
+        np.frombuffer(spread.weights, np.float32), np.frombuffer(alone.weights, np.float32), atol=1e-4
+    )
     assert spread.places["policy"] == spread.places["reference"] != spread.places["critic"] == spread.places["reward"]
     assert len(set.union(*alone.places.values())) == 4  # the witness: nobody shared there
 
@@ -203,4 +218,7 @@ def test_a_failure_in_one_place_is_raised() -> None:
         raise ZjError("no", where="role reward", remedy="none")
 
     with pytest.raises(ZjError, match="no"):
-        in_turns(plan_places({"policy": FrozenRoleConfig(), "reward": FrozenRoleConfig()}), {"policy": [lambda: None], "reward": [fail]})
+        in_turns(
+            plan_places({"policy": FrozenRoleConfig(), "reward": FrozenRoleConfig()}),
+            {"policy": [lambda: None], "reward": [fail]},
+        )

@@ -17,7 +17,10 @@ SHAPE = LlamaConfig(vocab_size=600, hidden_size=64, intermediate_size=128, num_h
 
 
 def _asleep(loop: PPOLoop) -> set[bool]:
-    states = [actor.__ray_call__.remote(lambda engine: bool(engine.core.engine.is_sleeping())) for actor in loop.fleet.actors.values()]
+    states = [
+        actor.__ray_call__.remote(lambda engine: bool(engine.core.engine.is_sleeping()))
+        for actor in loop.fleet.actors.values()
+    ]
     return set(ray.get(states, timeout=60))
 
 

@@ -81,7 +81,10 @@ def _rollout(fleet: Fleet, chat: ChatFormat, key: str) -> list:
 
 
 def _greedy(fleet: Fleet, chat: ChatFormat, key: str, timeout: float = 120) -> list[list[int]]:
-    requests = [TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(("头痛。", "发热怎么办？", "咳嗽。"))]
+    requests = [
+        TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id)
+        for i, text in enumerate(("头痛。", "发热怎么办？", "咳嗽。"))
+    ]
     return [answer.output.token_ids for answer in fleet.generate(requests, timeout=timeout)]
 
 
@@ -103,7 +106,9 @@ def test_an_engine_without_confirmed_weights_gets_no_work(fleet: Fleet, chat: Ch
         fleet.generate([request], timeout=2)
 
 
-def test_trajectories_are_token_exact_and_engines_agree_with_the_trainer(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
+def test_trajectories_are_token_exact_and_engines_agree_with_the_trainer(
+    fleet: Fleet, roles: Roles, chat: ChatFormat
+) -> None:
     fleet.publish(roles.weights(1))
     trajectories = _rollout(fleet, chat, "exact")
     assert [t.prompt_id for t in trajectories] == [p.id for p, _ in PROMPTS]
@@ -113,12 +118,16 @@ def test_trajectories_are_token_exact_and_engines_agree_with_the_trainer(fleet: 
         marked = [i for turn in t.turns for i in range(turn.start, turn.end)]
         assert np.flatnonzero(t.loss_mask).tolist() == marked
     batch, scores = _scored_batch(roles, trajectories)
-    difference = np.concatenate([np.abs(a - b) for a, b in zip(batch.old_logprobs, batch.behaviour_logprobs, strict=True)])
+    difference = np.concatenate(
+        [np.abs(a - b) for a, b in zip(batch.old_logprobs, batch.behaviour_logprobs, strict=True)]
+    )
     assert difference.mean() < 1e-4
     # The policy has not moved: it is its own reference, and the first on-policy ratio is one at every token.
     for ours, reference in zip(batch.old_logprobs, batch.reference_logprobs, strict=True):
         np.testing.assert_allclose(ours, reference, atol=1e-5)
-    assert all(s.shape == (3, 4) for s in scores) and all(len(v) == n for v, n in zip(batch.values, batch.generated, strict=True))
+    assert all(s.shape == (3, 4) for s in scores) and all(
+        len(v) == n for v, n in zip(batch.values, batch.generated, strict=True)
+    )
 
 
 def test_the_same_seed_gives_the_same_consultations(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
@@ -134,7 +143,12 @@ def test_greedy_tokens_after_a_sync_equal_those_of_an_engine_started_from_the_ch
     before = _greedy(fleet, chat, "before")
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "learn"))
     updated = roles.update(batch, [[[0, 1, 2], [3, 4]]], 0.1, learn_policy=True)
-    assert updated.policy is not None and updated.policy.skipped == 0 and updated.critic is not None and updated.critic.skipped == 0
+    assert (
+        updated.policy is not None
+        and updated.policy.skipped == 0
+        and updated.critic is not None
+        and updated.critic.skipped == 0
+    )
     report = fleet.publish(roles.weights(4))
     assert len(report.confirmed) == 2 and report.checksum_failures == 0
     after = _greedy(fleet, chat, "after")
@@ -156,7 +170,14 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
     ray_session: None, folders: dict[str, Path], chat: ChatFormat, roles: Roles
 ) -> None:
     policy = replace(PPOConfig().policy, lora=LoraConfig(rank=4, alpha=8))
-    config = replace(PPOConfig(), push="adapter", reference_model="adapter_off", policy=policy, learning_rate=3e-2, advantage="reinforce_pp")
+    config = replace(
+        PPOConfig(),
+        push="adapter",
+        reference_model="adapter_off",
+        policy=policy,
+        learning_rate=3e-2,
+        advantage="reinforce_pp",
+    )
     learner = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
     fleet = Fleet(str(folders["sft"]), MODEL, replace(FLEET, initial=1), start_timeout=300, lora_rank=4)
     try:
@@ -228,7 +249,9 @@ def test_weights_that_come_in_mid_rollout_wait_for_the_turns_in_flight_and_no_tu
         fleet.publish(newer)
         trajectories = held.result(120).trajectories
     mixed = [t for t in trajectories if {turn.weight_version for turn in t.turns} == {20, 21}]
-    assert len(trajectories) == len(prompts) and len(mixed) > 5  # the witness that the publication came between two turns
+    assert (
+        len(trajectories) == len(prompts) and len(mixed) > 5
+    )  # the witness that the publication came between two turns
     batch = RolloutBatch.of(mixed, 21)
     roles.score(batch)
     by_version = {21: batch.old_logprobs}
@@ -246,7 +269,12 @@ def test_damaged_weights_are_refused_and_the_engine_leaves(fleet: Fleet, roles: 
     buckets = [np.array(ray.get(ref, timeout=30)) for ref in good.buckets]
     buckets[0][1000] ^= 1
     assert corrupted(good.manifest, buckets) == [0]
-    receipt = ray.get(next(iter(fleet.actors.values())).apply.remote(PublishedWeights(good.manifest, tuple(ray.put(b) for b in buckets))), timeout=60)
+    receipt = ray.get(
+        next(iter(fleet.actors.values())).apply.remote(
+            PublishedWeights(good.manifest, tuple(ray.put(b) for b in buckets))
+        ),
+        timeout=60,
+    )
     assert receipt.corrupted_buckets == 1 and receipt.version != 5
 
 
@@ -283,7 +311,14 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
     fleet: Fleet, folders: dict[str, Path], chat: ChatFormat
 ) -> None:
     config = replace(
-        PPOConfig(), advantage="rloo", samples=3, kl_in="loss", kl_estimator="k3", entropy_coefficient=0.01, dual_clip=3.0, learning_rate=1e-2
+        PPOConfig(),
+        advantage="rloo",
+        samples=3,
+        kl_in="loss",
+        kl_estimator="k3",
+        entropy_coefficient=0.01,
+        dual_clip=3.0,
+        learning_rate=1e-2,
     )
     roles = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
     try:
@@ -291,8 +326,13 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
         assert [group.name for group in roles.groups] == ["policy", "reference", "reward"]
         fleet.publish(roles.weights(8))
         siblings = [(PROMPTS[0][0], k) for k in range(3)]
-        trajectories = fleet.rollout(siblings, key="rloo", seed=3, chat=chat, settings=SETTINGS, timeout=120).trajectories
-        assert len({t.messages[0].content for t in trajectories}) == 1 and len({tuple(t.token_ids) for t in trajectories}) == 3
+        trajectories = fleet.rollout(
+            siblings, key="rloo", seed=3, chat=chat, settings=SETTINGS, timeout=120
+        ).trajectories
+        assert (
+            len({t.messages[0].content for t in trajectories}) == 1
+            and len({tuple(t.token_ids) for t in trajectories}) == 3
+        )
         batch = RolloutBatch.of(trajectories, trajectories[0].turns[0].weight_version)
         roles.score(batch)
         assert batch.values == []

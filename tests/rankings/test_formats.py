@@ -28,7 +28,13 @@ from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
 CONTEXT = (Message("user", "医生，我头痛。"), Message("assistant", "多久了？\n发烧吗？"), Message("user", "三天😣"))
-ITEM = Item("a", "case-1", CONTEXT, "内科", tuple(Answer(text, {"temperature": 1.0}) for text in ("甲", "乙\t", "丙\n“好”", "丁😀")))
+ITEM = Item(
+    "a",
+    "case-1",
+    CONTEXT,
+    "内科",
+    tuple(Answer(text, {"temperature": 1.0}) for text in ("甲", "乙\t", "丙\n“好”", "丁😀")),
+)
 FULL = Ranking(
     "a", "王医生", "human", (1, 2, 2, 4), {"safety": (1, 1, 1, 4), "fluency": (4, 3, 2, 1)}, all_wrong=True, right_answer="去\n急诊", comment="嗯",
     adjudicated=True, seconds=12.5, shown=(3, 1, 0, 2), created=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
@@ -45,19 +51,33 @@ def ranked_items(draw: st.DrawFn) -> tuple[list[Item], list[Ranking]]:
     items, rankings = [], []
     for number in range(draw(st.integers(1, 3))):
         count = draw(st.integers(2, 5))
-        context = [Message("assistant" if k % 2 else "user", draw(texts)) for k in range(draw(st.sampled_from([1, 3, 5])))]
+        context = [
+            Message("assistant" if k % 2 else "user", draw(texts)) for k in range(draw(st.sampled_from([1, 3, 5])))
+        ]
         system = [Message("system", draw(texts))] if draw(st.booleans()) else []
-        answers = tuple(Answer(draw(texts), draw(st.sampled_from([{}, {"kind": "generated", "t": 0.7}]))) for _ in range(count))
+        answers = tuple(
+            Answer(draw(texts), draw(st.sampled_from([{}, {"kind": "generated", "t": 0.7}]))) for _ in range(count)
+        )
         items.append(Item(f"项-{number}", draw(texts), tuple(system + context), draw(st.none() | texts), answers))
-        ranks = st.tuples(*[st.integers(1, count)] * count).map(lambda drawn: tuple(1 + sum(o < r for o in drawn) for r in drawn))
+        ranks = st.tuples(*[st.integers(1, count)] * count).map(
+            lambda drawn: tuple(1 + sum(o < r for o in drawn) for r in drawn)
+        )
         aspects = st.none() | st.dictionaries(st.sampled_from(ASPECTS), ranks)
         for annotator in draw(st.lists(texts, unique=True, max_size=3)):
             rankings.append(
                 Ranking(
-                    items[-1].id, annotator, draw(st.sampled_from(["human", "simulated", "file"])), draw(ranks), draw(aspects),
-                    all_wrong=draw(st.booleans()), right_answer=draw(st.none() | texts), comment=draw(st.none() | texts),
-                    adjudicated=draw(st.booleans()), seconds=draw(st.none() | st.floats(0, 1e6)),
-                    shown=draw(st.none() | st.permutations(range(count)).map(tuple)), created=draw(st.none() | st.datetimes(timezones=st.just(UTC))),
+                    items[-1].id,
+                    annotator,
+                    draw(st.sampled_from(["human", "simulated", "file"])),
+                    draw(ranks),
+                    draw(aspects),
+                    all_wrong=draw(st.booleans()),
+                    right_answer=draw(st.none() | texts),
+                    comment=draw(st.none() | texts),
+                    adjudicated=draw(st.booleans()),
+                    seconds=draw(st.none() | st.floats(0, 1e6)),
+                    shown=draw(st.none() | st.permutations(range(count)).map(tuple)),
+                    created=draw(st.none() | st.datetimes(timezones=st.just(UTC))),
                 )  # fmt: skip
             )
     return items, rankings
@@ -73,9 +93,13 @@ def by_annotator(rankings: Sequence[Ranking]) -> list[Ranking]:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(drawn=ranked_items())
-def test_a_file_that_is_written_and_read_holds_the_same(tmp_path: Path, name: str, drawn: tuple[list[Item], list[Ranking]]) -> None:
+def test_a_file_that_is_written_and_read_holds_the_same(
+    tmp_path: Path, name: str, drawn: tuple[list[Item], list[Ranking]]
+) -> None:
     items, rankings = drawn
     if name == "ranking":  # the unranked ones are in label_tasks
         tasks, none = back(tmp_path / "tasks.jsonl", "label_tasks", items, rankings)
@@ -106,27 +130,53 @@ def test_preferences_are_the_pairs_of_most_annotators_or_of_the_adjudicator(tmp_
     three = [replace(FULL, annotator=name, adjudicated=False, overall=ranks) for name, ranks in orders.items()]
     items, rankings = back(tmp_path / "p.jsonl", "preference", [ITEM], three)
     first, second, third, fourth = (answer.text for answer in ITEM.answers)
-    assert [tuple(a.text for a in i.answers) for i in items] == [(first, second), (first, third), (first, fourth), (second, third), (second, fourth)]
-    assert {r.overall for r in rankings} == {(1, 2)} and {i.context for i in items} == {CONTEXT} and {i.prompt_id for i in items} == {"case-1"}
+    assert [tuple(a.text for a in i.answers) for i in items] == [
+        (first, second),
+        (first, third),
+        (first, fourth),
+        (second, third),
+        (second, fourth),
+    ]
+    assert (
+        {r.overall for r in rankings} == {(1, 2)}
+        and {i.context for i in items} == {CONTEXT}
+        and {i.prompt_id for i in items} == {"case-1"}
+    )
     adjudicated, _ = back(tmp_path / "p.jsonl", "preference", [ITEM], [*three, replace(FULL, overall=(2, 1, 1, 1))])
     assert [tuple(a.text for a in i.answers) for i in adjudicated] == [(second, first), (third, first), (fourth, first)]
 
 
 def test_the_rank_of_a_ranking_row_is_the_adjudicators_and_its_annotators_are_all(tmp_path: Path) -> None:
-    FORMATS["ranking"].write(tmp_path / "r.jsonl", [ITEM], [replace(FULL, annotator="x", adjudicated=False, overall=(4, 3, 2, 1)), FULL])
+    FORMATS["ranking"].write(
+        tmp_path / "r.jsonl", [ITEM], [replace(FULL, annotator="x", adjudicated=False, overall=(4, 3, 2, 1)), FULL]
+    )
     row = json.loads((tmp_path / "r.jsonl").read_text(encoding="utf-8"))
     assert [response["rank"] for response in row["responses"]] == [1, 2, 2, 4] and len(row["annotators"]) == 2
 
 
 def test_the_dimension_of_a_preference_is_an_aspect(tmp_path: Path) -> None:
-    row = {"id": "p", "messages": [{"role": "user", "content": "痛"}], "chosen": "好", "rejected": "坏", "dimension": "safety", "source": "s"}
+    row = {
+        "id": "p",
+        "messages": [{"role": "user", "content": "痛"}],
+        "chosen": "好",
+        "rejected": "坏",
+        "dimension": "safety",
+        "source": "s",
+    }
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
     items, rankings = FORMATS["preference"].read(tmp_path / "p.jsonl", "zhang")
-    assert rankings == [Ranking("p", "zhang", "file", (1, 2), {"safety": (1, 2)})] and items[0].answers[0].origin["source"] == "s"
+    assert (
+        rankings == [Ranking("p", "zhang", "file", (1, 2), {"safety": (1, 2)})]
+        and items[0].answers[0].origin["source"] == "s"
+    )
 
 
 def test_ranks_without_annotators_are_one_ranking_of_a_file(tmp_path: Path) -> None:
-    answers = [{"text": "好", "rank": 1, "kind": "curt", "hurts": "fluency"}, {"text": "坏", "rank": 9}, {"text": "差", "rank": 9}]
+    answers = [
+        {"text": "好", "rank": 1, "kind": "curt", "hurts": "fluency"},
+        {"text": "坏", "rank": 9},
+        {"text": "差", "rank": 9},
+    ]
     row = {"id": "r", "messages": [{"role": "user", "content": "痛"}], "responses": answers, "source": "s"}
     (tmp_path / "r.jsonl").write_text(json.dumps(row))
     items, rankings = FORMATS["ranking"].read(tmp_path / "r.jsonl", "zhang")
@@ -136,15 +186,21 @@ def test_ranks_without_annotators_are_one_ranking_of_a_file(tmp_path: Path) -> N
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(("name", "file"), [("ranking", "ranking"), ("preference", "preference"), ("label_tasks", "label_tasks")])
-def test_real_files_are_read_whole_and_survive_every_whole_format(real_data: Path, tmp_path: Path, name: str, file: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "file"), [("ranking", "ranking"), ("preference", "preference"), ("label_tasks", "label_tasks")]
+)
+def test_real_files_are_read_whole_and_survive_every_whole_format(
+    real_data: Path, tmp_path: Path, name: str, file: str
+) -> None:
     source = real_data / "train" / f"{file}.jsonl"
     items, rankings = FORMATS[name].read(source, "file")
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     assert [item.id for item in items] == [row["id"] for row in rows]
     assert len(rankings) == (0 if name == "label_tasks" else len(rows))
     if name == "ranking":
-        assert [list(r.overall) for r in rankings] == [[response["rank"] for response in row["responses"]] for row in rows]
+        assert [list(r.overall) for r in rankings] == [
+            [response["rank"] for response in row["responses"]] for row in rows
+        ]
     for whole in WHOLE:
         kept = [item for item in items if rankings or whole != "ranking"]
         assert back(tmp_path / whole, whole, kept, rankings) == (kept, rankings)
@@ -157,13 +213,35 @@ def exported_task(*results: dict[str, Any], **annotation: Any) -> list[dict[str,
     """A task as Label Studio exports it: ids of its own, and more fields than anybody needs."""
     answers = [{"id": name, "title": name, "body": f"文 {name}"} for name in ("blog", "mdn", "wiki")]
     data = {"id": "t", "messages": [{"role": "user", "content": "痛"}], "answers": answers}
-    told = {"id": 7, "completed_by": 3, "was_cancelled": False, "lead_time": 4.288, "created_at": "2021-03-09T22:16:08.728353Z"}
-    return [{"id": 1, "project": 83, "data": data, "meta": {}, "predictions": [], "annotations": [{**told, "result": list(results), **annotation}]}]
+    told = {
+        "id": 7,
+        "completed_by": 3,
+        "was_cancelled": False,
+        "lead_time": 4.288,
+        "created_at": "2021-03-09T22:16:08.728353Z",
+    }
+    return [
+        {
+            "id": 1,
+            "project": 83,
+            "data": data,
+            "meta": {},
+            "predictions": [],
+            "annotations": [{**told, "result": list(results), **annotation}],
+        }
+    ]
 
 
 def ranker(order: Sequence[str], name: str = "rank") -> dict[str, Any]:
     value = {"ranker": {name: order}}
-    return {"value": value, "id": "PpwBv_NMxd", "from_name": name, "to_name": "results", "type": "ranker", "origin": "manual"}
+    return {
+        "value": value,
+        "id": "PpwBv_NMxd",
+        "from_name": name,
+        "to_name": "results",
+        "type": "ranker",
+        "origin": "manual",
+    }
 
 
 def read_as(name: str, path: Path, content: Any) -> tuple[list[Item], list[Ranking]]:
@@ -191,31 +269,63 @@ def test_the_labelling_set_up_asks_all_that_the_tasks_hold(tmp_path: Path) -> No
     tags = list(ElementTree.parse(tmp_path / "l.config.xml").iter())
     names = {tag.get("name"): tag for tag in tags if tag.get("name")}
     (task,) = json.loads((tmp_path / "l.json").read_text(encoding="utf-8"))
-    assert {tag.get("value", "").removeprefix("$") for tag in tags if tag.tag in ("List", "Paragraphs")} <= task["data"].keys()
+    assert {tag.get("value", "").removeprefix("$") for tag in tags if tag.tag in ("List", "Paragraphs")} <= task[
+        "data"
+    ].keys()
     results = task["annotations"][0]["result"]
     for result in results:
         tag = names[result["from_name"]]
-        assert tag.tag.lower() == result["type"] and tag.get("toName") == result["to_name"] and result["to_name"] in names
-    assert {result["from_name"] for result in results} == {"overall", "safety", "fluency", "all_wrong", "right_answer", "comment"}
+        assert (
+            tag.tag.lower() == result["type"] and tag.get("toName") == result["to_name"] and result["to_name"] in names
+        )
+    assert {result["from_name"] for result in results} == {
+        "overall",
+        "safety",
+        "fluency",
+        "all_wrong",
+        "right_answer",
+        "comment",
+    }
 
 
 # --- Argilla ----------------------------------------------------------------------------------------------------------
 
 ORDER = ["answer-3", "answer-1", "answer-2"]
 SHAPES: dict[str, Callable[[Any], Any]] = {
-    "to_json": lambda value: {"overall": [{"value": value, "user_id": "u-1"}], "comment": [{"value": "嗯", "user_id": "u-1"}]},
+    "to_json": lambda value: {
+        "overall": [{"value": value, "user_id": "u-1"}],
+        "comment": [{"value": "嗯", "user_id": "u-1"}],
+    },
     "serialize": lambda value: [
         {"question_name": "overall", "value": value, "user_id": "u-1", "status": "submitted"},
         {"question_name": "comment", "value": "嗯", "user_id": "u-1", "status": "submitted"},
         {"question_name": "overall", "value": value, "user_id": "u-2", "status": "draft"},
     ],
-    "api": lambda value: [{"values": {"overall": {"value": value}, "comment": {"value": "嗯"}}, "user_id": "u-1", "status": None}],
+    "api": lambda value: [
+        {"values": {"overall": {"value": value}, "comment": {"value": "嗯"}}, "user_id": "u-1", "status": None}
+    ],
 }
 
 
 def record(responses: Any) -> list[dict[str, Any]]:
-    fields = {"dialogue": [{"role": "user", "content": "痛"}], "answer-1": "甲", "answer-2": "乙", "answer-3": "丙", "answer-4": None}
-    return [{"id": "r", "fields": fields, "metadata": {}, "suggestions": {}, "responses": responses, "vectors": {}, "_server_id": "0b9"}]
+    fields = {
+        "dialogue": [{"role": "user", "content": "痛"}],
+        "answer-1": "甲",
+        "answer-2": "乙",
+        "answer-3": "丙",
+        "answer-4": None,
+    }
+    return [
+        {
+            "id": "r",
+            "fields": fields,
+            "metadata": {},
+            "suggestions": {},
+            "responses": responses,
+            "vectors": {},
+            "_server_id": "0b9",
+        }
+    ]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -225,12 +335,19 @@ def record(responses: Any) -> list[dict[str, Any]]:
         (ORDER, (2, 3, 1)),
         ([*ORDER, "answer-4"], (2, 3, 1)),  # the dataset has room for four answers, this record has three
         ([{"value": label} for label in ORDER], (2, 3, 1)),
-        ([{"value": "answer-2", "rank": 3}, {"value": "answer-1", "rank": 1}, {"value": "answer-3", "rank": 1}], (1, 3, 1)),
+        (
+            [{"value": "answer-2", "rank": 3}, {"value": "answer-1", "rank": 1}, {"value": "answer-3", "rank": 1}],
+            (1, 3, 1),
+        ),
     ],
 )
-def test_every_shape_of_argillas_responses_is_read(tmp_path: Path, shape: str, value: Any, ranks: tuple[int, ...]) -> None:
+def test_every_shape_of_argillas_responses_is_read(
+    tmp_path: Path, shape: str, value: Any, ranks: tuple[int, ...]
+) -> None:
     (row,) = record(SHAPES[shape](value))
-    (item,), rankings = read_as("argilla", tmp_path / "a.json", [row | {"id": "5f1", "external_id": "r"} if shape == "api" else row])
+    (item,), rankings = read_as(
+        "argilla", tmp_path / "a.json", [row | {"id": "5f1", "external_id": "r"} if shape == "api" else row]
+    )
     assert len(item.answers) == 3 and rankings == [Ranking("r", "u-1", "human", ranks, comment="嗯")]
 
 
@@ -239,12 +356,18 @@ def test_argilla_gets_what_its_client_can_load(tmp_path: Path) -> None:
     argilla.write(tmp_path / "a.json", [ITEM], [FULL])
     (row,) = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     order = ["answer-1", "answer-2", "answer-3", "answer-4"]
-    assert row["responses"]["overall"] == [{"value": order, "user_id": argilla.user_id("王医生"), "status": "submitted"}]
-    assert all(isinstance(value, str) for value in row["metadata"].values()) and not row["suggestions"]  # a suggestion would lead the annotators
+    assert row["responses"]["overall"] == [
+        {"value": order, "user_id": argilla.user_id("王医生"), "status": "submitted"}
+    ]
+    assert (
+        all(isinstance(value, str) for value in row["metadata"].values()) and not row["suggestions"]
+    )  # a suggestion would lead the annotators
 
 
 @pytest.mark.parametrize("name", ["label_studio", "argilla"])
-def test_what_an_annotator_changes_in_the_tool_replaces_his_full_ranking_and_what_he_leaves_does_not(tmp_path: Path, name: str) -> None:
+def test_what_an_annotator_changes_in_the_tool_replaces_his_full_ranking_and_what_he_leaves_does_not(
+    tmp_path: Path, name: str
+) -> None:
     path, other = tmp_path / "f.json", replace(FULL, annotator="李医生")
     FORMATS[name].write(path, [ITEM], [FULL, other])
     content = path.read_text(encoding="utf-8")
@@ -258,7 +381,11 @@ def test_what_an_annotator_changes_in_the_tool_replaces_his_full_ranking_and_wha
     _, rankings = read_as(name, path, rows)
     changed = {r.annotator: r for r in rankings}
     assert changed["李医生"] == other
-    assert changed["王医生"].overall == (4, 3, 2, 1) and changed["王医生"].comment == FULL.comment and not changed["王医生"].adjudicated
+    assert (
+        changed["王医生"].overall == (4, 3, 2, 1)
+        and changed["王医生"].comment == FULL.comment
+        and not changed["王医生"].adjudicated
+    )
 
 
 # --- the original label tool ------------------------------------------------------------------------------------------
@@ -270,7 +397,9 @@ def as_the_tool_does(tasks: dict[str, Any], ranked: dict[str, list[int]]) -> str
     for name, ranks in ranked.items():
         task = tasks[name]
         rows.append([name, task["query"], task["history"], *(task[f"response_{rank - 1}"] for rank in ranks)])
-    return pd.DataFrame(rows, columns=["id", "query", "history", "rank1", "rank2", "rank3", "rank4"]).to_csv(index=False, sep="\t")
+    return pd.DataFrame(rows, columns=["id", "query", "history", "rank1", "rank2", "rank3", "rank4"]).to_csv(
+        index=False, sep="\t"
+    )
 
 
 def tool_files(folder: Path, ranked: dict[str, list[int]], **changed: Any) -> Path:
@@ -287,11 +416,17 @@ def test_all_24_orders_of_the_original_tool_come_back_as_the_doctor_meant_them(t
     items, rankings = zhongjing.read(path, "王医生")
     assert {r.item: list(r.overall) for r in rankings} == ranked and len(items) == 25
     assert {(r.annotator, r.kind) for r in rankings} == {("王医生", "human")}
-    assert items[0].context == (Message("user", "头痛"), Message("assistant", "多久了？"), Message("user", "三天😣\n“痛”"))
+    assert items[0].context == (
+        Message("user", "头痛"),
+        Message("assistant", "多久了？"),
+        Message("user", "三天😣\n“痛”"),
+    )
     rows = list(csv.DictReader(path.open(encoding="utf-8", newline=""), delimiter="\t"))
     texts = [answer.text for answer in items[0].answers]
     by_name = {row["id"]: [1 + [row[f"rank{k}"] for k in range(1, 5)].index(text) for text in texts] for row in rows}
-    assert sum(by_name[name] != ranks for name, ranks in ranked.items()) == 14  # what reading the columns by their names does
+    assert (
+        sum(by_name[name] != ranks for name, ranks in ranked.items()) == 14
+    )  # what reading the columns by their names does
 
 
 def test_our_files_for_the_original_tool_are_its_own(tmp_path: Path) -> None:
@@ -322,8 +457,13 @@ def test_a_table_of_the_original_tool_that_is_none_is_named(tmp_path: Path) -> N
             zhongjing.read(path, "file")
 
 
-@pytest.mark.parametrize("rankings", [[replace(FULL, overall=(1, 2, 2, 4))], [replace(FULL, annotator=n, overall=(1, 2, 3, 4)) for n in "xy"]])
-def test_what_the_original_tool_can_not_hold_is_refused_and_no_file_is_written(tmp_path: Path, rankings: list[Ranking]) -> None:
+@pytest.mark.parametrize(
+    "rankings",
+    [[replace(FULL, overall=(1, 2, 2, 4))], [replace(FULL, annotator=n, overall=(1, 2, 3, 4)) for n in "xy"]],
+)
+def test_what_the_original_tool_can_not_hold_is_refused_and_no_file_is_written(
+    tmp_path: Path, rankings: list[Ranking]
+) -> None:
     with pytest.raises(DataError, match="holds one ranking of an item, without ties"):
         zhongjing.write(tmp_path / "o.tsv", [ITEM], rankings)
     assert not list(tmp_path.iterdir())

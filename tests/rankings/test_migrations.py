@@ -73,7 +73,9 @@ def test_a_store_from_before_versions_keeps_its_rows(new_url: Callable[[], str])
     store.close()
     engine = create_engine(url)
     with engine.connect() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM ranking")) == 3  # the first, superseded event is still there
+        assert (
+            connection.scalar(text("SELECT count(*) FROM ranking")) == 3
+        )  # the first, superseded event is still there
     engine.dispose()
 
 
@@ -85,7 +87,9 @@ def test_migrations_end_in_the_tables_that_the_code_describes(new_url: Callable[
     RankingStore(url).close()
     engine = create_engine(url)
     with engine.connect() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": not old}), Table.metadata)
+        differences = compare_metadata(
+            MigrationContext.configure(connection, opts={"compare_type": not old}), Table.metadata
+        )
     engine.dispose()
     assert differences == []
 

@@ -19,7 +19,10 @@ from zj_ray.rankings.store import RankingStore, consensus, pairs, places
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
 CONTEXT = (Message("user", "医生，我头痛三天了。"),)
-ANSWERS = tuple(Answer(text, {"temperature": t}) for text, t in (("多久了？", 0.7), ("吃药。", 1.0), ("有没有发烧？", 1.0), ("不知道", 1.3)))
+ANSWERS = tuple(
+    Answer(text, {"temperature": t})
+    for text, t in (("多久了？", 0.7), ("吃药。", 1.0), ("有没有发烧？", 1.0), ("不知道", 1.3))
+)
 
 WRITER = """
 import sys
@@ -84,7 +87,10 @@ def test_an_item_with_one_answer_is_refused(store: RankingStore) -> None:
 
 def test_two_processes_that_create_and_fill_one_file_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "shared.sqlite"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], stderr=subprocess.PIPE) for name in ("one", "two", "three")]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], stderr=subprocess.PIPE)
+        for name in ("one", "two", "three")
+    ]
     for writer in writers:
         _, errors = writer.communicate(timeout=120)
         assert writer.returncode == 0, errors.decode()
@@ -102,7 +108,9 @@ def test_consensus_is_the_mean_rank_and_pairs_leave_ties_out() -> None:
         consensus([])
 
 
-def test_export_holds_the_consensus_the_annotators_and_says_that_they_were_simulated(store: RankingStore, tmp_path: Path) -> None:
+def test_export_holds_the_consensus_the_annotators_and_says_that_they_were_simulated(
+    store: RankingStore, tmp_path: Path
+) -> None:
     store.add_item("unranked", CONTEXT, ANSWERS)
     store.add_ranking("a", "simulated-1", "simulated", [1, 2, 3, 4], {"safety": [1, 1, 1, 4]})
     store.add_ranking("a", "simulated-2", "simulated", [1, 3, 2, 4], {"safety": [1, 1, 3, 4]})

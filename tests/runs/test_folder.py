@@ -112,14 +112,20 @@ def test_what_is_logged_while_running_is_in_log_txt(tmp_path: Path) -> None:
 
 def test_a_second_process_is_refused_and_told_who_works_on_the_run(tmp_path: Path) -> None:
     run = Run.open(tmp_path / "a", Config())
-    with run.running(), pytest.raises(ZjError, match=f"process {os.getpid()} on {socket.gethostname()} is working"), run.running():
+    with (
+        run.running(),
+        pytest.raises(ZjError, match=f"process {os.getpid()} on {socket.gethostname()} is working"),
+        run.running(),
+    ):
         pass
     assert not (run.folder / "run.lock").exists()
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     code = "import os, sys, pathlib; from zj_ray.runs.lock import RunLock; RunLock(pathlib.Path(sys.argv[1])).__enter__(); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run.lock")], timeout=60, cwd=Path(__file__).parents[2], check=False)
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run.lock")], timeout=60, cwd=Path(__file__).parents[2], check=False
+    )
     assert (tmp_path / "run.lock").exists()
     with RunLock(tmp_path / "run.lock"):
         assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()

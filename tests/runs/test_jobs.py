@@ -68,7 +68,9 @@ def _text(renderable: object) -> str:
         ("finished", None, False, "finished"),
     ],
 )
-def test_a_run_that_ended_without_a_word_is_not_called_running(said: str, job: str | None, alive: bool, true: str) -> None:
+def test_a_run_that_ended_without_a_word_is_not_called_running(
+    said: str, job: str | None, alive: bool, true: str
+) -> None:
     assert state({"state": said}, job=job, alive=alive) == true
 
 
@@ -76,7 +78,13 @@ def test_status_shows_stage_step_age_times_and_engines(tmp_path: Path) -> None:
     run = Run.open(tmp_path / "a", replace(Config(), stages=("sft", "ppo")))
     run.finish("sft", {"seconds": 61.7})
     record = run.status(
-        state="running", stage="ppo", step=3, total=12, pid=1, host="h", fleet=[{"engine": "e0", "state": "SERVING", "last_error": "[x]"}]
+        state="running",
+        stage="ppo",
+        step=3,
+        total=12,
+        pid=1,
+        host="h",
+        fleet=[{"engine": "e0", "state": "SERVING", "last_error": "[x]"}],
     )
     text = _text(render(run.folder, record, job=None, alive=True, now=record["updated"] + 7))
     for expected in ("ppo, step 3 of 12", "7 s ago", "62", "e0", "SERVING", "[x]", "finished", "current"):
@@ -97,14 +105,18 @@ def test_submitting_where_nobody_listens_names_the_address(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_a_cluster_that_has_just_started_gets_time_for_its_agent(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_has_just_started_gets_time_for_its_agent(
+    started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     class Client:
         def submit_job(self, **job: object) -> None:
             asked.append(job)
             if not started or len(asked) < 3:
-                raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again later..")
+                raise RuntimeError(
+                    "Request failed with status code 500: No available agent to submit job, please try again later.."
+                )
 
     server = JobServer.__new__(JobServer)
     server.address, server._client = "http://head:8265", Client()  # type: ignore[assignment]
@@ -134,7 +146,9 @@ def test_a_local_run_is_interrupted_even_when_its_shell_told_it_to_ignore_that(t
     code = WORKS.replace("with connect(config.ray, log_folder=run.folder) as cluster:", "if True:")
     code = code[: code.index("        import ray")] + "        print('up', flush=True); time.sleep(300)\n"
     ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    process = subprocess.Popen([sys.executable, "-c", ignore + code, config, "--runs", tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ignore + code, config, "--runs", tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     try:
         assert process.stdout is not None and process.stdout.readline() == "up\n"
         assert "running" in _text(jobs.status("a", runs=tmp_path))
@@ -182,12 +196,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCluster]:
     home = tmp_path_factory.mktemp("home")
     gcs, dashboard, client, agent = (free_port() for _ in range(4))
     token = "0123456789abcdef" * 4
-    environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+    }
     arguments = f"start --head --block --disable-usage-stats --num-cpus 2 --object-store-memory 80000000 --port {gcs} --dashboard-host 127.0.0.1"
     arguments += f" --dashboard-port {dashboard} --ray-client-server-port {client} --dashboard-agent-listen-port {agent} --temp-dir {folder}"
     ray = Path(sys.executable).parent / "ray"
     with (home / "ray.log").open("w") as output:
-        process = subprocess.Popen([ray, *arguments.split()], env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [ray, *arguments.split()], env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         wait_for_port(dashboard, process, home / "ray.log")
         yield OwnCluster(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", token)
@@ -204,18 +223,26 @@ def with_token(cluster: OwnCluster, monkeypatch: pytest.MonkeyPatch) -> OwnClust
     return cluster
 
 
-def test_a_job_is_submitted_followed_and_stopped(with_token: OwnCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_is_submitted_followed_and_stopped(
+    with_token: OwnCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = _config(tmp_path, "far")
     runs = tmp_path / "runs"
     job = jobs.submit(config, address=with_token.dashboard, overrides=["seed=5"], runs=runs, _entry=("-c", WORKS))
     assert read_status(runs / "far")["job_id"] == job
     wait_until(lambda: read_status(runs / "far").get("stage") == "sft", 180, lambda: jobs.logs("far", runs=runs))
     shown = _text(jobs.status("far", runs=runs))
-    assert re.search(r"state\s+running", shown) and "sft, step 3 of 9" in shown and f"{job} at {with_token.dashboard}: RUNNING" in shown
+    assert (
+        re.search(r"state\s+running", shown)
+        and "sft, step 3 of 9" in shown
+        and f"{job} at {with_token.dashboard}: RUNNING" in shown
+    )
     jobs.logs("far", runs=runs)
     output = capsys.readouterr().out
     assert "joined True as far seed 5" in output
-    assert "working_dir" in output.split("seed 5 package")[1], "the workers import the package that travelled with the job"
+    assert "working_dir" in output.split("seed 5 package")[1], (
+        "the workers import the package that travelled with the job"
+    )
     with pytest.raises(ZjError, match="is working on this run"):
         jobs.submit(config, address=with_token.dashboard, runs=runs, _entry=("-c", WORKS))
     assert f"stopped job {job}" in jobs.stop("far", runs=runs)
@@ -225,9 +252,13 @@ def test_a_job_is_submitted_followed_and_stopped(with_token: OwnCluster, tmp_pat
     assert load_config(runs / "far" / "config.yaml").seed == 5
 
 
-def test_waiting_for_a_job_that_fails_gives_its_exit_code(with_token: OwnCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_for_a_job_that_fails_gives_its_exit_code(
+    with_token: OwnCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ZjError, match="ended as FAILED with exit code 3"):
-        jobs.submit(_config(tmp_path, "bad"), address=with_token.dashboard, runs=tmp_path, wait=True, _entry=("-c", FAILS))
+        jobs.submit(
+            _config(tmp_path, "bad"), address=with_token.dashboard, runs=tmp_path, wait=True, _entry=("-c", FAILS)
+        )
     jobs.logs("bad", runs=tmp_path, follow=True)
     assert "no luck" in capsys.readouterr().out
     assert re.search(r"state\s+failed", _text(jobs.status("bad", runs=tmp_path)))
@@ -247,14 +278,24 @@ def test_a_missing_or_wrong_token_is_said_to_be_the_fault(
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_a_running_cluster_is_joined_with_the_right_token_only(cluster: OwnCluster, right: bool, tmp_path: Path) -> None:
+def test_a_running_cluster_is_joined_with_the_right_token_only(
+    cluster: OwnCluster, right: bool, tmp_path: Path
+) -> None:
     code = (
         "import sys; from pathlib import Path; from zj_ray.cluster.connect import connect; from zj_ray.config.schema import RayConfig\n"
         "with connect(RayConfig(address=sys.argv[1]), log_folder=Path(sys.argv[2])) as c: print('joined', c.cpus, c.started_here)"
     )
-    environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {"RAY_AUTH_TOKEN": cluster.token if right else "f" * 64}
+    environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {
+        "RAY_AUTH_TOKEN": cluster.token if right else "f" * 64
+    }
     result = subprocess.run(
-        [sys.executable, "-c", code, cluster.gcs, tmp_path], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code, cluster.gcs, tmp_path],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     if right:
         assert result.stdout.strip() == "joined 2.0 False", result.stderr
@@ -273,10 +314,15 @@ def test_a_cluster_that_happens_to_run_on_this_machine_is_not_joined_unasked(clu
     folder = Path("/tmp") / f"zju{os.getpid()}"
     (folder / "ray").mkdir(parents=True)
     (folder / "ray" / "ray_current_cluster").write_text(cluster.gcs)
-    environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
+    environment = {k: v for k, v in os.environ.items() if k not in RAY_VARIABLES} | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_TMPDIR": str(folder),
+    }
     try:
         command = [sys.executable, "-c", code, str(folder)]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     assert f"found {cluster.gcs}\n" in done.stdout  # the witness: this is where Ray would have gone

@@ -30,7 +30,14 @@ def test_a_resumed_stage_has_no_step_twice(tmp_path: Path) -> None:
     resumed.truncate_after(3)
     for step in (4, 5):
         resumed.write(step, {"reward": 1.0})
-    assert [(r["step"], r["reward"]) for r in read_metrics(tmp_path / "metrics.jsonl")] == [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1)]
+    assert [(r["step"], r["reward"]) for r in read_metrics(tmp_path / "metrics.jsonl")] == [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (4, 1),
+        (5, 1),
+    ]
 
 
 def test_a_line_half_written_by_a_killed_process_is_dropped(tmp_path: Path) -> None:
@@ -84,7 +91,9 @@ def test_versions_name_what_a_run_depends_on() -> None:
 
 def test_summary_merges_deeply_and_keeps_what_other_stages_wrote(tmp_path: Path) -> None:
     update_summary(tmp_path, {"stages": {"sft": {"seconds": 3.0, "status": "done"}}, "sft": {"loss_before": 5.0}})
-    update_summary(tmp_path, {"stages": {"ppo": {"seconds": 9.0}}, "sft": {"loss_after": math.inf}, "versions": {"ray": "2"}})
+    update_summary(
+        tmp_path, {"stages": {"ppo": {"seconds": 9.0}}, "sft": {"loss_after": math.inf}, "versions": {"ray": "2"}}
+    )
     assert read_summary(tmp_path) == {
         "stages": {"sft": {"seconds": 3.0, "status": "done"}, "ppo": {"seconds": 9.0}},
         "sft": {"loss_before": 5.0, "loss_after": None},

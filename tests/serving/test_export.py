@@ -32,7 +32,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (run.stage("sft") / "adapter" / "adapter_config.json").write_text("{}")
     run.finish("sft", {})
     run.finish("evaluate", {})
-    figures = {"sft": {"loss_before": 5.0, "loss_after": 2.125}, "evaluate": {"general_perplexity": {"base": 9.5, "sft": 3.25}}}
+    figures = {
+        "sft": {"loss_before": 5.0, "loss_after": 2.125},
+        "evaluate": {"general_perplexity": {"base": 9.5, "sft": 3.25}},
+    }
     update_summary(run.folder, {**figures, "versions": {"torch": "2.11"}})
     run.status(state="stopped", stage="sft", step=3, total=4)
     return run
@@ -63,11 +66,17 @@ def test_transformers_and_vllm_load_what_is_exported_and_answer_alike(run: Run, 
     code, said = _zj("export", "mini", "--stage", "sft", "--to", to, "--runs", run.folder.parent)
     assert code == 0 and str(to) in said
     tokenizer, model = AutoTokenizer.from_pretrained(to), AutoModelForCausalLM.from_pretrained(to, dtype=torch.float32)
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": "头痛。"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "头痛。"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     assert asked["input_ids"][0].tolist() == ChatFormat(tokenizer).open("头痛。")
     answer = model.generate(**asked, max_new_tokens=8, do_sample=False)[0, asked["input_ids"].shape[1] :].tolist()
     assert GenerationConfig.from_pretrained(to).eos_token_id == ChatFormat(tokenizer).stop_id
-    assert not list(to.rglob("*.bin")) and (to / "model.safetensors").is_file() and (to / "adapter" / "adapter_config.json").is_file()
+    assert (
+        not list(to.rglob("*.bin"))
+        and (to / "model.safetensors").is_file()
+        and (to / "adapter" / "adapter_config.json").is_file()
+    )
 
     process = multiprocessing.get_context("spawn").Process(target=_answer_with_vllm, args=(str(to),))
     process.start()
@@ -76,7 +85,15 @@ def test_transformers_and_vllm_load_what_is_exported_and_answer_alike(run: Run, 
     assert json.loads((to / "answer.json").read_text()) == answer
 
     card = (to / "README.md").read_text(encoding="utf-8")
-    parts = ("# mini: sft", "| stages | sft |", "| sft.loss_after | 2.125 |", "| torch | 2.11 |", "base: 9.5; sft: 3.25", "research only", "仅供研究")
+    parts = (
+        "# mini: sft",
+        "| stages | sft |",
+        "| sft.loss_after | 2.125 |",
+        "| torch | 2.11 |",
+        "base: 9.5; sft: 3.25",
+        "research only",
+        "仅供研究",
+    )
     for part in (*parts, "synthetic"):
         assert part in card, part
 
@@ -92,7 +109,9 @@ def test_what_cannot_be_exported_is_named_and_nothing_is_written(run: Run, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_are_listed_with_stage_step_age_and_size(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_listed_with_stage_step_age_and_size(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     shutil.copytree(run.folder, tmp_path / "older")
     record = json.loads((tmp_path / "older" / "run.json").read_text())
@@ -103,6 +122,10 @@ def test_runs_are_listed_with_stage_step_age_and_size(run: Run, tmp_path: Path, 
     result = CliRunner().invoke(app, ["runs", "--runs", str(tmp_path)])
     newer, older = [line for line in result.output.splitlines() if "newer" in line or "older" in line]
     assert "newer" in newer and "stopped" in newer and "3 of 4" in newer
-    assert "died" in older and "2.0 h ago" in older and any(f"{size}.{part} MB" in older for size in (5, 6) for part in range(10))
+    assert (
+        "died" in older
+        and "2.0 h ago" in older
+        and any(f"{size}.{part} MB" in older for size in (5, 6) for part in range(10))
+    )
     code, said = _zj("runs", "--runs", tmp_path / "nowhere")
     assert code == 2 and "there are no runs" in said

@@ -124,7 +124,9 @@ def test_an_answer_without_max_tokens_fills_at_most_half_the_context(endpoint: E
         ({"temperature": -1}, 400, "temperature"),
     ],
 )
-def test_a_bad_request_is_answered_with_json_that_says_why(endpoint: Endpoint, change: dict, status: int, words: str) -> None:
+def test_a_bad_request_is_answered_with_json_that_says_why(
+    endpoint: Endpoint, change: dict, status: int, words: str
+) -> None:
     got, body = _post(endpoint, {"model": "tiny", "messages": [{"role": "user", "content": "你好"}], **change})
     assert got == status and words in json.loads(body)["error"]["message"]
     if "model" in change:
@@ -161,7 +163,9 @@ def test_the_terminal_chat_keeps_the_history_until_reset(
 
 def _post(endpoint: Endpoint, body: dict) -> tuple[int, str]:
     request = urllib.request.Request(
-        f"{endpoint.url}/v1/chat/completions", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        f"{endpoint.url}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
@@ -179,11 +183,22 @@ def _tiny_model(folder: Path) -> None:
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<pad>", "<eos>", "<|user|>", "<|assistant|>", "<|system|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(["医生你好"], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet))
+    tokenizer.train_from_iterator(
+        ["医生你好"], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
     turns = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
     wrapped.chat_template = turns + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     wrapped.save_pretrained(folder)
     torch.manual_seed(0)
-    shape = dict(vocab_size=300, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2)
-    LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=LENGTH, eos_token_id=1, pad_token_id=0)).save_pretrained(folder)
+    shape = dict(
+        vocab_size=300,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(
+        LlamaConfig(**shape, max_position_embeddings=LENGTH, eos_token_id=1, pad_token_id=0)
+    ).save_pretrained(folder)

@@ -31,7 +31,11 @@ from zj_ray.training.model import HEADS, load_heads
 from zj_ray.training.packing import make_shared_row
 from zj_ray.training.supervised.objective import order_loss
 
-TALK = (Message("user", "医生您好，我头痛。"), Message("assistant", "请问疼痛是从什么时候开始的？"), Message("user", "昨天。"))
+TALK = (
+    Message("user", "医生您好，我头痛。"),
+    Message("assistant", "请问疼痛是从什么时候开始的？"),
+    Message("user", "昨天。"),
+)
 
 
 def item(name: str, *texts: str, context: tuple[Message, ...] = TALK, split: str | None = None) -> Item:
@@ -57,14 +61,26 @@ def preferred(of: Labelled, head: int = 0) -> set[tuple[str, str]]:
 def test_ties_form_no_pair_and_aspects_have_ranks_of_their_own() -> None:
     found = labelled(ranking("a", 1, 1, 3, aspects={"safety": (3, 1, 1)}))
     assert preferred(found) == {("甲", "丙"), ("乙", "丙")}
-    assert preferred(found, HEADS.index("safety")) == {("乙", "甲"), ("丙", "甲")} and not preferred(found, HEADS.index("fluency"))
+    assert preferred(found, HEADS.index("safety")) == {("乙", "甲"), ("丙", "甲")} and not preferred(
+        found, HEADS.index("fluency")
+    )
 
 
 def test_the_right_answer_that_a_doctor_wrote_is_one_more_answer_above_all_that_were_shown() -> None:
     wrong = ranking("a", 1, 2, 3, all_wrong=True, right_answer="丁")
-    found = labelled(wrong, ranking("b", 2, 1, 3), ranking("c", 3, 3, 3, right_answer="丁"), ranking("d", 1, 1, 3, all_wrong=True))
-    assert [answer.text for answer in found.item.answers] == ["甲", "乙", "丙", "丁"] and found.item.answers[3].origin == {"kind": "right_answer"}
-    assert preferred(found) == {("丁", "甲"), ("丁", "乙"), ("丁", "丙"), ("甲", "丙"), ("乙", "丙")}  # the others have no say of it
+    found = labelled(
+        wrong, ranking("b", 2, 1, 3), ranking("c", 3, 3, 3, right_answer="丁"), ranking("d", 1, 1, 3, all_wrong=True)
+    )
+    assert [answer.text for answer in found.item.answers] == ["甲", "乙", "丙", "丁"] and found.item.answers[
+        3
+    ].origin == {"kind": "right_answer"}
+    assert preferred(found) == {
+        ("丁", "甲"),
+        ("丁", "乙"),
+        ("丁", "丙"),
+        ("甲", "丙"),
+        ("乙", "丙"),
+    }  # the others have no say of it
     assert np.isnan(found.ranks[0, 3, 1:]).all() and np.isnan(found.ranks[1:, 3]).all()
 
 
@@ -96,7 +112,9 @@ def test_weights_change_the_loss_where_they_are_asked_for_and_nowhere_else() -> 
     single = labelled(ranking("good", 1, 2, 3))
     assert loss(single, margin=1.0) > loss(single, margin=0.5) > loss(single)
     torn = labelled(ranking("a", 1, 2, 3), ranking("b", 1, 2, 3), ranking("c", 3, 2, 1))
-    assert 0 < loss(torn, margin=1.0) - loss(torn) < 0.6 * (loss(single, margin=1.0) - loss(single))  # a third of the margin
+    assert (
+        0 < loss(torn, margin=1.0) - loss(torn) < 0.6 * (loss(single, margin=1.0) - loss(single))
+    )  # a third of the margin
     assert loss(labelled(ranking("a", 1, 1, 1))) == loss(labelled(ranking("a", 1, 1, 1)), loss="plackett_luce") == 0.0
 
 
@@ -112,9 +130,14 @@ def test_the_answers_of_a_prompt_have_the_same_context_and_it_is_computed_once()
     limit = len(prompt) + 5
     tight = ranking_examples([one], chat, limit)
     last = chat.prompt(TALK[-1:])
-    assert all(document[: len(last)].tolist() == last and len(document) <= limit for document in tight.token_ids)  # whole turns went
+    assert all(
+        document[: len(last)].tolist() == last and len(document) <= limit for document in tight.token_ids
+    )  # whole turns went
     long = ranking_examples([one], chat, len(last) + 3)  # the question needs more than half: the answers are cut
-    assert all(document[: len(last)].tolist() == last for document in long.token_ids) and max(map(len, long.token_ids)) == len(last) + 3
+    assert (
+        all(document[: len(last)].tolist() == last for document in long.token_ids)
+        and max(map(len, long.token_ids)) == len(last) + 3
+    )
     with pytest.raises(DataError, match="the last question alone"):
         ranking_examples([one], chat, len(last))
 
@@ -139,9 +162,15 @@ def test_the_prompts_that_stop_training_are_neither_learnt_nor_reported(tmp_path
         store.add_items(items)
         store.add_rankings([Ranking(i.id, "a", "human", (1, 2)) for i in items])
         found = read_feedback(Workshop(run))
-        parts[patience] = {name: {each.item.prompt_id for each in getattr(found, name)} for name in ("train", "stopping", "valid")}
+        parts[patience] = {
+            name: {each.item.prompt_id for each in getattr(found, name)} for name in ("train", "stopping", "valid")
+        }
     whole, split = parts[None], parts[3]
-    assert not whole["stopping"] and split["valid"] == whole["valid"] and split["train"] | split["stopping"] == whole["train"]
+    assert (
+        not whole["stopping"]
+        and split["valid"] == whole["valid"]
+        and split["train"] | split["stopping"] == whole["train"]
+    )
     assert not split["train"] & split["stopping"] and 5 < len(split["stopping"]) < 30
 
 
@@ -159,7 +188,10 @@ def test_preferences_of_a_file_are_items_of_two(tmp_path: Path) -> None:
     store.import_ranked([found])
     [stored] = store.items()
     assert [a.text for a in stored.answers] == ["痛了多久了？", "吃点药。"]
-    assert [(a.origin["kind"], a.origin["split"]) for a in stored.answers] == [("chosen", "train"), ("rejected", "train")]
+    assert [(a.origin["kind"], a.origin["split"]) for a in stored.answers] == [
+        ("chosen", "train"),
+        ("rejected", "train"),
+    ]
     assert store.rankings("p1")[0].overall == (1, 2)
     with pytest.raises(DataError, match="'text' must be a non-empty string"):
         load_rankings(folder(tmp_path, preference=[{**row, "rejected": None}]), "train")
@@ -169,7 +201,13 @@ def test_preferences_of_a_file_are_items_of_two(tmp_path: Path) -> None:
 def test_real_rankings_and_preferences_are_read_with_their_kinds(real_data: Path) -> None:
     items = load_rankings(real_data, "train")
     kinds = {response.kind for found in items for response in found.responses}
-    assert {len(found.responses) for found in items} == {2, 4} and {"reference", "curt", "off_topic", "chosen", "rejected"} <= kinds
+    assert {len(found.responses) for found in items} == {2, 4} and {
+        "reference",
+        "curt",
+        "off_topic",
+        "chosen",
+        "rejected",
+    } <= kinds
 
 
 def _rank(store: RankingStore, count: int) -> None:
@@ -177,28 +215,52 @@ def _rank(store: RankingStore, count: int) -> None:
     items = [item(f"q{n:02}", "好。" * (1 + n % 3), "建议您多休息，及时到医院检查。" * 2, "嗯") for n in range(count)]
     store.add_items(items)
     aspects = {name: (2, 1, 3) for name in HEADS[1:]}
-    store.add_rankings([Ranking(one.id, name, "human", (2, 1, 3), aspects) for one in items[:-5] for name in ("a", "b")])
+    store.add_rankings(
+        [Ranking(one.id, name, "human", (2, 1, 3), aspects) for one in items[:-5] for name in ("a", "b")]
+    )
 
 
 def test_the_stage_leaves_models_accuracy_and_what_to_rank_next(ray_session: None, tmp_path: Path) -> None:
-    training = RewardTrainConfig(cpus=0.1, epochs=2, batch_tokens=1500, micro_batch_tokens=600, ensemble=2, noise_weighting=True, stall_timeout=120)
+    training = RewardTrainConfig(
+        cpus=0.1,
+        epochs=2,
+        batch_tokens=1500,
+        micro_batch_tokens=600,
+        ensemble=2,
+        noise_weighting=True,
+        stall_timeout=120,
+    )
     run = Run.open(tmp_path / "run", Config(model=MODEL, reward=training, feedback=FeedbackConfig(held_out=0.3)))
     tiny_folder(run.stage("sft") / "model")
-    shutil.copytree(run.folder / "sft" / "model", run.folder / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    shutil.copytree(
+        run.folder / "sft" / "model",
+        run.folder / "tokenizer",
+        ignore=shutil.ignore_patterns("*.safetensors", "config.json"),
+    )
     run.finish("sft", {})
     store = RankingStore(run.stage("feedback") / "rankings.sqlite")
     _rank(store, 40)
     store.close()
     manifest = reward(Workshop(run))
-    first, second = (load_heads(run.folder / "reward" / part, MODEL).heads.weight for part in ("model", "member-2/model"))
+    first, second = (
+        load_heads(run.folder / "reward" / part, MODEL).heads.weight for part in ("model", "member-2/model")
+    )
     assert first.shape == second.shape and not torch.equal(first, second)
     measured = json.loads((run.folder / "reward" / "accuracy.json").read_text(encoding="utf-8"))
     assert list(measured["scorers"]) == ["reward model", "mean of 2", "length only", "rules only"]
-    assert measured["scorers"]["length only"]["accuracy"] == 1.0 and measured["scorers"]["length only"]["length_partialled"] == 0.5
-    assert {name: figures["pairs"] for name, figures in measured["aspects"].items()} == dict.fromkeys(HEADS[1:], manifest["held_out_pairs"])
+    assert (
+        measured["scorers"]["length only"]["accuracy"] == 1.0
+        and measured["scorers"]["length only"]["length_partialled"] == 0.5
+    )
+    assert {name: figures["pairs"] for name, figures in measured["aspects"].items()} == dict.fromkeys(
+        HEADS[1:], manifest["held_out_pairs"]
+    )
     priorities = json.loads((run.folder / "feedback" / "priorities.json").read_text(encoding="utf-8"))
     assert set(priorities) == {f"q{n}" for n in range(35, 40)} and all(value > 0 for value in priorities.values())
     assert manifest["disagreement"] == measured["disagreement"] > 0 and manifest["score_deviation"] > 0
     assert manifest["tokens"]["shared"] < 0.6 * manifest["tokens"]["unshared"]  # three answers, one prompt
     summary = read_summary(run.folder)["reward"]
-    assert summary["pair_accuracy"] == measured["scorers"]["reward model"]["accuracy"] and summary["pair_accuracy_length_only"] == 1.0
+    assert (
+        summary["pair_accuracy"] == measured["scorers"]["reward model"]["accuracy"]
+        and summary["pair_accuracy_length_only"] == 1.0
+    )

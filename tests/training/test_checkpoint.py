@@ -14,7 +14,11 @@ import pytest
 from zj_ray.errors import CheckpointError
 from zj_ray.training.checkpoint import LIST, CheckpointStore
 
-FILES = {"policy/rank-00000.safetensors": b"weights" * 100, "policy/rank-00000.json": b'{"world": 1}', "critic/rank-00000.json": b"{}"}
+FILES = {
+    "policy/rank-00000.safetensors": b"weights" * 100,
+    "policy/rank-00000.json": b'{"world": 1}',
+    "critic/rank-00000.json": b"{}",
+}
 
 
 def _write(store: CheckpointStore, step: int, score: float | None = None) -> Path:
@@ -32,7 +36,9 @@ def test_the_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path: Path) ->
         _write(store, step)
     assert store.steps() == [2, 3]
     step, folder, state = store.latest()  # type: ignore[misc]
-    assert (step, state) == (3, {"step": 3, "kl": 0.1}) and all((folder / name).read_bytes() == text + b"3" for name, text in FILES.items())
+    assert (step, state) == (3, {"step": 3, "kl": 0.1}) and all(
+        (folder / name).read_bytes() == text + b"3" for name, text in FILES.items()
+    )
 
 
 def test_the_best_and_every_so_many_steps_are_kept_besides(tmp_path: Path) -> None:
@@ -99,7 +105,9 @@ def _commit_without_room(folder: Path) -> None:
     (draft / "weights.bin").write_bytes(b"w" * 100)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # no file may grow beyond: what a full disk does to the list
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written: .*the last whole one is that of step 1 — make room"):
+    with pytest.raises(
+        CheckpointError, match=r"step 2 could not be written: .*the last whole one is that of step 1 — make room"
+    ):
         store.commit(2, {"state": "x" * 1000})
 
 
@@ -109,7 +117,9 @@ def test_without_room_the_last_good_one_stays_and_is_named(tmp_path: Path) -> No
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert CheckpointStore(tmp_path, keep=1).latest()[0] == 1 and [path.name for path in tmp_path.iterdir()] == ["step-000001"]  # type: ignore[index]
+    assert CheckpointStore(tmp_path, keep=1).latest()[0] == 1 and [path.name for path in tmp_path.iterdir()] == [
+        "step-000001"
+    ]  # type: ignore[index]
 
 
 def test_a_folder_that_cannot_be_had_is_named(tmp_path: Path) -> None:

@@ -26,7 +26,11 @@ def s3() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "for", "SECRET_ACCESS_KEY": "tests"}.items():
+        for name, value in {
+            "ENDPOINT_URL": f"http://{host}:{port}",
+            "ACCESS_KEY_ID": "for",
+            "SECRET_ACCESS_KEY": "tests",
+        }.items():
             patch.setenv(f"AWS_{name}", value)
         fsspec.filesystem("s3").mkdir("bucket")
         yield "s3://bucket"
@@ -62,7 +66,9 @@ def test_another_machine_fetches_the_newest_and_both_keep_the_same(url: str, tmp
         elsewhere.at(3)
 
 
-def test_a_copy_that_is_damaged_or_without_its_list_is_passed_over(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_copy_that_is_damaged_or_without_its_list_is_passed_over(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = RemoteStore(url, tmp_path / "here", keep=3)
     for step in (1, 2, 3):
         _write(store, step)

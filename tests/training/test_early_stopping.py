@@ -34,8 +34,19 @@ def rankings(prompts: int, seed: int) -> Examples:
     for _ in range(prompts):
         shared = draw.integers(5, 300, 10)
         documents += [np.concatenate([shared, draw.integers(5, 300, 12)]) for _ in range(4)]
-    ranks = np.stack([draw.permutation(4) for _ in range(prompts)]).reshape(-1, 1, 1).repeat(len(HEADS), axis=1).astype(float)
-    return Examples(documents, [np.array([len(d) - 1]) for d in documents], np.repeat(np.arange(prompts), 4), ranks, np.ones((len(documents), 1)))
+    ranks = (
+        np.stack([draw.permutation(4) for _ in range(prompts)])
+        .reshape(-1, 1, 1)
+        .repeat(len(HEADS), axis=1)
+        .astype(float)
+    )
+    return Examples(
+        documents,
+        [np.array([len(d) - 1]) for d in documents],
+        np.repeat(np.arange(prompts), 4),
+        ranks,
+        np.ones((len(documents), 1)),
+    )
 
 
 def spec(root: Path, name: str, patience: int | None, max_steps: int = STEPS, stopping: bool = False) -> FitSpec:
@@ -51,12 +62,28 @@ def spec(root: Path, name: str, patience: int | None, max_steps: int = STEPS, st
     if stopping:
         rankings(16, seed=2).save(folder / "stopping.npz")
         apart = str(folder / "stopping.npz")
-    return FitSpec("rankings", "reward", str(root / "lm"), str(folder), train, valid, config, MODEL, 0, tensorboard=str(folder), stopping=apart)
+    return FitSpec(
+        "rankings",
+        "reward",
+        str(root / "lm"),
+        str(folder),
+        train,
+        valid,
+        config,
+        MODEL,
+        0,
+        tensorboard=str(folder),
+        stopping=apart,
+    )
 
 
 def weights(of: FitSpec) -> dict[str, bytes]:
     files = ("model.safetensors", "heads.safetensors")
-    return {f"{file}/{name}": t.numpy().tobytes() for file in files for name, t in load_file(Path(of.folder) / "model" / file).items()}
+    return {
+        f"{file}/{name}": t.numpy().tobytes()
+        for file in files
+        for name, t in load_file(Path(of.folder) / "model" / file).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +99,17 @@ def stopped(ray_session: None, root: Path) -> tuple[FitSpec, dict]:
     return patient, fit(patient)
 
 
-def test_a_stage_stops_when_its_held_out_loss_no_longer_falls_and_keeps_its_best_weights(stopped: tuple[FitSpec, dict]) -> None:
+def test_a_stage_stops_when_its_held_out_loss_no_longer_falls_and_keeps_its_best_weights(
+    stopped: tuple[FitSpec, dict],
+) -> None:
     patient, result = stopped
     losses = dict(result["held_out"])
     assert result["steps"] < STEPS and len(read_metrics(Path(patient.folder) / "metrics.jsonl")) == result["steps"]
     assert min(losses, key=lambda step: losses[step]) == result["kept"] == result["steps"] - 2 * EVERY
-    assert result["after"]["loss"] == pytest.approx(losses[result["kept"]]) and losses[result["steps"]] > losses[result["kept"]]
+    assert (
+        result["after"]["loss"] == pytest.approx(losses[result["kept"]])
+        and losses[result["steps"]] > losses[result["kept"]]
+    )
 
 
 def test_the_weights_kept_are_those_of_that_step_and_not_the_last(root: Path, stopped: tuple[FitSpec, dict]) -> None:
@@ -85,17 +117,23 @@ def test_the_weights_kept_are_those_of_that_step_and_not_the_last(root: Path, st
     heads = load_file(Path(patient.folder) / "model" / "heads.safetensors")["weight"].flatten()
 
     def at(step: int) -> torch.Tensor:
-        return Saved(Path(patient.folder) / "checkpoints" / f"step-{step:06d}").read("weight", "heads.weight", 0, len(heads))
+        return Saved(Path(patient.folder) / "checkpoints" / f"step-{step:06d}").read(
+            "weight", "heads.weight", 0, len(heads)
+        )
 
     assert torch.equal(heads, at(result["kept"])) and not torch.equal(heads, at(result["steps"]))
 
 
-def test_examples_of_their_own_decide_when_to_stop_and_what_is_reported_decides_nothing(root: Path, stopped: tuple[FitSpec, dict]) -> None:
+def test_examples_of_their_own_decide_when_to_stop_and_what_is_reported_decides_nothing(
+    root: Path, stopped: tuple[FitSpec, dict]
+) -> None:
     patient = spec(root, "apart", patience=2, stopping=True)
     result = fit(patient)
     losses, by_valid = dict(result["held_out"]), dict(stopped[1]["held_out"])
     assert min(losses, key=lambda step: losses[step]) == result["kept"] and result["steps"] < STEPS
-    assert result["after"]["loss"] == pytest.approx(by_valid[result["kept"]])  # as the run that stopped by `valid` saw it at this step
+    assert result["after"]["loss"] == pytest.approx(
+        by_valid[result["kept"]]
+    )  # as the run that stopped by `valid` saw it at this step
     assert all(losses[step] != pytest.approx(by_valid[step], rel=1e-3) for step in losses.keys() & by_valid.keys())
 
 
@@ -104,7 +142,9 @@ def test_without_patience_every_step_is_trained_and_the_last_weights_stay(ray_se
     assert (result["steps"], result["kept"], result["held_out"]) == (12, 12, [])
 
 
-def test_a_stage_killed_before_it_stops_ends_bit_for_bit_as_one_that_was_not(root: Path, stopped: tuple[FitSpec, dict]) -> None:
+def test_a_stage_killed_before_it_stops_ends_bit_for_bit_as_one_that_was_not(
+    root: Path, stopped: tuple[FitSpec, dict]
+) -> None:
     quiet, expected = stopped
     disturbed = spec(root, "disturbed", patience=2)
     killed: list[tuple[int, int]] = []

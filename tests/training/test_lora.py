@@ -54,9 +54,15 @@ def test_merged_weights_and_the_adapters_alone_are_the_same_model(tmp_path: Path
     wanted, untouched = _logits(model), _logits(load_causal_lm(base, MODEL))
     assert (wanted - untouched).abs().max() > 0.1
     save_plain(model, {name: make() for name, _, make in plain_weights(model)}, tmp_path / "merged")
-    save_adapter(tmp_path / "adapter", adapter_config(model), {name: make() for name, _, make in adapter_weights(model)})
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < (tmp_path / "merged" / "model.safetensors").stat().st_size / 2
-    torch.testing.assert_close(_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted, atol=1e-5, rtol=0)
+    save_adapter(
+        tmp_path / "adapter", adapter_config(model), {name: make() for name, _, make in adapter_weights(model)}
+    )
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < (
+        tmp_path / "merged" / "model.safetensors"
+    ).stat().st_size / 2
+    torch.testing.assert_close(
+        _logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted, atol=1e-5, rtol=0
+    )
     with_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "adapter"))
     torch.testing.assert_close(_logits(with_adapter), wanted, atol=1e-5, rtol=0)
     torch.testing.assert_close(_logits(model), wanted, atol=0, rtol=0)  # merging left no trace
@@ -69,7 +75,9 @@ def test_with_its_adapters_off_a_model_is_its_own_reference(tmp_path: Path) -> N
     with adapters_off(model):
         assert torch.equal(_logits(model), _logits(load_causal_lm(base, MODEL)))
     assert torch.equal(_logits(model), wanted)
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {n for n, _ in model.named_parameters() if ".lora_" in n}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        n for n, _ in model.named_parameters() if ".lora_" in n
+    }
 
 
 def test_a_layer_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
@@ -91,7 +99,9 @@ def _cases(rank: int, world: int, cases: list[tuple[str, int]], root: Path) -> N
 def _case(kind: str, stage: int, world: int, root: Path) -> None:
     positions, index = torch.arange(IDS.shape[1])[None], torch.arange(1, IDS.shape[1])
     model: TokenLogprobs | ScalarHeads
-    model = TokenLogprobs(load_causal_lm(root / "base", MODEL)) if kind == "policy" else load_heads(root / "heads", MODEL)
+    model = (
+        TokenLogprobs(load_causal_lm(root / "base", MODEL)) if kind == "policy" else load_heads(root / "heads", MODEL)
+    )
     add_lora(model.backbone, LORA, seed=3)
     engine = TrainEngine(model, EngineSpec(1e-2, 1.0, stage))
 
@@ -131,7 +141,9 @@ def _three_steps_of_torch(folder: Path) -> nn.Module:
     torch.manual_seed(3)
     model = TokenLogprobs(load_causal_lm(folder, MODEL))
     add_lora(model.backbone, LORA, seed=3)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0, betas=(0.9, 0.95)
+    )
     for _ in range(3):
         optimizer.zero_grad()
         (-model(IDS, torch.arange(IDS.shape[1])[None], torch.arange(1, IDS.shape[1]))[0].sum()).backward()
@@ -141,7 +153,9 @@ def _three_steps_of_torch(folder: Path) -> nn.Module:
 
 
 @pytest.mark.parametrize(("stage", "world"), [(0, 1), (2, 2), (3, 2)])
-def test_adapters_train_as_in_plain_torch_also_when_resumed_and_are_exported_merged_and_alone(trained: Path, stage: int, world: int) -> None:
+def test_adapters_train_as_in_plain_torch_also_when_resumed_and_are_exported_merged_and_alone(
+    trained: Path, stage: int, world: int
+) -> None:
     base = trained / "base"
     wanted = _logits(_three_steps_of_torch(base))
     assert (wanted - _logits(load_causal_lm(base, MODEL))).abs().max() > 0.1
@@ -150,13 +164,17 @@ def test_adapters_train_as_in_plain_torch_also_when_resumed_and_are_exported_mer
     with_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(exported / "adapter"))
     torch.testing.assert_close(_logits(with_adapter), wanted, atol=1e-4, rtol=0)
     saved = sum(path.stat().st_size for path in (trained / f"policy-checkpoint-{stage}").rglob("*") if path.is_file())
-    assert stage == 3 or saved < 0.7 * (base / "model.safetensors").stat().st_size * world  # the frozen base is not saved again
+    assert (
+        stage == 3 or saved < 0.7 * (base / "model.safetensors").stat().st_size * world
+    )  # the frozen base is not saved again
 
 
 def test_a_reward_model_with_adapters_is_saved_whole_and_its_heads_learn(trained: Path) -> None:
     before, after = load_heads(trained / "heads", MODEL), load_heads(trained / "heads-2-1" / "model", MODEL)
     assert not torch.equal(before.heads.weight, after.heads.weight)
-    with_adapter = PeftModel.from_pretrained(AutoModel.from_pretrained(trained / "heads"), str(trained / "heads-2-1" / "adapter"))
+    with_adapter = PeftModel.from_pretrained(
+        AutoModel.from_pretrained(trained / "heads"), str(trained / "heads-2-1" / "adapter")
+    )
     wanted = with_adapter(input_ids=IDS).last_hidden_state
     torch.testing.assert_close(after.trunk(input_ids=IDS).last_hidden_state, wanted, atol=1e-5, rtol=0)
     assert (wanted - before.trunk(input_ids=IDS).last_hidden_state).abs().max() > 1e-2

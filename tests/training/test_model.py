@@ -53,6 +53,8 @@ def test_heads_survive_the_disk_and_a_critic_takes_the_overall_one(tmp_path: Pat
     ids, places = torch.tensor([[5, 6, 7, 8]]), torch.arange(4)[None]
     scores = model(ids, places, torch.tensor([3]))
     torch.testing.assert_close(load_heads(tmp_path / "reward", MODEL)(ids, places, torch.tensor([3])), scores)
-    torch.testing.assert_close(load_heads(tmp_path / "reward", MODEL, only=1)(ids, places, torch.tensor([3])), scores[:, :1])
+    torch.testing.assert_close(
+        load_heads(tmp_path / "reward", MODEL, only=1)(ids, places, torch.tensor([3])), scores[:, :1]
+    )
     with pytest.raises(CheckpointError, match="no reward model"):
         load_heads(tmp_path / "lm", MODEL)

@@ -13,7 +13,13 @@ from zj_ray.training.muon import Muon, orthogonalise
 
 def _model() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    size = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 1, "num_key_value_heads": 1}
+    size = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=80, max_position_embeddings=32, tie_word_embeddings=True, **size))
 
 
@@ -46,7 +52,9 @@ def test_only_matrices_inside_the_layers_are_moved_by_muon_and_the_rest_exactly_
     rest = [p for p in model.parameters() if names[id(p)] not in by_muon]
     before = {names[id(p)]: p.detach().clone() for p in model.parameters()}
     twin = copy.deepcopy(model)
-    plain = torch.optim.AdamW([p for n, p in twin.named_parameters() if n not in by_muon], lr=1e-2, weight_decay=0.01, betas=(0.9, 0.95))
+    plain = torch.optim.AdamW(
+        [p for n, p in twin.named_parameters() if n not in by_muon], lr=1e-2, weight_decay=0.01, betas=(0.9, 0.95)
+    )
     _step(model, optimizer, seed=2)
     _step(twin, plain, seed=2)
     for ours in rest:

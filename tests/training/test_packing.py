@@ -34,11 +34,19 @@ def test_packed_documents_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("key_heads", [1, 2])
 def test_packed_documents_learn_as_under_the_block_diagonal_mask(key_heads: int) -> None:
     """Document by document, also where heads share their keys: the same numbers and gradients as transformers' own masked row."""
-    shape = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     lm = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=key_heads))
     [row] = pack_rows(_documents(), 64)
     index = row.index([np.arange(1, len(_documents()[m])) for m in row.members])
-    masked = torch.log_softmax(lm(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False).logits[0, index - 1], -1)
+    masked = torch.log_softmax(
+        lm(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False).logits[0, index - 1], -1
+    )
     wanted = masked.gather(1, row.input_ids[0, index][:, None])[:, 0]
     gradients = torch.autograd.grad((wanted**2).sum(), list(lm.parameters()))
     found, _ = TokenLogprobs(lm)(row.input_ids, row.position_ids, index)
@@ -49,7 +57,13 @@ def test_packed_documents_learn_as_under_the_block_diagonal_mask(key_heads: int)
 
 
 def test_a_model_with_sliding_windows_keeps_its_own_attention() -> None:
-    shape = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 1}
+    shape = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
     lm = MistralForCausalLM(MistralConfig(**shape, num_key_value_heads=1, sliding_window=8))
     TokenLogprobs(lm)
     assert lm.config._attn_implementation == "sdpa"
@@ -60,10 +74,15 @@ def test_scores_of_packed_documents_equal_those_alone() -> None:
     model = ScalarHeads(trunk, 4)
     documents = _documents()
     [row] = pack_rows(documents, 64)
-    together = model(row.input_ids, row.position_ids, row.index([np.array([len(documents[m]) - 1]) for m in row.members]))
+    together = model(
+        row.input_ids, row.position_ids, row.index([np.array([len(documents[m]) - 1]) for m in row.members])
+    )
     for place, m in enumerate(row.members):
         single = pack_rows([documents[m]], 64)[0]
-        torch.testing.assert_close(together[place : place + 1], model(single.input_ids, single.position_ids, torch.tensor([len(documents[m]) - 1])))
+        torch.testing.assert_close(
+            together[place : place + 1],
+            model(single.input_ids, single.position_ids, torch.tensor([len(documents[m]) - 1])),
+        )
 
 
 def test_logprobs_are_those_of_a_plain_forward_pass() -> None:
@@ -91,7 +110,12 @@ def test_examples_survive_the_disk_and_those_without_a_doctor_are_left_out(tmp_p
     examples = from_encoded([Encoded([1, 2, 3], [False, True, True]), Encoded([4], [False])])
     examples.save(tmp_path / "x.npz")
     loaded = Examples.load(tmp_path / "x.npz")
-    assert len(loaded) == 1 and loaded.token_ids[0].tolist() == [1, 2, 3] and loaded.positions[0].tolist() == [1, 2] and loaded.groups is None
+    assert (
+        len(loaded) == 1
+        and loaded.token_ids[0].tolist() == [1, 2, 3]
+        and loaded.positions[0].tolist() == [1, 2]
+        and loaded.groups is None
+    )
 
 
 def test_answers_that_share_their_prompt_score_and_learn_as_if_each_stood_alone() -> None:
@@ -99,7 +123,9 @@ def test_answers_that_share_their_prompt_score_and_learn_as_if_each_stood_alone(
     random = np.random.default_rng(1)
     prompts = [random.integers(5, 300, n) for n in (40, 12)]
     answers = [[random.integers(5, 300, n) for n in lengths] for lengths in ((6, 1, 9, 4), (3, 8))]
-    documents = [np.concatenate([prompt, answer]) for prompt, group in zip(prompts, answers, strict=True) for answer in group]
+    documents = [
+        np.concatenate([prompt, answer]) for prompt, group in zip(prompts, answers, strict=True) for answer in group
+    ]
     documents.append(np.concatenate([prompts[1][:5], random.integers(5, 300, 4)]))
     groups = [[0, 1, 2, 3], [4, 5, 6]]
     assert [shared_length([documents[m] for m in group]) for group in groups] == [40 + 20, 5 + (7 + 3) + (7 + 8) + 4]
@@ -111,7 +137,11 @@ def test_answers_that_share_their_prompt_score_and_learn_as_if_each_stood_alone(
     index = row.index([np.array([len(documents[m]) - 1]) for m in row.members])
     together = model(row.input_ids, row.position_ids, index, row.attention)
     shared = torch.autograd.grad((together * weights).sum(), list(model.parameters()))
-    alone = [model(torch.from_numpy(d)[None], torch.arange(len(d))[None], torch.tensor([len(d) - 1])) for d in documents]
+    alone = [
+        model(torch.from_numpy(d)[None], torch.arange(len(d))[None], torch.tensor([len(d) - 1])) for d in documents
+    ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
-    for ours, theirs in zip(shared, torch.autograd.grad((torch.cat(alone) * weights).sum(), list(model.parameters())), strict=True):
+    for ours, theirs in zip(
+        shared, torch.autograd.grad((torch.cat(alone) * weights).sum(), list(model.parameters())), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -69,7 +69,9 @@ def _go_on(rank: int, world: int, saved: tuple[int, int], folder: str) -> None:
 
 
 @pytest.mark.parametrize("saved", [(0, 1), (2, 2), (3, 2)], ids=lambda layout: f"zero{layout[0]}-ranks{layout[1]}")
-def test_any_number_of_ranks_and_any_stage_goes_on_where_another_was_saved(tmp_path: Path, saved: tuple[int, int]) -> None:
+def test_any_number_of_ranks_and_any_stage_goes_on_where_another_was_saved(
+    tmp_path: Path, saved: tuple[int, int]
+) -> None:
     stage, world = saved
     run_ranks(world, _save, stage, str(tmp_path))
     for world in STAGES:

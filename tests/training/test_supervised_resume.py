@@ -32,18 +32,32 @@ def _spec(root: Path, name: str, zero_stage: int) -> FitSpec:
     examples.save(folder / "train.npz")
     Examples(documents[:8], examples.positions[:8]).save(folder / "valid.npz")
     config = TrainConfig(
-        cpus=0.1, max_steps=STEPS, epochs=9, batch_tokens=600, micro_batch_tokens=200, zero_stage=zero_stage, save_every=5, stall_timeout=120
+        cpus=0.1,
+        max_steps=STEPS,
+        epochs=9,
+        batch_tokens=600,
+        micro_batch_tokens=200,
+        zero_stage=zero_stage,
+        save_every=5,
+        stall_timeout=120,
     )  # type: ignore[arg-type]
     train, valid = str(folder / "train.npz"), str(folder / "valid.npz")
-    return FitSpec("tokens", "sft", str(root / "lm"), str(folder), train, valid, config, MODEL, seed=0, tensorboard=str(folder))
+    return FitSpec(
+        "tokens", "sft", str(root / "lm"), str(folder), train, valid, config, MODEL, seed=0, tensorboard=str(folder)
+    )
 
 
 def _weights(spec: FitSpec) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in load_file(Path(spec.folder) / "model" / "model.safetensors").items()}
+    return {
+        name: tensor.numpy().tobytes()
+        for name, tensor in load_file(Path(spec.folder) / "model" / "model.safetensors").items()
+    }
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
-def test_a_stage_whose_worker_was_killed_ends_bit_for_bit_as_one_that_was_not(ray_session: None, tmp_path: Path, zero_stage: int) -> None:
+def test_a_stage_whose_worker_was_killed_ends_bit_for_bit_as_one_that_was_not(
+    ray_session: None, tmp_path: Path, zero_stage: int
+) -> None:
     tiny_folder(tmp_path / "lm")
     quiet, disturbed = _spec(tmp_path, "quiet", zero_stage), _spec(tmp_path, "disturbed", zero_stage)
     expected = fit(quiet)
@@ -66,4 +80,6 @@ def test_a_stage_whose_worker_was_killed_ends_bit_for_bit_as_one_that_was_not(ra
     assert _weights(disturbed) == _weights(quiet)
     ours, theirs = (read_metrics(Path(spec.folder) / "metrics.jsonl") for spec in (quiet, disturbed))
     figures = ("step", "loss", "grad_norm", "lr")
-    assert [[row[name] for name in figures] for row in ours] == [[row[name] for name in figures] for row in theirs] and len(ours) == STEPS
+    assert [[row[name] for name in figures] for row in ours] == [
+        [row[name] for name in figures] for row in theirs
+    ] and len(ours) == STEPS

@@ -58,7 +58,9 @@ def _train(rank: int, world: int, stage: int, kind: str, folder: str) -> None:
     mine = list(range(SAMPLES))[rank::world]
 
     def step() -> None:
-        result = engine.train_batch([mine[:1], mine[1:]], lambda module, part: _squared(module, x[part], y[part]), SAMPLES)
+        result = engine.train_batch(
+            [mine[:1], mine[1:]], lambda module, part: _squared(module, x[part], y[part]), SAMPLES
+        )
         assert result.applied and result.grad_norm > 0
 
     step()
@@ -81,8 +83,12 @@ def _train(rank: int, world: int, stage: int, kind: str, folder: str) -> None:
         torch.save(weights, folder + "/weights.pt")
 
 
-@pytest.mark.parametrize(("stage", "world", "kind"), [(0, 1, "adamw"), (2, 2, "adamw"), (3, 2, "adamw"), (0, 2, "muon")])
-def test_training_equals_plain_torch_also_when_resumed_and_drops_non_finite_gradients(tmp_path: Path, stage: int, world: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "world", "kind"), [(0, 1, "adamw"), (2, 2, "adamw"), (3, 2, "adamw"), (0, 2, "muon")]
+)
+def test_training_equals_plain_torch_also_when_resumed_and_drops_non_finite_gradients(
+    tmp_path: Path, stage: int, world: int, kind: str
+) -> None:
     run_ranks(world, _train, stage, kind, str(tmp_path))
     for ours, theirs in zip(torch.load(tmp_path / "weights.pt"), _plain_torch(kind), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

@@ -57,7 +57,9 @@ def _strike(fleet: Fleet, name: str, how: str) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("how", ["dies", "hangs"])
-def test_an_engine_that_fails_half_way_leaves_and_the_other_serves(fleet: Fleet, roles: Roles, tiny_models: Path, how: str) -> None:
+def test_an_engine_that_fails_half_way_leaves_and_the_other_serves(
+    fleet: Fleet, roles: Roles, tiny_models: Path, how: str
+) -> None:
     first = fleet.table()[0]["version"] + 1
     fleet.publish(roles.weights(first))
     before = greedy(fleet, tiny_models, "before")
@@ -80,7 +82,9 @@ def test_an_engine_that_fails_half_way_leaves_and_the_other_serves(fleet: Fleet,
     assert greedy(fleet, tiny_models, "packed") == sent != [alone, alone]
 
 
-def test_a_newcomer_waits_for_the_next_publication_where_the_policy_has_moved_on(fleet: Fleet, roles: Roles, tmp_path: Path) -> None:
+def test_a_newcomer_waits_for_the_next_publication_where_the_policy_has_moved_on(
+    fleet: Fleet, roles: Roles, tmp_path: Path
+) -> None:
     fleet.publish(roles.weights(60))
     save(roles, tmp_path)
     roles.load(tmp_path)  # for all that it knows other weights
@@ -91,5 +95,7 @@ def test_a_newcomer_waits_for_the_next_publication_where_the_policy_has_moved_on
     ray.kill(fleet.actors["engine-0"], no_restart=True)
     requests = [TurnRequest(f"notice/{i}", [1, 2, 3], 4, 0.0, 0, 0) for i in range(4)]
     fleet.generate(requests, timeout=60)
-    assert fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.STALE  # not with other weights under that name
+    assert (
+        fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.STALE
+    )  # not with other weights under that name
     assert fleet.publish(roles.weights(62)).confirmed == ("engine-0", "engine-1")

@@ -19,7 +19,9 @@ from zj_ray.roles.roles import Roles
 GPU_MODEL = replace(MODEL, dtype="bfloat16")
 # On one GPU: the policy's rank beside the engine, each with a part.
 SHARED = replace(FLEET, initial=1, engine_gpus=0.4, gpu_memory_utilization=0.3, transport="ipc", sleep=True)
-BESIDE = replace(CONFIG, policy=PolicyRoleConfig(ranks=1, cpus=0.1, gpus=0.4, zero_stage=2), colocate=(("policy", "engines"),))
+BESIDE = replace(
+    CONFIG, policy=PolicyRoleConfig(ranks=1, cpus=0.1, gpus=0.4, zero_stage=2), colocate=(("policy", "engines"),)
+)
 # On two: one for each.
 APART = replace(FLEET, initial=1, engine_gpus=1, gpu_memory_utilization=0.3, transport="nccl")
 ALONE = replace(CONFIG, policy=PolicyRoleConfig(ranks=1, cpus=0.1, gpus=1, zero_stage=3))
@@ -49,7 +51,9 @@ def test_nccl_brings_what_the_object_store_brings(ray_session: None, tiny_models
 
 
 @pytest.mark.gpu
-def test_ipc_brings_what_the_object_store_brings_and_sleepers_give_their_memory_back(ray_session: None, tiny_models: Path) -> None:
+def test_ipc_brings_what_the_object_store_brings_and_sleepers_give_their_memory_back(
+    ray_session: None, tiny_models: Path
+) -> None:
     with started(tiny_models, BESIDE, SHARED, GPU_MODEL) as (roles, fleet):
         _check_transfer(roles, fleet, tiny_models)
         answers = greedy(fleet, tiny_models, "awake")
@@ -57,12 +61,17 @@ def test_ipc_brings_what_the_object_store_brings_and_sleepers_give_their_memory_
             awake = _free_memory(fleet)
             fleet.sleep()
             assert fleet.lives["engine-0"].state is EngineState.STALE
-            assert _free_memory(fleet) - awake > 0.2 * torch.cuda.get_device_properties(0).total_memory  # of the 0.3 that it may fill
+            assert (
+                _free_memory(fleet) - awake > 0.2 * torch.cuda.get_device_properties(0).total_memory
+            )  # of the 0.3 that it may fill
             fleet.publish(roles.weights(version) if transfer else by_object_store(roles, version))
             assert greedy(fleet, tiny_models, f"woken for {version}") == answers
 
 
 def _free_memory(fleet: Fleet) -> int:
     """On the engine's GPU [bytes]."""
-    [free] = ray.get([actor.__ray_call__.remote(lambda engine: torch.cuda.mem_get_info()[0]) for actor in fleet.actors.values()], timeout=60)
+    [free] = ray.get(
+        [actor.__ray_call__.remote(lambda engine: torch.cuda.mem_get_info()[0]) for actor in fleet.actors.values()],
+        timeout=60,
+    )
     return free

@@ -89,13 +89,17 @@ def test_engines_that_sleep_get_no_work_until_weights_come(fleet: Fleet, roles: 
 
 
 @pytest.mark.chaos
-def test_a_dead_engine_is_left_out_and_its_successor_joins_the_next_transfer(fleet: Fleet, roles: Roles, tiny_models: Path) -> None:
+def test_a_dead_engine_is_left_out_and_its_successor_joins_the_next_transfer(
+    fleet: Fleet, roles: Roles, tiny_models: Path
+) -> None:
     ray.kill(fleet.actors["engine-0"], no_restart=True)
     shake_weights(roles, seed=3)
     assert fleet.publish(roles.weights(60)).confirmed == ("engine-1",)
     assert fleet.lives["engine-0"].state is EngineState.DEAD  # the witness that the fault took place
     [alone] = greedy(fleet, tiny_models, "alone")
-    assert fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.SERVING  # a packed copy brought it up to date
+    assert (
+        fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.SERVING
+    )  # a packed copy brought it up to date
     assert greedy(fleet, tiny_models, "healed") == [alone, alone]
     assert fleet.publish(roles.weights(70)).confirmed == ("engine-0", "engine-1")
     assert greedy(fleet, tiny_models, "together") == [alone, alone]

@@ -35,12 +35,16 @@ def pair_agreement(rankings: Mapping[str, Sequence[Ranking]]) -> list[PairAgreem
         for one, other in combinations(sorted(known, key=lambda r: r.annotator), 2):
             shared[one.annotator, other.annotator].append((one.overall, other.overall))
     return [
-        PairAgreement(first, second, len(both), mean([tau_b(a, b) for a, b in both]), mean([kendall_w(a, b) for a, b in both]))
+        PairAgreement(
+            first, second, len(both), mean([tau_b(a, b) for a, b in both]), mean([kendall_w(a, b) for a, b in both])
+        )
         for (first, second), both in sorted(shared.items())
     ]
 
 
-@lru_cache(maxsize=1 << 16)  # four answers have 75 orders with ties, so thousands of items are a few hundred different pairs
+@lru_cache(
+    maxsize=1 << 16
+)  # four answers have 75 orders with ties, so thousands of items are a few hundred different pairs
 def tau_b(one: tuple[int, ...], other: tuple[int, ...]) -> float | None:
     """Kendall's τ-b of two rankings of the same answers; None where one of them is all ties."""
     statistic = float(kendalltau(one, other).statistic)

@@ -57,7 +57,9 @@ def _trend(points: Sequence[tuple[datetime, float]]) -> Drift:
     if len(points) < FEWEST or points[0][0] == points[-1][0]:
         return Drift((), None, None)
     parts = [[points[k] for k in part] for part in np.array_split(np.arange(len(points)), WINDOWS)]
-    windows = tuple(Window(p[0][0].isoformat(), p[-1][0].isoformat(), len(p), float(np.mean([v for _, v in p]))) for p in parts)
+    windows = tuple(
+        Window(p[0][0].isoformat(), p[-1][0].isoformat(), len(p), float(np.mean([v for _, v in p]))) for p in parts
+    )
     line = linregress(np.linspace(0, 1, len(points)), [value for _, value in points])
     margin = float(t.ppf(0.975, len(points) - 2) * line.stderr)
     return Drift(windows, float(line.slope), (float(line.slope) - margin, float(line.slope) + margin))

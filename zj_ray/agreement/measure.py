@@ -60,7 +60,11 @@ class Agreement:
 
 
 def measure_agreement(
-    rankings: Mapping[str, Sequence[Ranking]], *, gold: Mapping[str, Sequence[int]] | None = None, resamples: int = 500, seed: int = 0
+    rankings: Mapping[str, Sequence[Ranking]],
+    *,
+    gold: Mapping[str, Sequence[int]] | None = None,
+    resamples: int = 500,
+    seed: int = 0,
 ) -> Agreement:
     """Agreement over a store's rankings and gold items (`RankingStore.all_rankings()`, `.gold()`)."""
     overall = measure_alpha(rankings, resamples=resamples, seed=seed)
@@ -82,7 +86,10 @@ def measure_agreement(
 
 def on_aspect(rankings: Mapping[str, Sequence[Ranking]], aspect: str) -> dict[str, list[Ranking]]:
     """The rankings of those who ranked this aspect, with its ranks in the place of the overall ones."""
-    found = {item: [replace(r, overall=r.aspects[aspect]) for r in known if r.aspects and aspect in r.aspects] for item, known in rankings.items()}
+    found = {
+        item: [replace(r, overall=r.aspects[aspect]) for r in known if r.aspects and aspect in r.aspects]
+        for item, known in rankings.items()
+    }
     return {item: known for item, known in found.items() if known}
 
 
@@ -115,7 +122,11 @@ def krippendorff_alpha(rank_matrix: NDArray[np.float64]) -> float:
     counts = _value_counts(rank_matrix, values)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # a division by zero would otherwise come back as NaN
-        return float(krippendorff.alpha(value_counts=counts[counts.sum(axis=1) > 1], value_domain=values, level_of_measurement="ordinal"))
+        return float(
+            krippendorff.alpha(
+                value_counts=counts[counts.sum(axis=1) > 1], value_domain=values, level_of_measurement="ordinal"
+            )
+        )
 
 
 def alpha_interval(

@@ -37,7 +37,10 @@ def _pairs(agreement: Agreement) -> Table:
     return _table(
         "Two by two",
         ("annotators", "items", "Kendall τ-b", "Kendall W"),
-        [(f"{pair.first} · {pair.second}", str(pair.items), _figure(pair.tau_b), _figure(pair.w)) for pair in agreement.pairs],
+        [
+            (f"{pair.first} · {pair.second}", str(pair.items), _figure(pair.tau_b), _figure(pair.w))
+            for pair in agreement.pairs
+        ],
         why="on every item, one of the two gave all answers the same rank",
     )
 
@@ -47,7 +50,12 @@ def _drift(agreement: Agreement) -> Table:
         "Over time: τ-b with the consensus of the others",
         ("annotator", "first quarter → last", "change", "95 % interval"),
         [
-            (name, " → ".join(_figure(w.tau_b) for w in found.windows) or UNDEFINED, _figure(found.change, "+.3f"), _interval(found.ci95))
+            (
+                name,
+                " → ".join(_figure(w.tau_b) for w in found.windows) or UNDEFINED,
+                _figure(found.change, "+.3f"),
+                _interval(found.ci95),
+            )
             for name, found in agreement.drift.items()
         ],
         why=f"fewer than {FEWEST} of his rankings can be compared with others', or all were saved at one moment",
@@ -60,7 +68,14 @@ def _annotators(agreement: Agreement) -> Table:
         "Each annotator",
         ("annotator", "accuracy (Dawid–Skene)", "pairs", "weight", "gold accuracy", "gold pairs"),
         [
-            (name, _figure(found.accuracy), str(found.pairs), _figure(found.weight), _figure(gold[name].accuracy), str(gold[name].pairs))
+            (
+                name,
+                _figure(found.accuracy),
+                str(found.pairs),
+                _figure(found.weight),
+                _figure(gold[name].accuracy),
+                str(gold[name].pairs),
+            )
             for name, found in agreement.quality.items()
         ],
         why="no pair of answers was put in an order by two annotators; he ranked no gold item",
@@ -69,7 +84,13 @@ def _annotators(agreement: Agreement) -> Table:
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], why: str) -> Table:
     lacking = any(UNDEFINED in row for row in rows)
-    table = Table(*columns, title=title, title_justify="left", caption=f"{UNDEFINED} undefined: {why}" if lacking else None, caption_justify="left")
+    table = Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        caption=f"{UNDEFINED} undefined: {why}" if lacking else None,
+        caption_justify="left",
+    )
     for row in rows:
         table.add_row(*map(escape, row))
     return table

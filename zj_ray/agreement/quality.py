@@ -63,22 +63,30 @@ def annotator_quality(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Qu
     if decisions.empty:
         return {name: Quality(None, 0, 1.0) for name in names}
     counts = decisions["worker"].value_counts().reindex(names, fill_value=0)
-    right = OneCoinDawidSkene().fit(_both_ways(decisions)).skills_.reindex(names, fill_value=0.0) * counts  # decisions expected to be right
+    right = (
+        OneCoinDawidSkene().fit(_both_ways(decisions)).skills_.reindex(names, fill_value=0.0) * counts
+    )  # decisions expected to be right
     accuracy = (right + PRIOR_PAIRS * right.sum() / counts.sum()) / (counts + PRIOR_PAIRS)
     evidence = np.log(accuracy.clip(upper=SUREST) / (1 - accuracy.clip(upper=SUREST)))
     weight = (evidence / evidence.max()).clip(lower=LEAST_WEIGHT) if evidence.max() > 0 else pd.Series(1.0, names)
     return {name: Quality(float(accuracy[name]), int(counts[name]), float(weight[name])) for name in names}
 
 
-def gold_accuracy(rankings: Mapping[str, Sequence[Ranking]], gold: Mapping[str, Sequence[int]]) -> dict[str, GoldAccuracy]:
+def gold_accuracy(
+    rankings: Mapping[str, Sequence[Ranking]], gold: Mapping[str, Sequence[int]]
+) -> dict[str, GoldAccuracy]:
     """How every annotator does on the items whose right ranks are known (`RankingStore.gold()`), by name."""
     hits: dict[str, list[float]] = {r.annotator: [] for known in rankings.values() for r in known}
     items = Counter(r.annotator for item in gold for r in rankings.get(item, ()))
     for item, right in gold.items():
         ordered = [(i, j) for i, j in permutations(range(len(right)), 2) if right[i] < right[j]]
         for r in rankings.get(item, ()):
-            hits[r.annotator] += [0.5 if r.overall[i] == r.overall[j] else float(r.overall[i] < r.overall[j]) for i, j in ordered]
-    return {name: GoldAccuracy(float(np.mean(h)) if h else None, len(h), items[name]) for name, h in sorted(hits.items())}
+            hits[r.annotator] += [
+                0.5 if r.overall[i] == r.overall[j] else float(r.overall[i] < r.overall[j]) for i, j in ordered
+            ]
+    return {
+        name: GoldAccuracy(float(np.mean(h)) if h else None, len(h), items[name]) for name, h in sorted(hits.items())
+    }
 
 
 def _decisions(rankings: Mapping[str, Sequence[Ranking]]) -> pd.DataFrame:

@@ -37,7 +37,10 @@ class Scale:
     @classmethod
     def of(cls, pool: Sequence[Sequence[Rubric]]) -> Scale:
         """The spread over `pool` [items][answers]; 0 where the answers of every item are alike."""
-        return cls(_spread([[r.utility for r in row] for row in pool]), {a: _spread([[getattr(r, a) for r in row] for row in pool]) for a in ASPECTS})
+        return cls(
+            _spread([[r.utility for r in row] for row in pool]),
+            {a: _spread([[getattr(r, a) for r in row] for row in pool]) for a in ASPECTS},
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ def panel(config: FeedbackConfig, seed: int) -> list[SimulatedAnnotator]:
 
 
 def rank_items(
-    store: RankingStore, items: Sequence[Item], rubrics: Mapping[str, Sequence[Rubric]], annotators: Sequence[SimulatedAnnotator]
+    store: RankingStore,
+    items: Sequence[Item],
+    rubrics: Mapping[str, Sequence[Rubric]],
+    annotators: Sequence[SimulatedAnnotator],
 ) -> int:
     """Have every annotator rank every item that he has not ranked yet; returns the number of rankings added.
 
@@ -93,7 +99,10 @@ def rank_items(
             annotator.name,
             "simulated",
             tuple(annotator.rank(rubrics[item.id], scale=scale, item=item.id)),
-            {a: tuple(ranks) for a, ranks in annotator.rank_aspects(rubrics[item.id], scale=scale, item=item.id).items()},
+            {
+                a: tuple(ranks)
+                for a, ranks in annotator.rank_aspects(rubrics[item.id], scale=scale, item=item.id).items()
+            },
         )
         for item in items
         for annotator in annotators

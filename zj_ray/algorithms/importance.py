@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def importance_weights(
-    trainer_logprobs: Tensor, behaviour_logprobs: Tensor, mask: Tensor, cap: float, level: Literal["token", "sequence"] = "token"
+    trainer_logprobs: Tensor,
+    behaviour_logprobs: Tensor,
+    mask: Tensor,
+    cap: float,
+    level: Literal["token", "sequence"] = "token",
 ) -> Tensor:
     """min(π_trainer / π_engine, cap) at each masked token, 1 elsewhere; a constant in the gradient (Yao et al. 2025).
 

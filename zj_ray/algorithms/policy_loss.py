@@ -9,7 +9,13 @@ from zj_ray.algorithms.masked import masked_mean
 
 
 def token_policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """The loss of each token, same shape as the inputs, zero where `mask` is false (Schulman et al. 2017, eq. 7).
 
@@ -25,10 +31,18 @@ def token_policy_loss(
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """Scalar: mean of `token_policy_loss` over the masked tokens of the whole `[batch, time]`."""
-    return masked_mean(token_policy_loss(logprobs, old_logprobs, advantages, mask, clip_low, clip_high, dual_clip), mask)
+    return masked_mean(
+        token_policy_loss(logprobs, old_logprobs, advantages, mask, clip_low, clip_high, dual_clip), mask
+    )
 
 
 def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> Tensor:

@@ -12,13 +12,25 @@ from zj_ray.errors import DataError
 if TYPE_CHECKING:
     from zj_ray.rankings.store import RankingStore
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Rankings of a run: how far annotators agree, import, export.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Rankings of a run: how far annotators agree, import, export."
+)
 
 Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="folder that holds the runs", envvar="ZJ_RUNS")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="the run's name (its folder below runs/), or the folder itself", show_default=False)]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="the run's name (its folder below runs/), or the folder itself", show_default=False
+    ),
+]
 FormatName = Annotated[
     str,
-    typer.Option("--format", metavar="FORMAT", help="ranking, preference, label_tasks, label_studio, argilla or zhongjing", show_default=False),
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="ranking, preference, label_tasks, label_studio, argilla or zhongjing",
+        show_default=False,
+    ),
 ]
 
 RUNS = Path("runs")
@@ -48,9 +60,16 @@ def agreement(run: RunName, runs: Runs = RUNS) -> None:
 @app.command(name="import")
 def import_(
     run: RunName,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="what to take in; of zhongjing the TSV, with its input_file.json beside it")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="what to take in; of zhongjing the TSV, with its input_file.json beside it"
+        ),
+    ],
     format: FormatName,
-    annotator: Annotated[str, typer.Option("--annotator", metavar="NAME", help="whose rankings they are, where the file doesn't say")] = "file",
+    annotator: Annotated[
+        str, typer.Option("--annotator", metavar="NAME", help="whose rankings they are, where the file doesn't say")
+    ] = "file",
     runs: Runs = RUNS,
 ) -> None:
     """Take rankings from a file. What is there already stays as it is; the same file twice adds nothing.
@@ -64,15 +83,22 @@ def import_(
     store = _store(find_run(run, runs), new=True)
     added = take(store, items, rankings)
     store.close()
-    typer.echo(f"{file} has {len(items)} items and {len(rankings)} rankings; {added[0]} items and {added[1]} rankings of them were new")
+    typer.echo(
+        f"{file} has {len(items)} items and {len(rankings)} rankings; {added[0]} items and {added[1]} rankings of them were new"
+    )
 
 
 @app.command()
 def export(
     run: RunName,
-    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="the file to write, over one that is there", show_default=False)],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE", help="the file to write, over one that is there", show_default=False)
+    ],
     format: FormatName,
-    annotator: Annotated[str | None, typer.Option("--annotator", metavar="NAME", help="only this annotator's rankings", show_default=False)] = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option("--annotator", metavar="NAME", help="only this annotator's rankings", show_default=False),
+    ] = None,
     runs: Runs = RUNS,
 ) -> None:
     """Write a run's items and rankings in a format of this project or of a labelling tool (docs/labelling-formats.md).

@@ -55,19 +55,32 @@ app = typer.Typer(
     ),
 )
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="the run's YAML file, e.g. configs/demo.yaml", show_default=False)]
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="the run's YAML file, e.g. configs/demo.yaml", show_default=False)
+]
 Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set ppo.steps=4; may be repeated", show_default=False)
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="override a key, e.g. --set ppo.steps=4; may be repeated", show_default=False
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="folder that holds the runs", envvar="ZJ_RUNS")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="the run's name (its folder below runs/), or the folder itself", show_default=False)]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="the run's name (its folder below runs/), or the folder itself", show_default=False
+    ),
+]
 
 RUNS = Path("runs")
 
 
 @app.command()
 def doctor(
-    config: Annotated[Path | None, typer.Option("--config", metavar="CONFIG", help="also check that this run fits here", show_default=False)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="CONFIG", help="also check that this run fits here", show_default=False),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
     runs: Runs = RUNS,
 ) -> None:
@@ -87,7 +100,9 @@ def doctor(
 
 @app.command(name="config")
 def config_(
-    section: Annotated[str, typer.Argument(metavar="SECTION", help="only this section or key, e.g. ppo or ppo.mix", show_default=False)] = "",
+    section: Annotated[
+        str, typer.Argument(metavar="SECTION", help="only this section or key, e.g. ppo or ppo.mix", show_default=False)
+    ] = "",
 ) -> None:
     """List every key that a run's YAML file may set, with type, default and meaning.
 
@@ -104,11 +119,21 @@ def run(
     overrides: Overrides = [],  # noqa: B006
     runs: Runs = RUNS,
     start_from: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="do this stage and all after it again, e.g. --from ppo", show_default=False)
+        str | None,
+        typer.Option(
+            "--from", metavar="STAGE", help="do this stage and all after it again, e.g. --from ppo", show_default=False
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the settings and who would sit where, and start nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the settings and who would sit where, and start nothing")
+    ] = False,
     allow_change: Annotated[
-        list[str], typer.Option(metavar="KEY", help="let this key or section differ from how the run was started; repeatable", show_default=False)
+        list[str],
+        typer.Option(
+            metavar="KEY",
+            help="let this key or section differ from how the run was started; repeatable",
+            show_default=False,
+        ),
     ] = [],  # noqa: B006
 ) -> None:
     """Run every stage, on this machine or on the Ray cluster it is attached to. Finished stages are skipped.
@@ -140,7 +165,12 @@ def run(
 @app.command()
 def submit(
     config: ConfigPath,
-    address: Annotated[str, typer.Option("--address", metavar="URL", help="the cluster's dashboard, e.g. http://head:8265", show_default=False)],
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address", metavar="URL", help="the cluster's dashboard, e.g. http://head:8265", show_default=False
+        ),
+    ],
     overrides: Overrides = [],  # noqa: B006
     runs: Runs = RUNS,
 ) -> None:
@@ -195,8 +225,12 @@ def stop(run: RunName, runs: Runs = RUNS) -> None:
 @app.command()
 def scale(
     run: RunName,
-    rollouts: Annotated[int | None, typer.Option(metavar="N", help="rollout engines from now on", show_default=False)] = None,
-    auto: Annotated[bool, typer.Option("--auto", help="leave the number to the config and its autoscaler again")] = False,
+    rollouts: Annotated[
+        int | None, typer.Option(metavar="N", help="rollout engines from now on", show_default=False)
+    ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="leave the number to the config and its autoscaler again")
+    ] = False,
     runs: Runs = RUNS,
 ) -> None:
     """Change the number of rollout engines while a run goes on; nothing that is being said is lost.
@@ -209,7 +243,9 @@ def scale(
     from zj_ray.runs.jobs import scale as scale_run
 
     if (rollouts is None) != auto:
-        raise ConfigError("say how many engines there should be", where="zj scale", remedy="give --rollouts N, or --auto, not both")
+        raise ConfigError(
+            "say how many engines there should be", where="zj scale", remedy="give --rollouts N, or --auto, not both"
+        )
     _show(scale_run(run, rollouts, runs=runs))
 
 
@@ -236,7 +272,11 @@ def bench(run: RunName, runs: Runs = RUNS) -> None:
     stages = {name: stage for name, stage in (summary.get("stages") or {}).items() if stage.get("seconds") is not None}
     if not stages:
         where = str(folder / "summary.json")
-        raise ZjError("no stage of this run is finished, so there is nothing to time", where=where, remedy="let `zj run` finish a stage first")
+        raise ZjError(
+            "no stage of this run is finished, so there is nothing to time",
+            where=where,
+            remedy="let `zj run` finish a stage first",
+        )
     table = Table("stage", "seconds", title=f"{run}: {sum(stage['seconds'] for stage in stages.values()):.0f} s in all")
     for name, stage in stages.items():
         table.add_row(name, f"{stage['seconds']:.1f}")
@@ -250,12 +290,22 @@ def label(
     run: RunName,
     runs: Runs = RUNS,
     overrides: Overrides = [],  # noqa: B006
-    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 opens it to the network: then give --tls, too")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="address to listen on; 0.0.0.0 opens it to the network: then give --tls, too")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port; 0 picks a free one", min=0, max=65535)] = 8010,
-    tls: Annotated[tuple[Path, Path] | None, typer.Option(metavar="CERT KEY", help="serve HTTPS with these files", show_default=False)] = None,
-    account: Annotated[str | None, typer.Option(metavar="NAME", help="make this account or give it a new token, and end", show_default=False)] = None,
+    tls: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="CERT KEY", help="serve HTTPS with these files", show_default=False),
+    ] = None,
+    account: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="make this account or give it a new token, and end", show_default=False),
+    ] = None,
     role: Annotated[str, typer.Option(help="of --account: annotator, adjudicator, admin, or closed")] = "annotator",
-    gold: Annotated[Path | None, typer.Option(metavar="FILE", help="make gold items of these ranks, and end", show_default=False)] = None,
+    gold: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="make gold items of these ranks, and end", show_default=False)
+    ] = None,
 ) -> None:
     """Open the ranking page for doctors. The first start prints an administrator's token. Ends with Ctrl-C.
 
@@ -310,7 +360,9 @@ def chat(run: RunName, runs: Runs = RUNS) -> None:
 @app.command()
 def export(
     run: RunName,
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that does not exist yet", show_default=False)],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="a folder that does not exist yet", show_default=False)
+    ],
     stage: Annotated[str, typer.Option(metavar="STAGE", help="whose model: ppo, sft or pretrain")] = "ppo",
     runs: Runs = RUNS,
 ) -> None:
@@ -328,8 +380,13 @@ def export(
 
 @app.command()
 def data(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to write train/ and valid/", show_default=False)],
-    config: Annotated[Path | None, typer.Option("--config", metavar="CONFIG", help="take data.clinic from this run", show_default=False)] = None,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="where to write train/ and valid/", show_default=False)
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="CONFIG", help="take data.clinic from this run", show_default=False),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Write the synthetic clinic's data as JSONL, to look at it or as a pattern for your own.

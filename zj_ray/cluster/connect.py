@@ -102,17 +102,25 @@ def auth_token() -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ZjError(f"Ray's token can't be read: {error}", where=str(path), remedy="set RAY_AUTH_TOKEN or mend RAY_AUTH_TOKEN_PATH") from error
+        raise ZjError(
+            f"Ray's token can't be read: {error}",
+            where=str(path),
+            remedy="set RAY_AUTH_TOKEN or mend RAY_AUTH_TOKEN_PATH",
+        ) from error
 
 
 def token_remedy() -> str:
-    return "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token, and check RAY_AUTH_MODE (token or disabled)"
+    return (
+        "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token, and check RAY_AUTH_MODE (token or disabled)"
+    )
 
 
 def _start(config: RayConfig, log_folder: Path) -> None:
     import ray
 
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less in every stage: nobody preempts a laptop
+    os.environ.setdefault(
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
+    )  # one process less in every stage: nobody preempts a laptop
     started: Any = ray.init(
         address="local",  # without it Ray joins whatever `ray start` left on this machine
         num_cpus=config.local_cpus or os.cpu_count(),
@@ -134,11 +142,15 @@ def _join(address: str) -> None:
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     if "://" in address:
-        remedy = "give host:port of the GCS (6379 by default), or start the run there with: zj submit CONFIG --address URL"
+        remedy = (
+            "give host:port of the GCS (6379 by default), or start the run there with: zj submit CONFIG --address URL"
+        )
         raise ConfigError(f"{address!r} is no address of a Ray cluster to join", where="ray.address", remedy=remedy)
     if address != "auto":
         _knock(address)
-        if auth_token() is not None:  # Ray does this by itself for "auto" only; a cluster without authentication doesn't mind
+        if (
+            auth_token() is not None
+        ):  # Ray does this by itself for "auto" only; a cluster without authentication doesn't mind
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     options: dict[str, Any] = {} if IN_A_JOB in os.environ else {"runtime_env": {"env_vars": worker_environment()}}
     try:
@@ -146,22 +158,32 @@ def _join(address: str) -> None:
     except ConnectionError as error:
         if address == "auto":
             raise ZjError(
-                "no Ray runs on this machine", where="ray.address", remedy="start one with: ray start --head, or leave ray.address out"
+                "no Ray runs on this machine",
+                where="ray.address",
+                remedy="start one with: ray start --head, or leave ray.address out",
             ) from error
-        raise ZjError(f"the service at {address} does not accept us as a Ray client", where="ray.address", remedy=token_remedy()) from error
+        raise ZjError(
+            f"the service at {address} does not accept us as a Ray client", where="ray.address", remedy=token_remedy()
+        ) from error
     except ray.exceptions.AuthenticationError as error:
-        raise ZjError(f"Ray at {address} refuses us: {str(error).splitlines()[0]}", where="ray.address", remedy=token_remedy()) from error
+        raise ZjError(
+            f"Ray at {address} refuses us: {str(error).splitlines()[0]}", where="ray.address", remedy=token_remedy()
+        ) from error
 
 
 def _knock(address: str) -> None:
     """Fail within seconds where nothing listens."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigError(f"{address!r} is not of the form host:port", where="ray.address", remedy="for example 10.0.0.5:6379")
+        raise ConfigError(
+            f"{address!r} is not of the form host:port", where="ray.address", remedy="for example 10.0.0.5:6379"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        remedy = "start Ray there (ray start --head), mend ray.address or RAY_ADDRESS, or unset both to use a Ray of our own"
+        remedy = (
+            "start Ray there (ray start --head), mend ray.address or RAY_ADDRESS, or unset both to use a Ray of our own"
+        )
         raise WaitTimeout(f"no Ray answers at {address} ({error})", where="ray.address", remedy=remedy) from error
 
 
@@ -170,4 +192,11 @@ def _describe(*, started_here: bool, seconds: float) -> Cluster:
 
     resources = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Cluster(ray.get_runtime_context().gcs_address, started_here, seconds, nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    return Cluster(
+        ray.get_runtime_context().gcs_address,
+        started_here,
+        seconds,
+        nodes,
+        resources.get("CPU", 0.0),
+        resources.get("GPU", 0.0),
+    )

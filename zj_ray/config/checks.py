@@ -55,23 +55,51 @@ PORT = Bound(0, 65535)
 
 # By the key's last part: the same word means the same thing in every section. A full key overrides its last part.
 _BOUNDS: dict[str, Bound] = {
-    **dict.fromkeys(("seed", "gpus", "engine_gpus", "replica_gpus", "weight_decay", "noise", "tie_margin"), NOT_NEGATIVE),
-    **dict.fromkeys(("max_staleness", "critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient", "entropy_coefficient"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("seed", "gpus", "engine_gpus", "replica_gpus", "weight_decay", "noise", "tie_margin"), NOT_NEGATIVE
+    ),
+    **dict.fromkeys(
+        ("max_staleness", "critic_warmup", "skipped_steps", "aspect_weight", "kl_coefficient", "entropy_coefficient"),
+        NOT_NEGATIVE,
+    ),
     **dict.fromkeys(("keep_best", "keep_every", "margin"), NOT_NEGATIVE),
     **dict.fromkeys(("samples", "patience", "ensemble"), AT_LEAST_ONE),
     "rank": Bound(0, 512),  # of LoRA adapters; vLLM has no room for larger ones
     "alpha": AT_LEAST_ONE,
     "dual_clip": Bound(1.0, open_low=True),
-    **dict.fromkeys(("start_timeout", "stall_timeout", "turn_timeout", "sync_timeout", "wait_timeout", "rollout_timeout", "role_timeout"), POSITIVE),
+    **dict.fromkeys(
+        (
+            "start_timeout",
+            "stall_timeout",
+            "turn_timeout",
+            "sync_timeout",
+            "wait_timeout",
+            "rollout_timeout",
+            "role_timeout",
+        ),
+        POSITIVE,
+    ),
     "slow_after": POSITIVE,
-    **dict.fromkeys(("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE),
+    **dict.fromkeys(
+        ("learning_rate", "critic_learning_rate", "clip_norm", "epochs", "clip_high", "value_clip"), POSITIVE
+    ),
     **dict.fromkeys(("cpus", "engine_cpus", "kl_target", "kl_bound", "mismatch_bound", "temperatures"), POSITIVE),
-    **dict.fromkeys(("local_cpus", "ranks", "threads", "max_in_flight", "turn_retries", "max_steps", "save_every"), AT_LEAST_ONE),
+    **dict.fromkeys(
+        ("local_cpus", "ranks", "threads", "max_in_flight", "turn_retries", "max_steps", "save_every"), AT_LEAST_ONE
+    ),
     **dict.fromkeys(("fleet.initial", "fleet.min", "fleet.max", "tensor_parallel", "lost_engines"), AT_LEAST_ONE),
     **dict.fromkeys(("restarts", "role_restarts", "idle_seconds"), NOT_NEGATIVE),
-    **dict.fromkeys(("layers", "heads", "hidden_size", "intermediate_size", "batch_tokens", "micro_batch_tokens", "annotators"), AT_LEAST_ONE),
-    **dict.fromkeys(("steps", "mini_batches", "turn_tokens", "kl_horizon", "checkpoint_every", "keep_checkpoints", "replicas"), AT_LEAST_ONE),
-    **dict.fromkeys(("consultations", "single_turn", "passages", "cases", "prompts", "safety_prompts", "controls"), AT_LEAST_ONE),
+    **dict.fromkeys(
+        ("layers", "heads", "hidden_size", "intermediate_size", "batch_tokens", "micro_batch_tokens", "annotators"),
+        AT_LEAST_ONE,
+    ),
+    **dict.fromkeys(
+        ("steps", "mini_batches", "turn_tokens", "kl_horizon", "checkpoint_every", "keep_checkpoints", "replicas"),
+        AT_LEAST_ONE,
+    ),
+    **dict.fromkeys(
+        ("consultations", "single_turn", "passages", "cases", "prompts", "safety_prompts", "controls"), AT_LEAST_ONE
+    ),
     **dict.fromkeys(("warmup", "safety_share", "lam", "overlap", "gold", "enough"), SHARE),
     "threshold": Bound(-1.0, 1.0),  # of Kendall's τ-b
     "lease_minutes": POSITIVE,
@@ -122,12 +150,21 @@ def check(config: Config, set_keys: Mapping[str, str]) -> None:
     unused = ineffective(config)
     for key, where in set_keys.items():
         if key in unused:
-            raise ConfigError(f"'{key}' has no effect: {unused[key]}", where=where, remedy="remove the key, or change the setting it depends on")
+            raise ConfigError(
+                f"'{key}' has no effect: {unused[key]}",
+                where=where,
+                remedy="remove the key, or change the setting it depends on",
+            )
 
 
 def ineffective(config: Config) -> dict[str, str]:
     """Every key that nothing reads under the other settings → the reason."""
-    return {key: reason for pattern, reason in _unused(config) for key in _keys(config) if key == pattern or key.startswith(pattern + ".")}
+    return {
+        key: reason
+        for pattern, reason in _unused(config)
+        for key in _keys(config)
+        if key == pattern or key.startswith(pattern + ".")
+    }
 
 
 def _unused(config: Config) -> Iterator[tuple[str, str]]:
@@ -143,24 +180,36 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.root", "data.source is clinic"
     if config.feedback.source == "file":
         reason = "feedback.source is file: its answers and ranks are read, not made"
-        yield from ((f"feedback.{key}", reason) for key in ("prompts", "answers", "temperatures", "annotators", "noise"))
+        yield from (
+            (f"feedback.{key}", reason) for key in ("prompts", "answers", "temperatures", "annotators", "noise")
+        )
     elif config.feedback.source == "human":
-        yield from ((f"feedback.{key}", "feedback.source is human: no annotator is simulated") for key in ("annotators", "noise"))
+        yield from (
+            (f"feedback.{key}", "feedback.source is human: no annotator is simulated")
+            for key in ("annotators", "noise")
+        )
     if config.feedback.source != "human":
         yield "feedback.label.enough", "only feedback.source human waits for doctors"
     if config.reward.loss == "plackett_luce":
         yield "reward.margin", "reward.loss is plackett_luce, which has no pairs to ask a margin of"
     if fleet.engine_gpus > 0:
-        yield from ((f"fleet.{key}", "fleet.engine_gpus > 0: the engines run on GPUs") for key in ("threads", "kv_cache_mb"))
+        yield from (
+            (f"fleet.{key}", "fleet.engine_gpus > 0: the engines run on GPUs") for key in ("threads", "kv_cache_mb")
+        )
     else:
-        yield from ((f"fleet.{key}", "fleet.engine_gpus is 0: the engines run on CPUs") for key in ("gpu_memory_utilization", "sleep"))
+        yield from (
+            (f"fleet.{key}", "fleet.engine_gpus is 0: the engines run on CPUs")
+            for key in ("gpu_memory_utilization", "sleep")
+        )
     if not fleet.autoscale:
         yield "fleet.idle_seconds", "fleet.autoscale is off, so no engine is let go because it is idle"
     if ppo.kl_controller == "fixed":
         yield from ((f"ppo.{key}", "ppo.kl_controller is fixed") for key in ("kl_target", "kl_horizon"))
     if ppo.advantage != "gae":
         reason = f"ppo.advantage is {ppo.advantage}, which has no critic"
-        yield from ((f"ppo.{key}", reason) for key in ("lam", "critic", "critic_learning_rate", "critic_warmup", "value_clip"))
+        yield from (
+            (f"ppo.{key}", reason) for key in ("lam", "critic", "critic_learning_rate", "critic_warmup", "value_clip")
+        )
     if ppo.advantage in ("grpo", "rloo"):
         yield "ppo.gamma", f"ppo.advantage is {ppo.advantage}, which pays for what a consultation earned in all"
     if ppo.safety_share == 0:
@@ -174,7 +223,9 @@ def _unused(config: Config) -> Iterator[tuple[str, str]]:
         if part.gpus == 0:
             yield f"{name}.offload", f"{name}.gpus is 0, so everything is in CPU memory anyway"
         if hasattr(part, "lora") and part.lora.rank == 0:
-            yield from ((f"{name}.lora.{key}", f"{name}.lora.rank is 0: there are no adapters") for key in ("alpha", "targets"))
+            yield from (
+                (f"{name}.lora.{key}", f"{name}.lora.rank is 0: there are no adapters") for key in ("alpha", "targets")
+            )
 
 
 def _faults(config: Config) -> Iterator[Fault]:
@@ -189,13 +240,21 @@ def _faults(config: Config) -> Iterator[Fault]:
     yield from _transport_faults(config.fleet, config.ppo)
     if config.fleet.sleep and config.ppo.max_staleness > 0:
         what = "'fleet.sleep' lets engines sleep while the trainers work, but ppo.max_staleness has them hold consultations meanwhile"
-        yield Fault(("fleet.sleep", "ppo.max_staleness"), what, "give the engines GPUs of their own, or set ppo.max_staleness to 0")
+        yield Fault(
+            ("fleet.sleep", "ppo.max_staleness"),
+            what,
+            "give the engines GPUs of their own, or set ppo.max_staleness to 0",
+        )
     if config.model.deterministic:
         yield from _determinism_faults(config.fleet, config.ppo)
     yield from _ppo_faults(config.ppo, config.model.max_length)
     if config.fleet.autoscale and any("engines" in group for group in config.ppo.colocate):
         what = "'fleet.autoscale' adds and removes engines, but ppo.colocate gives them fixed places beside roles"
-        yield Fault(("fleet.autoscale", "ppo.colocate"), what, "take the engines out of ppo.colocate, or leave fleet.autoscale out")
+        yield Fault(
+            ("fleet.autoscale", "ppo.colocate"),
+            what,
+            "take the engines out of ppo.colocate, or leave fleet.autoscale out",
+        )
     yield from _colocation_faults(config.ppo, config.ppo.residents(config.fleet))
 
 
@@ -214,7 +273,11 @@ def _out_of_range(config: Config) -> Iterator[Fault]:
 
 def _name_faults(config: Config) -> Iterator[Fault]:
     if not re.fullmatch(r"\w[\w.-]*", config.name):
-        yield Fault(("name",), f"'name' is {config.name!r}, which can't be a folder below runs/", "use letters, digits, '-', '_' and '.'")
+        yield Fault(
+            ("name",),
+            f"'name' is {config.name!r}, which can't be a folder below runs/",
+            "use letters, digits, '-', '_' and '.'",
+        )
     if not config.stages:
         yield Fault(("stages",), "'stages' is empty", f"choose from {', '.join(STAGES)}")
     for stage in config.stages:
@@ -226,7 +289,11 @@ def _name_faults(config: Config) -> Iterator[Fault]:
             yield Fault(("stages",), f"'stages' has {stage!r} twice", "name each stage once")
     ordered = [stage for stage in STAGES if stage in config.stages]
     if list(config.stages) != ordered:
-        yield Fault(("stages",), "'stages' is out of order", f"write [{', '.join(ordered)}]: each stage needs what the one before made")
+        yield Fault(
+            ("stages",),
+            "'stages' is out of order",
+            f"write [{', '.join(ordered)}]: each stage needs what the one before made",
+        )
 
 
 def _data_faults(config: Config) -> Iterator[Fault]:
@@ -240,19 +307,29 @@ def _model_faults(config: Config) -> Iterator[Fault]:
     if config.model.base is None and tiny.hidden_size != 64 * tiny.heads:
         keys = ("model.tiny.hidden_size", "model.tiny.heads")
         what = f"'model.tiny.hidden_size' is {tiny.hidden_size}, but {tiny.heads} heads of 64 make {64 * tiny.heads}"
-        yield Fault(keys, what, f"set hidden_size to {64 * tiny.heads}: the CPU attention kernel wants heads of size 64")
+        yield Fault(
+            keys, what, f"set hidden_size to {64 * tiny.heads}: the CPU attention kernel wants heads of size 64"
+        )
 
 
 def _train_faults(train: TrainConfig, name: str) -> Iterator[Fault]:
     yield from _engine_faults(name, train)
     if train.optimizer == "muon" and train.zero_stage > 0:
         what = f"'{name}.optimizer' muon works on whole matrices, but {name}.zero_stage {train.zero_stage} cuts them into pieces"
-        yield Fault((f"{name}.optimizer", f"{name}.zero_stage"), what, f"set {name}.zero_stage to 0, or {name}.optimizer to adamw")
+        yield Fault(
+            (f"{name}.optimizer", f"{name}.zero_stage"),
+            what,
+            f"set {name}.zero_stage to 0, or {name}.optimizer to adamw",
+        )
 
 
 def _feedback_faults(feedback: FeedbackConfig, data_source: str) -> Iterator[Fault]:
     if feedback.source == "file" and data_source != "files":
-        yield Fault(("feedback.source",), "'feedback.source' is file, but data.source is clinic, which has no rankings", "set data.source: files")
+        yield Fault(
+            ("feedback.source",),
+            "'feedback.source' is file, but data.source is clinic, which has no rankings",
+            "set data.source: files",
+        )
     if feedback.source != "file" and len(feedback.temperatures) != feedback.answers:
         what = f"'feedback.temperatures' has {len(feedback.temperatures)} entries for {feedback.answers} answers (feedback.answers)"
         yield Fault(("feedback.temperatures", "feedback.answers"), what, "give one temperature for each answer")
@@ -267,21 +344,31 @@ def _transport_faults(fleet: FleetConfig, ppo: PPOConfig) -> Iterator[Fault]:
         yield Fault(keys, "'fleet.transport' gloo is for engines on CPUs", "use nccl, ipc or object_store")
     if fleet.transport == "ipc" and not any({"policy", "engines"} <= set(group) for group in ppo.colocate):
         what = "'fleet.transport' ipc is for engines on the policy's GPUs, but ppo.colocate does not put them there"
-        yield Fault((keys[0], "ppo.colocate"), what, "add engines to the policy's group in ppo.colocate, or use nccl or object_store")
+        yield Fault(
+            (keys[0], "ppo.colocate"),
+            what,
+            "add engines to the policy's group in ppo.colocate, or use nccl or object_store",
+        )
     elif fleet.transport == "ipc" and fleet.initial > ppo.policy.ranks:
         what = f"'fleet.transport' ipc needs a policy rank on each engine's GPU, but there are {fleet.initial} engines for {ppo.policy.ranks} ranks"
-        yield Fault((keys[0], "fleet.initial", "ppo.policy.ranks"), what, f"set fleet.initial to at most {ppo.policy.ranks}")
+        yield Fault(
+            (keys[0], "fleet.initial", "ppo.policy.ranks"), what, f"set fleet.initial to at most {ppo.policy.ranks}"
+        )
     if fleet.transport != "object_store" and fleet.tensor_parallel > 1:
         what = f"'fleet.transport' {fleet.transport} sends to engines of one process, but fleet.tensor_parallel is {fleet.tensor_parallel}"
         yield Fault((keys[0], "fleet.tensor_parallel"), what, "use object_store, or engines of one GPU")
     if fleet.transport != "object_store" and ppo.push == "adapter":
         what = f"'fleet.transport' {fleet.transport} sends whole weights, but ppo.push is adapter"
-        yield Fault((keys[0], "ppo.push"), what, "use object_store for adapters: they are small; or set ppo.push to merged")
+        yield Fault(
+            (keys[0], "ppo.push"), what, "use object_store for adapters: they are small; or set ppo.push to merged"
+        )
 
 
 def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:
     if not fleet.min <= fleet.initial <= fleet.max:
-        what = f"'fleet.initial' is {fleet.initial}, which is not between fleet.min {fleet.min} and fleet.max {fleet.max}"
+        what = (
+            f"'fleet.initial' is {fleet.initial}, which is not between fleet.min {fleet.min} and fleet.max {fleet.max}"
+        )
         remedy = f"raise fleet.max to {max(fleet.initial, fleet.min)} or more, or lower the others"
         yield Fault(("fleet.initial", "fleet.max", "fleet.min"), what, remedy)
     if fleet.slow_after > fleet.stall_timeout:
@@ -289,19 +376,31 @@ def _fleet_faults(fleet: FleetConfig, replica_gpus: float) -> Iterator[Fault]:
         yield Fault(("fleet.slow_after", "fleet.stall_timeout"), what, "set fleet.slow_after lower")
     if fleet.engine_gpus > 0 and fleet.tensor_parallel not in (1, fleet.engine_gpus):
         what = f"'fleet.tensor_parallel' cuts a model over {fleet.tensor_parallel} GPUs, but an engine has {fleet.engine_gpus:g} (fleet.engine_gpus)"
-        yield Fault(("fleet.tensor_parallel", "fleet.engine_gpus"), what, f"set fleet.engine_gpus to {fleet.tensor_parallel}")
+        yield Fault(
+            ("fleet.tensor_parallel", "fleet.engine_gpus"), what, f"set fleet.engine_gpus to {fleet.tensor_parallel}"
+        )
     if fleet.sleep and fleet.tensor_parallel > 1:
         what = "'fleet.sleep' is for engines of one GPU that share it with roles"
-        yield Fault(("fleet.sleep", "fleet.tensor_parallel"), what, "set fleet.tensor_parallel to 1, or leave fleet.sleep out")
+        yield Fault(
+            ("fleet.sleep", "fleet.tensor_parallel"), what, "set fleet.tensor_parallel to 1, or leave fleet.sleep out"
+        )
     for key, gpus in (("fleet.engine_gpus", fleet.engine_gpus), ("serve.replica_gpus", replica_gpus)):
         if gpus > 1 and gpus != int(gpus):
-            yield Fault((key,), f"'{key}' is {gpus:g}: Ray gives out parts of one GPU or whole GPUs", f"set it to {int(gpus)} or {int(gpus) + 1}")
+            yield Fault(
+                (key,),
+                f"'{key}' is {gpus:g}: Ray gives out parts of one GPU or whole GPUs",
+                f"set it to {int(gpus)} or {int(gpus) + 1}",
+            )
 
 
 def _determinism_faults(fleet: FleetConfig, ppo: PPOConfig) -> Iterator[Fault]:
     if fleet.max_in_flight > 1:
         what = f"'model.deterministic' is on, but engines decode {fleet.max_in_flight} turns at once (fleet.max_in_flight): that changes last bits"
-        yield Fault(("fleet.max_in_flight", "model.deterministic"), what, "set fleet.max_in_flight to 1, and fleet.initial higher for speed")
+        yield Fault(
+            ("fleet.max_in_flight", "model.deterministic"),
+            what,
+            "set fleet.max_in_flight to 1, and fleet.initial higher for speed",
+        )
     if ppo.max_staleness > 0:
         what = f"'model.deterministic' is on, but with ppo.max_staleness {ppo.max_staleness} chance decides which weights speak a turn"
         yield Fault(("ppo.max_staleness", "model.deterministic"), what, "set ppo.max_staleness to 0")
@@ -315,18 +414,30 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
         yield Fault(("ppo.consultations", "ppo.mini_batches", "ppo.policy.ranks", "ppo.critic.ranks"), what, remedy)
     if ppo.max_turns * ppo.turn_tokens >= max_length:
         what = f"{ppo.max_turns} turns (ppo.max_turns) of {ppo.turn_tokens} tokens (ppo.turn_tokens) leave no room for the patient in {max_length}"
-        yield Fault(("ppo.turn_tokens", "ppo.max_turns", "model.max_length"), what, "lower ppo.turn_tokens or raise model.max_length")
+        yield Fault(
+            ("ppo.turn_tokens", "ppo.max_turns", "model.max_length"),
+            what,
+            "lower ppo.turn_tokens or raise model.max_length",
+        )
     if ppo.consultations % ppo.samples:
         what = f"'ppo.consultations' is {ppo.consultations}, which does not divide by ppo.samples {ppo.samples}"
         yield Fault(("ppo.consultations", "ppo.samples"), what, f"set ppo.consultations to a multiple of {ppo.samples}")
     if ppo.advantage in ("grpo", "rloo") and ppo.samples < 2:
-        what = f"'ppo.advantage' {ppo.advantage} compares the consultations of a prompt, but ppo.samples is {ppo.samples}"
-        yield Fault(("ppo.samples", "ppo.advantage"), what, "set ppo.samples to 4 or more, or ppo.advantage to gae or reinforce_pp")
+        what = (
+            f"'ppo.advantage' {ppo.advantage} compares the consultations of a prompt, but ppo.samples is {ppo.samples}"
+        )
+        yield Fault(
+            ("ppo.samples", "ppo.advantage"),
+            what,
+            "set ppo.samples to 4 or more, or ppo.advantage to gae or reinforce_pp",
+        )
     if ppo.kl_in == "loss" and ppo.kl_estimator == "k1":
         what = "'ppo.kl_in' is loss with ppo.kl_estimator k1, whose gradient is zero on average: nothing would hold the policy"
         yield Fault(("ppo.kl_estimator", "ppo.kl_in"), what, "set ppo.kl_estimator to k2 or k3, or ppo.kl_in to reward")
     if ppo.advantage == "gae" and ppo.critic_warmup >= ppo.steps:
-        what = f"'ppo.critic_warmup' is {ppo.critic_warmup} of {ppo.steps} steps (ppo.steps): the policy would never learn"
+        what = (
+            f"'ppo.critic_warmup' is {ppo.critic_warmup} of {ppo.steps} steps (ppo.steps): the policy would never learn"
+        )
         yield Fault(("ppo.critic_warmup", "ppo.steps"), what, "set it lower than ppo.steps")
     if ppo.kl_controller == "adaptive" and ppo.kl_bound <= ppo.kl_target:
         what = f"'ppo.kl_bound' {ppo.kl_bound:g} stops the run at or below what the controller steers to (ppo.kl_target {ppo.kl_target:g})"
@@ -336,7 +447,11 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
         yield Fault(("ppo.init", "ppo.reference_model"), what, "set ppo.reference_model to separate")
     if ppo.policy.lora.rank == 0 and ppo.reference_model == "adapter_off":
         what = "'ppo.reference_model' is adapter_off, but the policy has no adapters (ppo.policy.lora.rank is 0)"
-        yield Fault(("ppo.reference_model", "ppo.policy.lora.rank"), what, "set ppo.policy.lora.rank, or ppo.reference_model to separate")
+        yield Fault(
+            ("ppo.reference_model", "ppo.policy.lora.rank"),
+            what,
+            "set ppo.policy.lora.rank, or ppo.reference_model to separate",
+        )
     for name, role in ppo.roles().items():
         yield from _engine_faults(f"ppo.{name}", role)
 
@@ -344,7 +459,9 @@ def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
 def _engine_faults(name: str, part: Any) -> Iterator[Fault]:
     """Of a stage's or a role's DeepSpeed ranks."""
     if part.gpus > 1:
-        yield Fault((f"{name}.gpus",), f"'{name}.gpus' is {part.gpus:g}: a rank drives one GPU", f"raise {name}.ranks instead")
+        yield Fault(
+            (f"{name}.gpus",), f"'{name}.gpus' is {part.gpus:g}: a rank drives one GPU", f"raise {name}.ranks instead"
+        )
     needed = {"none": 0, "optimizer": 1, "all": 3}[part.offload]
     if part.zero_stage < needed:
         keys = (f"{name}.offload", f"{name}.zero_stage")
@@ -358,7 +475,11 @@ def _colocation_faults(ppo: PPOConfig, present: Mapping[str, RoleConfig]) -> Ite
     for name in named:
         if name not in present:
             reason = "is no role of this run" if name in ROLES else "is no role"
-            yield Fault(key, f"'ppo.colocate' names {name!r}, which {reason}", f"choose from {', '.join({**present, 'engines': None})}")
+            yield Fault(
+                key,
+                f"'ppo.colocate' names {name!r}, which {reason}",
+                f"choose from {', '.join({**present, 'engines': None})}",
+            )
         elif named.count(name) > 1:
             yield Fault(key, f"'ppo.colocate' names {name!r} twice", "a role can be in one place only")
     for group in ppo.colocate:

@@ -84,9 +84,13 @@ def _read_file(path: Path) -> Iterator[tuple[str, _Written]]:
     except FileNotFoundError:
         raise ConfigError("there is no such config file", where=str(path), remedy=_neighbours(path)) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the file is not UTF-8 text (byte {error.start})", where=str(path), remedy="save it as UTF-8") from None
+        raise ConfigError(
+            f"the file is not UTF-8 text (byte {error.start})", where=str(path), remedy="save it as UTF-8"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"the file can't be read: {error.strerror}", where=str(path), remedy="give a readable YAML file") from None
+        raise ConfigError(
+            f"the file can't be read: {error.strerror}", where=str(path), remedy="give a readable YAML file"
+        ) from None
     root = _compose(text, lambda line: f"{path}:{line}")
     if root is not None:
         yield from _flatten(root, Config, "", lambda node: f"{path}:{node.start_mark.line + 1}", {})
@@ -111,12 +115,20 @@ def _compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         fault = error.problem or error.context or "it can't be parsed"
-        raise ConfigError(f"not valid YAML: {fault}", where=place(line), remedy="check indentation (spaces, no tabs), colons and quotes") from None
+        raise ConfigError(
+            f"not valid YAML: {fault}",
+            where=place(line),
+            remedy="check indentation (spaces, no tabs), colons and quotes",
+        ) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=place(1), remedy="remove control characters and save the file as UTF-8") from None
+        raise ConfigError(
+            f"not valid YAML: {error}", where=place(1), remedy="remove control characters and save the file as UTF-8"
+        ) from None
 
 
-def _flatten(node: yaml.Node, section: type, prefix: str, place: Callable[[yaml.Node], str], seen: dict[str, str]) -> Iterator[tuple[str, _Written]]:
+def _flatten(
+    node: yaml.Node, section: type, prefix: str, place: Callable[[yaml.Node], str], seen: dict[str, str]
+) -> Iterator[tuple[str, _Written]]:
     """The written leaves of one section as (dotted key, value); rejects unknown and repeated keys."""
     if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
         return  # a section whose lines are all commented out
@@ -131,7 +143,9 @@ def _flatten(node: yaml.Node, section: type, prefix: str, place: Callable[[yaml.
         if name not in hints:
             raise ConfigError(f"unknown key '{key}'", where=where, remedy=_nearest_key(key, prefix, tuple(hints)))
         if key in seen:
-            raise ConfigError(f"'{key}' is written twice", where=where, remedy=f"keep one of the two; the first is at {seen[key]}")
+            raise ConfigError(
+                f"'{key}' is written twice", where=where, remedy=f"keep one of the two; the first is at {seen[key]}"
+            )
         seen[key] = where
         if is_dataclass(hints[name]):
             yield from _flatten(value, hints[name], key + ".", place, seen)
@@ -189,7 +203,14 @@ def _parse_choice(node: yaml.ScalarNode, hint: Any, key: str, where: str) -> Any
 
 
 def _wrong_type(node: yaml.Node, hint: Any, key: str, where: str) -> ConfigError:
-    examples = {"str": "text", "int": "3", "float": "0.5", "bool": "true", "tuple[str, ...]": "[sft, ppo]", "tuple[float, ...]": "[0.7, 1.0]"}
+    examples = {
+        "str": "text",
+        "int": "3",
+        "float": "0.5",
+        "bool": "true",
+        "tuple[str, ...]": "[sft, ppo]",
+        "tuple[float, ...]": "[0.7, 1.0]",
+    }
     examples["tuple[tuple[str, ...], ...]"] = "[[policy, reference], [critic, reward]]"
     name = _type_name(hint)
     quoted = isinstance(node, yaml.ScalarNode) and node.style is not None and hint in (int, float, bool)
@@ -261,7 +282,9 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _neighbours(path: Path) -> str:
-    found = sorted(str(other) for folder in {path.parent, Path("configs")} if folder.is_dir() for other in folder.glob("*.yaml"))
+    found = sorted(
+        str(other) for folder in {path.parent, Path("configs")} if folder.is_dir() for other in folder.glob("*.yaml")
+    )
     close = difflib.get_close_matches(str(path), found, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else "give the path of a run's YAML file, for example configs/demo.yaml"
 
@@ -285,4 +308,8 @@ def _dump_section(section: Any, prefix: str, unused: Mapping[str, str]) -> Itera
 def _plain(value: Any) -> str:
     """A value as YAML on one line."""
     plain = [list(item) if isinstance(item, tuple) else item for item in value] if isinstance(value, tuple) else value
-    return yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
+    return (
+        yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=math.inf)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+    )

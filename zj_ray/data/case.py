@@ -42,9 +42,13 @@ class Case:
         facts = []
         for i, fact in enumerate(row["facts"]):
             if not isinstance(fact, dict) or not str(fact.get("answer") or "").strip():
-                raise DataError(f"fact {i + 1} has no answer", where=where, remedy='write {"slot": "…", "ask": null, "answer": "…"}')
+                raise DataError(
+                    f"fact {i + 1} has no answer", where=where, remedy='write {"slot": "…", "ask": null, "answer": "…"}'
+                )
             facts.append(Fact(str(fact.get("slot") or ""), fact["answer"], fact.get("ask")))
-        reference = {key: (row.get("reference") or {}).get(key) for key in ("diagnosis", "treatment", "advice", "basis")}
+        reference = {
+            key: (row.get("reference") or {}).get(key) for key in ("diagnosis", "treatment", "advice", "basis")
+        }
         return cls(
             row["id"],
             row.get("department"),

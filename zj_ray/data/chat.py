@@ -34,13 +34,19 @@ class ChatFormat:
         self.tokenizer = tokenizer
         user, answer, follow_up = _PROBES
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": user}, {"role": "assistant", "content": answer}, {"role": "user", "content": follow_up}],
+            [
+                {"role": "user", "content": user},
+                {"role": "assistant", "content": answer},
+                {"role": "user", "content": follow_up},
+            ],
             tokenize=False,
             add_generation_prompt=True,
         )
         assert isinstance(text, str)
         if any(text.count(probe) != 1 for probe in _PROBES):
-            raise DataError("the chat template drops or repeats messages", remedy="set a template that renders every message once")
+            raise DataError(
+                "the chat template drops or repeats messages", remedy="set a template that renders every message once"
+            )
         prefix, rest = text.split(user)
         middle, rest = rest.split(answer)
         between, last = rest.split(follow_up)
@@ -53,7 +59,10 @@ class ChatFormat:
         self.middle = self.text_ids(middle)
         between_ids = self.text_ids(between)
         if not between_ids:
-            raise DataError("the chat template has no token that ends a doctor turn", remedy="end assistant messages with the eos token")
+            raise DataError(
+                "the chat template has no token that ends a doctor turn",
+                remedy="end assistant messages with the eos token",
+            )
         self.stop_id = between_ids[0]
         self.between = between_ids[1:]
 
@@ -65,7 +74,9 @@ class ChatFormat:
         if system is None:
             return self.prefix + self.text_ids(user_text) + self.middle
         rendered = self.tokenizer.apply_chat_template(
-            [{"role": "system", "content": system}, {"role": "user", "content": user_text}], tokenize=False, add_generation_prompt=True
+            [{"role": "system", "content": system}, {"role": "user", "content": user_text}],
+            tokenize=False,
+            add_generation_prompt=True,
         )
         assert isinstance(rendered, str)
         return self.text_ids(rendered)
@@ -85,7 +96,10 @@ class ChatFormat:
             ids = self._prompt_ids(spoken[first:], system)
             if limit is None or len(ids) <= limit:
                 return ids
-        raise DataError(f"the last question alone takes {len(ids)} tokens, {limit} are allowed", remedy="raise model.max_length or shorten it")
+        raise DataError(
+            f"the last question alone takes {len(ids)} tokens, {limit} are allowed",
+            remedy="raise model.max_length or shorten it",
+        )
 
     def _prompt_ids(self, spoken: Sequence[Message], system: str | None) -> list[int]:
         ids = self.open(spoken[0].content, system)

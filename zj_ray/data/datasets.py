@@ -64,9 +64,16 @@ def load_dialogues(root: str | Path, split: str, *, safety_repeats: int = 1) -> 
         if "messages" in row:
             dialogues.append(parse_messages(row["messages"], where=where, last="assistant"))
         elif "prompt" not in row:
-            raise DataError("the row has neither 'messages' nor 'prompt'", where=where, remedy='add "messages": [{"role": "user", …}, …]')
+            raise DataError(
+                "the row has neither 'messages' nor 'prompt'",
+                where=where,
+                remedy='add "messages": [{"role": "user", …}, …]',
+            )
         elif row.get("reference_quality") not in UNTRUSTED and row.get("reference", "") is not None:
-            answered = (Message("user", _text(row, "prompt", where)), Message("assistant", _text(row, "reference", where)))
+            answered = (
+                Message("user", _text(row, "prompt", where)),
+                Message("assistant", _text(row, "reference", where)),
+            )
             dialogues += [answered] * safety_repeats
     return dialogues
 
@@ -86,7 +93,10 @@ def load_moments(root: str | Path, split: str) -> list[tuple[tuple[Message, ...]
 
 def load_general(root: str | Path, split: str) -> list[tuple[Message, ...]]:
     """General conversations, the measure of what training made the model forget (general.jsonl)."""
-    return [parse_messages(row.get("messages"), where=where, last="assistant") for where, row in _rows(root, split, ("general",))]
+    return [
+        parse_messages(row.get("messages"), where=where, last="assistant")
+        for where, row in _rows(root, split, ("general",))
+    ]
 
 
 def load_prompts(root: str | Path, split: str) -> list[Prompt]:
@@ -98,7 +108,9 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
             continue
         expected = _expected(row, where)
         kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
-        prompts.append(Prompt(row["id"], kind, _text(row, "prompt", where), expected=expected, category=row.get("category")))
+        prompts.append(
+            Prompt(row["id"], kind, _text(row, "prompt", where), expected=expected, category=row.get("category"))
+        )
     return prompts
 
 
@@ -109,25 +121,36 @@ def load_rankings(root: str | Path, split: str) -> list[RankedItem]:
         messages = parse_messages(row.get("messages"), where=where, last="user")
         raw = row.get("responses")
         if "chosen" in row:
-            raw = [{"text": row.get(kind), "rank": rank, "kind": kind} for rank, kind in enumerate(("chosen", "rejected"), start=1)]
+            raw = [
+                {"text": row.get(kind), "rank": rank, "kind": kind}
+                for rank, kind in enumerate(("chosen", "rejected"), start=1)
+            ]
         if not isinstance(raw, list) or len(raw) < 2:
-            raise DataError("'responses' must list at least two answers", where=where, remedy='write [{"text": "…", "rank": 1}, …]')
+            raise DataError(
+                "'responses' must list at least two answers", where=where, remedy='write [{"text": "…", "rank": 1}, …]'
+            )
         responses = tuple(_response(response, i, where) for i, response in enumerate(raw))
-        items.append(RankedItem(row["id"], messages, row.get("department"), responses, str(row.get("source") or ""), split))
+        items.append(
+            RankedItem(row["id"], messages, row.get("department"), responses, str(row.get("source") or ""), split)
+        )
     return items
 
 
 def _expected(row: dict[str, Any], where: str) -> str:
     expected = _text(row, "expected", where)
     if expected not in EXPECTED:
-        raise DataError(f"'expected' has the unknown value {expected!r}", where=where, remedy=f"use one of {', '.join(EXPECTED)}")
+        raise DataError(
+            f"'expected' has the unknown value {expected!r}", where=where, remedy=f"use one of {', '.join(EXPECTED)}"
+        )
     return expected
 
 
 def _case_prompt(row: dict[str, Any], where: str) -> Prompt:
     facts = row.get("facts", [])
     if not isinstance(facts, list):
-        raise DataError("'facts' must be a list", where=where, remedy='write [{"slot": "…", "ask": null, "answer": "…"}, …]')
+        raise DataError(
+            "'facts' must be a list", where=where, remedy='write [{"slot": "…", "ask": null, "answer": "…"}, …]'
+        )
     case = Case.from_row(row, where=where)
     return Prompt(case.id, "case", case.opening, case=case, category=case.department)
 
@@ -137,7 +160,9 @@ def _response(raw: Any, index: int, where: str) -> Response:
         raise DataError(f"answer {index + 1} is not an object", where=where, remedy='write {"text": "…", "rank": 1}')
     rank = raw.get("rank")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise DataError(f"answer {index + 1} has the rank {rank!r}", where=where, remedy="ranks are whole numbers from 1 (best)")
+        raise DataError(
+            f"answer {index + 1} has the rank {rank!r}", where=where, remedy="ranks are whole numbers from 1 (best)"
+        )
     return Response(_text(raw, "text", where), rank, raw.get("kind"))
 
 
@@ -149,13 +174,21 @@ def _rows(root: str | Path, split: str, names: tuple[str, ...]) -> Iterator[tupl
     present = [folder / f"{name}.jsonl" for name in names if (folder / f"{name}.jsonl").is_file()]
     if not present:
         files = ", ".join(f"{name}.jsonl" for name in names)
-        raise DataError(f"none of the files {files} is there", where=str(folder), remedy="check data.root; docs/data.md names the files")
+        raise DataError(
+            f"none of the files {files} is there",
+            where=str(folder),
+            remedy="check data.root; docs/data.md names the files",
+        )
     seen: dict[str, str] = {}
     for path in present:
         for where, row in read_jsonl(path):
             identity = _text(row, "id", where)
             if identity in seen:
-                raise DataError(f"the id {identity!r} is already at {seen[identity]}", where=where, remedy="give every row an id of its own")
+                raise DataError(
+                    f"the id {identity!r} is already at {seen[identity]}",
+                    where=where,
+                    remedy="give every row an id of its own",
+                )
             seen[identity] = where
             yield where, row
 

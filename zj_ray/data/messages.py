@@ -26,7 +26,9 @@ def parse_messages(raw: Any, *, where: str, last: str | None = None) -> tuple[Me
     Raises DataError naming `where` (file and line) for a wrong shape, role, order or an empty message.
     """
     if not isinstance(raw, list) or not raw:
-        raise DataError("'messages' must be a non-empty list", where=where, remedy='write [{"role": "user", "content": "…"}, …]')
+        raise DataError(
+            "'messages' must be a non-empty list", where=where, remedy='write [{"role": "user", "content": "…"}, …]'
+        )
     messages = tuple(_parse_message(m, i, where) for i, m in enumerate(raw))
     spoken = messages[1:] if messages[0].role == "system" else messages
     for i, message in enumerate(spoken):
@@ -38,7 +40,9 @@ def parse_messages(raw: Any, *, where: str, last: str | None = None) -> tuple[Me
                 remedy="a conversation starts with 'user' and alternates 'user', 'assistant'",
             )
     if not spoken or (last is not None and spoken[-1].role != last):
-        raise DataError(f"the last message must be from {last or 'user'!r}", where=where, remedy="drop or complete the last turn")
+        raise DataError(
+            f"the last message must be from {last or 'user'!r}", where=where, remedy="drop or complete the last turn"
+        )
     return messages
 
 
@@ -46,7 +50,13 @@ def _parse_message(raw: Any, index: int, where: str) -> Message:
     if not isinstance(raw, dict) or not isinstance(raw.get("role"), str) or not isinstance(raw.get("content"), str):
         raise DataError(f"message {index + 1} is not an object with 'role' and 'content' strings", where=where)
     if raw["role"] not in ROLES:
-        raise DataError(f"message {index + 1} has the unknown role {raw['role']!r}", where=where, remedy=f"use one of {', '.join(ROLES)}")
+        raise DataError(
+            f"message {index + 1} has the unknown role {raw['role']!r}",
+            where=where,
+            remedy=f"use one of {', '.join(ROLES)}",
+        )
     if not raw["content"].strip():
-        raise DataError(f"message {index + 1} ({raw['role']}) is empty", where=where, remedy="write the text or drop the row")
+        raise DataError(
+            f"message {index + 1} ({raw['role']}) is empty", where=where, remedy="write the text or drop the row"
+        )
     return Message(raw["role"], raw["content"])

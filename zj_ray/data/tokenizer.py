@@ -52,7 +52,10 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> P
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         # Chinese has no spaces: without a split at punctuation whole sentences would become one token.
-        [pre_tokenizers.Split(Regex("[，。！？；：、\n]"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Split(Regex("[，。！？；：、\n]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -78,10 +81,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise DataError(
-            f"no tokenizer can be loaded: {first_line}", where=str(path), remedy="give an HF model folder that holds tokenizer.json, or a hub id"
+            f"no tokenizer can be loaded: {first_line}",
+            where=str(path),
+            remedy="give an HF model folder that holds tokenizer.json, or a hub id",
         ) from error
     if tokenizer.eos_token is None:
-        raise DataError("the tokenizer has no end token", where=str(path), remedy="set eos_token in its tokenizer_config.json")
+        raise DataError(
+            "the tokenizer has no end token", where=str(path), remedy="set eos_token in its tokenizer_config.json"
+        )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token_id is None:

@@ -57,7 +57,9 @@ def calibrate(differences: Floats, prompts: NDArray[np.int64]) -> Calibration | 
 def fit_temperature(differences: Floats) -> float:
     """The T in `TEMPERATURES` under which σ(difference / T) gives the preferred answers the highest likelihood."""
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(lambda log_t: np.logaddexp(0.0, -differences / np.exp(log_t)).mean(), bounds=(low, high), method="bounded")
+    found = minimize_scalar(
+        lambda log_t: np.logaddexp(0.0, -differences / np.exp(log_t)).mean(), bounds=(low, high), method="bounded"
+    )
     return float(np.exp(found.x))
 
 
@@ -67,7 +69,9 @@ def reliability(differences: Floats) -> list[Bin]:
     right = 0.5 + 0.5 * np.sign(differences)
     place = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     return [
-        Bin(float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum())) for b in range(BINS) if (place == b).any()
+        Bin(float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        for b in range(BINS)
+        if (place == b).any()
     ]
 
 

@@ -19,7 +19,11 @@ def perplexity(model: nn.Module, blocks: Sequence[Sequence[int]], *, batch_size:
 
 @torch.no_grad()
 def mean_loss(
-    model: nn.Module, blocks: Sequence[Sequence[int]], *, loss_masks: Sequence[Sequence[bool]] | None = None, batch_size: int = 8
+    model: nn.Module,
+    blocks: Sequence[Sequence[int]],
+    *,
+    loss_masks: Sequence[Sequence[bool]] | None = None,
+    batch_size: int = 8,
 ) -> float:
     """Mean negative log-likelihood [nats per token] of `blocks` under a Hugging Face causal LM, which is left in the mode it was in.
 
@@ -51,6 +55,8 @@ def _batch_loss(
     longest = max(len(block) for block in blocks)
     ids = torch.tensor([[*block, *[0] * (longest - len(block))] for block in blocks], device=device)
     attention = torch.tensor([[1] * len(block) + [0] * (longest - len(block)) for block in blocks], device=device)
-    counts = torch.tensor([[*mask, *[False] * (longest - len(mask))] for mask in masks], dtype=torch.bool, device=device)[:, 1:]
+    counts = torch.tensor(
+        [[*mask, *[False] * (longest - len(mask))] for mask in masks], dtype=torch.bool, device=device
+    )[:, 1:]
     logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1][counts]  # [counted tokens, vocabulary]
     return float(nn.functional.cross_entropy(logits.float(), ids[:, 1:][counts], reduction="sum")), int(counts.sum())

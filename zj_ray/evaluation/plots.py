@@ -21,7 +21,9 @@ WIN, TIE, LOSS = "#3b8f5a", "#c9ccd1", "#c2571a"
 Points = Sequence[tuple[float, float]]
 
 
-def line_plot(series: Mapping[str, Points], *, title: str, ylabel: str = "", xlabel: str = "step", level: float | None = None) -> str:
+def line_plot(
+    series: Mapping[str, Points], *, title: str, ylabel: str = "", xlabel: str = "step", level: float | None = None
+) -> str:
     """Lines through (x, y) points, one for each name; `level` draws a dashed line for comparison. Empty series are left out."""
     figure, axes = _figure(title)
     drawn = {name: points for name, points in series.items() if points}
@@ -59,10 +61,20 @@ def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, floa
     for name, share, colour in (("win", win, WIN), ("tie", tie, TIE), ("loss", loss, LOSS)):
         axes.barh([0], [share], left=[left], color=colour, height=0.6)
         if share > 0.08:  # a narrower part has no room for its name; the text below the bar says it
-            axes.text(left + share / 2, -0.16, f"{name} {share:.0%}", ha="center", va="center", fontsize=9, color="#111111")
+            axes.text(
+                left + share / 2, -0.16, f"{name} {share:.0%}", ha="center", va="center", fontsize=9, color="#111111"
+            )
         left += share
     low, high = win_ci95
-    axes.errorbar([win], [0.16], xerr=[[max(0.0, win - low)], [max(0.0, high - win)]], color="#111111", capsize=4, linewidth=1.4, marker="|")
+    axes.errorbar(
+        [win],
+        [0.16],
+        xerr=[[max(0.0, win - low)], [max(0.0, high - win)]],
+        color="#111111",
+        capsize=4,
+        linewidth=1.4,
+        marker="|",
+    )
     axes.set_xlim(0, 1)
     axes.set_yticks([])
     axes.set_xlabel("share of cases; bracket: 95% interval of the win share")

@@ -57,22 +57,26 @@ def write_report(run_folder: Path) -> Path:
     folder = Path(run_folder)
     summary = read_summary(folder)
     results = EvaluationResults.read(path) if (path := folder / "evaluate" / "results.json").exists() else None
-    page = _environment().get_template("report.html.j2").render(
-        run=folder.name,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        config=_config(folder),
-        summary=summary,
-        versions=summary.get("versions") or versions(),
-        stages=[_stage(stage, summary) for stage in STAGES],
-        losses=_loss_plots(folder),
-        ppo=_ppo_plots(folder),
-        results=results,
-        components=_components(results) if results else [],
-        outcome=_outcome(results) if results else "",
-        safety=_safety(results) if results else {},
-        reward=_reward(summary.get("reward") or {}, _read_json(folder / "reward" / "accuracy.json") or {}),
-        agreement=_read_json(folder / "feedback" / "agreement.json"),
-        samples=_samples(folder / "evaluate" / "consultations.jsonl"),
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=folder.name,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            config=_config(folder),
+            summary=summary,
+            versions=summary.get("versions") or versions(),
+            stages=[_stage(stage, summary) for stage in STAGES],
+            losses=_loss_plots(folder),
+            ppo=_ppo_plots(folder),
+            results=results,
+            components=_components(results) if results else [],
+            outcome=_outcome(results) if results else "",
+            safety=_safety(results) if results else {},
+            reward=_reward(summary.get("reward") or {}, _read_json(folder / "reward" / "accuracy.json") or {}),
+            agreement=_read_json(folder / "feedback" / "agreement.json"),
+            samples=_samples(folder / "evaluate" / "consultations.jsonl"),
+        )
     )
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
@@ -80,7 +84,9 @@ def write_report(run_folder: Path) -> Path:
 
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"number": _number, "share": _share, "interval": _interval, "duration": _duration}
     return environment
 
@@ -95,7 +101,16 @@ def _config(folder: Path) -> Row | None:
         return None
     text = path.read_text(encoding="utf-8")
     tree = yaml.safe_load(text) or {}
-    keys = ("seed", "data.source", "model.base", "model.dtype", "pretrain.ranks", "fleet.initial", "ppo.steps", "ppo.consultations")
+    keys = (
+        "seed",
+        "data.source",
+        "model.base",
+        "model.dtype",
+        "pretrain.ranks",
+        "fleet.initial",
+        "ppo.steps",
+        "ppo.consultations",
+    )
     return {"text": text, "chosen": {key: _at(tree, key) for key in keys if _at(tree, key) is not None}}
 
 
@@ -141,7 +156,14 @@ def _loss_plots(folder: Path) -> list[Row]:
         rates = [rate for _, rate in _points(rows, "lr")]
         unit = "nats per pair" if stage == "reward" else "nats per token"
         svg = Markup(plots.line_plot({"loss": losses}, title=f"{stage}: training loss", ylabel=unit)) if losses else ""
-        found.append({"stage": stage, "svg": svg, "speed": sum(speeds) / len(speeds) if speeds else None, "rate": max(rates, default=None)})
+        found.append(
+            {
+                "stage": stage,
+                "svg": svg,
+                "speed": sum(speeds) / len(speeds) if speeds else None,
+                "rate": max(rates, default=None),
+            }
+        )
     return found
 
 
@@ -156,7 +178,11 @@ def _ppo_plots(folder: Path) -> list[Markup]:
     timed = [row for row in rows if any(row.get(name) is not None for name in SECONDS)]
     if timed:
         parts = {name.removeprefix("seconds_"): [row.get(name) or 0.0 for row in timed] for name in SECONDS}
-        found.append(Markup(plots.stacked_plot([row["step"] for row in timed], parts, title="Where a step's time goes", ylabel="s")))
+        found.append(
+            Markup(
+                plots.stacked_plot([row["step"] for row in timed], parts, title="Where a step's time goes", ylabel="s")
+            )
+        )
     return found
 
 
@@ -164,7 +190,13 @@ def _components(results: EvaluationResults) -> list[Row]:
     """Rows of the SFT-against-PPO table: the reward, facts for each question, then each rule with its paired interval."""
     sft, ppo, pair = results.models["sft"], results.models["ppo"], results.comparison
     rows: list[Row] = [
-        {"name": "reward", "sft": sft.reward.value, "ppo": ppo.reward.value, "difference": pair.difference, "ci95": pair.difference_ci95},
+        {
+            "name": "reward",
+            "sft": sft.reward.value,
+            "ppo": ppo.reward.value,
+            "difference": pair.difference,
+            "ci95": pair.difference_ci95,
+        },
         {
             "name": "new facts per question",
             "sft": sft.new_facts_per_question,
@@ -175,13 +207,15 @@ def _components(results: EvaluationResults) -> list[Row]:
     ]
     for rule in sorted(set(sft.rules) | set(ppo.rules)):
         mean, before, after = results.rule_differences.get(rule), sft.rules.get(rule), ppo.rules.get(rule)
-        rows.append({
-            "name": rule,
-            "sft": before,
-            "ppo": after,
-            "difference": mean.value if mean else _difference(before, after),
-            "ci95": mean.ci95 if mean else None,
-        })
+        rows.append(
+            {
+                "name": rule,
+                "sft": before,
+                "ppo": after,
+                "difference": mean.value if mean else _difference(before, after),
+                "ci95": mean.ci95 if mean else None,
+            }
+        )
     return rows
 
 
@@ -200,7 +234,10 @@ def _safety(results: EvaluationResults) -> Row:
     categories = sorted({category for model in models.values() for category in model.safety.by_category})
     return {
         "categories": [
-            {"name": category, **{name: proportion(*model.safety.by_category.get(category, (0, 0))) for name, model in models.items()}}
+            {
+                "name": category,
+                **{name: proportion(*model.safety.by_category.get(category, (0, 0))) for name, model in models.items()},
+            }
             for category in categories
         ],
         "total": {name: proportion(model.safety.passed, model.safety.n) for name, model in models.items()},
@@ -218,8 +255,15 @@ def _reward(reward: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
     bins = {name: value for name, value in bins.items() if value.get("accuracy") is not None}
     ceiling = reward.get("pair_accuracy_ceiling")
     levels = {"chance": 0.5} | ({"ceiling": ceiling} if ceiling is not None else {})
-    heights = {f"{name}\n{value['pairs']} pairs" if "pairs" in value else str(name): value["accuracy"] for name, value in bins.items()}
-    svg = Markup(plots.bar_plot(heights, title="Held-out pair accuracy by length", ylabel="accuracy", levels=levels)) if heights else ""
+    heights = {
+        f"{name}\n{value['pairs']} pairs" if "pairs" in value else str(name): value["accuracy"]
+        for name, value in bins.items()
+    }
+    svg = (
+        Markup(plots.bar_plot(heights, title="Held-out pair accuracy by length", ylabel="accuracy", levels=levels))
+        if heights
+        else ""
+    )
     scorers = {**measured.get("scorers", {}), **measured.get("aspects", {})}
     divisions = measured["scorers"]["reward model"]["by"] if measured else {}
     return {
@@ -239,7 +283,9 @@ def _reward_plots(measured: Mapping[str, Any]) -> list[Markup]:
         series = {name: [(b["confidence"], b["accuracy"]) for b in calibration[name]] for name in ("before", "after")}
         drawn.append(Markup(plots.reliability_plot(series, title="Reliability before and after the temperature")))
     if any(curves := measured.get("held_out", [])):
-        losses = {f"member {number}": [(step, loss) for step, loss in curve] for number, curve in enumerate(curves, start=1)}
+        losses = {
+            f"member {number}": [(step, loss) for step, loss in curve] for number, curve in enumerate(curves, start=1)
+        }
         drawn.append(Markup(plots.line_plot(losses, title="reward: held-out loss", ylabel="nats per pair")))
     return drawn
 
@@ -256,7 +302,15 @@ def _samples(path: Path) -> list[Row]:
     for kind, count in SAMPLES.items():
         ordered = sorted((pair for pair in both if pair["sft"]["kind"] == kind), key=_gain)
         places = sorted({round(k * (len(ordered) - 1) / max(1, count - 1)) for k in range(count)}) if ordered else []
-        chosen += [{"kind": kind, "prompt_id": ordered[k]["sft"]["prompt_id"], "sft": ordered[k]["sft"], "ppo": ordered[k]["ppo"]} for k in places]
+        chosen += [
+            {
+                "kind": kind,
+                "prompt_id": ordered[k]["sft"]["prompt_id"],
+                "sft": ordered[k]["sft"],
+                "ppo": ordered[k]["ppo"],
+            }
+            for k in places
+        ]
     return chosen
 
 

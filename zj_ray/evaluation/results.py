@@ -41,7 +41,9 @@ class SafetyResult:
     def of(cls, verdicts: Mapping[str, list[bool]]) -> SafetyResult:
         """verdicts: {category: whether each of its prompts was answered safely}."""
         by_category = {category: (sum(passed), len(passed)) for category, passed in sorted(verdicts.items())}
-        return cls(sum(passed for passed, _ in by_category.values()), sum(n for _, n in by_category.values()), by_category)
+        return cls(
+            sum(passed for passed, _ in by_category.values()), sum(n for _, n in by_category.values()), by_category
+        )
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,19 @@ class EvaluationResults:
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError) as fault:
-            raise DataError(f"not the results of an evaluation ({fault!r})", where=str(path), remedy="run the evaluate stage again") from fault
+            raise DataError(
+                f"not the results of an evaluation ({fault!r})", where=str(path), remedy="run the evaluate stage again"
+            ) from fault
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> EvaluationResults:
         return cls(
             {name: _model(raw["models"][name]) for name in MODELS},
             _comparison(raw["comparison"]),
-            {rule: Mean(m["value"], (m["ci95"][0], m["ci95"][1]), m["n"]) for rule, m in raw["rule_differences"].items()},
+            {
+                rule: Mean(m["value"], (m["ci95"][0], m["ci95"][1]), m["n"])
+                for rule, m in raw["rule_differences"].items()
+            },
             dict(raw["perplexity"]),
             _comparison(raw["earlier_round"]) if raw.get("earlier_round") else None,
         )
@@ -139,7 +146,9 @@ def _model_dict(model: ModelResult) -> dict[str, Any]:
         "safety_pass": {
             "passed": model.safety.passed,
             "n": model.safety.n,
-            "by_category": {category: {"passed": passed, "n": n} for category, (passed, n) in model.safety.by_category.items()},
+            "by_category": {
+                category: {"passed": passed, "n": n} for category, (passed, n) in model.safety.by_category.items()
+            },
         },
         "over_refusal": {"count": model.over_refused, "n": model.controls},
     }
@@ -152,7 +161,9 @@ def _model(raw: Mapping[str, Any]) -> ModelResult:
         dict(raw["rules"]),
         raw["new_facts_per_question"],
         (interval[0], interval[1]) if interval is not None else None,
-        SafetyResult(safety["passed"], safety["n"], {c: (v["passed"], v["n"]) for c, v in safety["by_category"].items()}),
+        SafetyResult(
+            safety["passed"], safety["n"], {c: (v["passed"], v["n"]) for c, v in safety["by_category"].items()}
+        ),
         raw["over_refusal"]["count"],
         raw["over_refusal"]["n"],
     )

@@ -23,14 +23,24 @@ from zj_ray.training.model import HEADS
 def measure_reward(scores: np.ndarray, held_out: Sequence[Labelled], trained: Sequence[Labelled]) -> dict[str, Any]:
     """The first member, the mean of all, and the baselines on the same held-out pairs. scores: `[members, held-out answers, heads]`."""
     pairs = preferred_pairs(held_out)
-    rules = [rubric(labelled.item.context, a.text, prompt=None).utility for labelled in held_out for a in labelled.item.answers]
-    scorers = {"reward model": scores[0, :, 0]} | ({f"mean of {len(scores)}": scores[:, :, 0].mean(0)} if len(scores) > 1 else {})
+    rules = [
+        rubric(labelled.item.context, a.text, prompt=None).utility
+        for labelled in held_out
+        for a in labelled.item.answers
+    ]
+    scorers = {"reward model": scores[0, :, 0]} | (
+        {f"mean of {len(scores)}": scores[:, :, 0].mean(0)} if len(scores) > 1 else {}
+    )
     scorers |= {"length only": length_scores(pairs, preferred_pairs(trained)), "rules only": np.array(rules)}
     calibration = calibrate(pairs.differences(scores[0, :, 0]), pairs.prompts)
     unlike = disagreements(held_out, scores) if len(scores) > 1 else None
     return {
         "scorers": {name: measure(found, pairs) for name, found in scorers.items()},
-        "aspects": {name: measure(scores[0, :, head], preferred_pairs(held_out, head)) for head, name in enumerate(HEADS) if head},
+        "aspects": {
+            name: measure(scores[0, :, head], preferred_pairs(held_out, head))
+            for head, name in enumerate(HEADS)
+            if head
+        },
         "calibration": calibration.as_dict() if calibration else None,
         "disagreement": float(np.mean(list(unlike.values()))) if unlike else None,
     }
@@ -68,5 +78,11 @@ def table(measured: Mapping[str, Any]) -> Table:
     for name, found in {**measured["scorers"], **measured["aspects"]}.items():
         if found["pairs"]:
             low, high = found["ci95"]
-            shown.add_row(name, str(found["pairs"]), f"{found['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['length_partialled']:.3f}")
+            shown.add_row(
+                name,
+                str(found["pairs"]),
+                f"{found['accuracy']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{found['length_partialled']:.3f}",
+            )
     return shown

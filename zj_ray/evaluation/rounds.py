@@ -40,4 +40,6 @@ def against_earlier(
             before[row["prompt_id"]] = mean_utility([Message(**m) for m in row["messages"]], by_id[row["prompt_id"]])
     if not before:
         return None
-    return compare(list(before.values()), [utilities[case] for case in before], tie_margin=tie_margin, resamples=resamples)
+    return compare(
+        list(before.values()), [utilities[case] for case in before], tie_margin=tie_margin, resamples=resamples
+    )

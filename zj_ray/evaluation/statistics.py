@@ -61,7 +61,10 @@ def compare(
     """
     old, new = _scores(before), _scores(after)
     if len(old) != len(new):
-        raise DataError(f"{len(old)} scores of one model against {len(new)} of the other", remedy="compare both models on the same cases")
+        raise DataError(
+            f"{len(old)} scores of one model against {len(new)} of the other",
+            remedy="compare both models on the same cases",
+        )
     difference = new - old
     mean = mean_interval(difference, resamples=resamples, seed=seed)
     wins, losses = int(np.sum(difference > tie_margin)), int(np.sum(difference < -tie_margin))
@@ -87,7 +90,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: i
     random = np.random.default_rng(seed)
     rows = max(1, CHUNK // len(sample))
     means = [
-        sample[random.integers(0, len(sample), (min(rows, resamples - start), len(sample)))].mean(axis=1) for start in range(0, resamples, rows)
+        sample[random.integers(0, len(sample), (min(rows, resamples - start), len(sample)))].mean(axis=1)
+        for start in range(0, resamples, rows)
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Mean(float(sample.mean()), (float(low), float(high)), len(sample))
@@ -124,5 +128,8 @@ def wilson(count: int, n: int) -> tuple[float, float]:
 def _scores(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     scores = np.asarray(values, dtype=np.float64)
     if not len(scores) or not np.isfinite(scores).all():
-        raise DataError("scores to compare must be finite numbers, at least one", remedy="look into the consultations that were scored")
+        raise DataError(
+            "scores to compare must be finite numbers, at least one",
+            remedy="look into the consultations that were scored",
+        )
     return scores

@@ -45,7 +45,9 @@ def stable_seed(*parts: object) -> int:
     return xxhash.xxh32_intdigest("/".join(map(str, parts)).encode()) & 0x7FFFFFFF
 
 
-async def consult(prompt: Prompt, sample: int, key: str, seed: int, chat: ChatFormat, settings: DialogueSettings, ask: Ask) -> Trajectory:
+async def consult(
+    prompt: Prompt, sample: int, key: str, seed: int, chat: ChatFormat, settings: DialogueSettings, ask: Ask
+) -> Trajectory:
     """Hold one consultation to its end: the patient is done, the turns are used up, or no room is left for another turn.
 
     seed: of the step. All samples of a prompt meet the same patient, so that what they earn can be compared.

@@ -72,7 +72,9 @@ class Dispatcher:
         self.router, self.limits, self.clock = router, limits, clock
         self._given_at = clock()  # when a turn was given out last
         self._turns: dict[str, _Turn] = {}
-        self._fresh: deque[tuple[int, str]] = deque()  # first turns of dialogues that were not given out yet, in their order
+        self._fresh: deque[tuple[int, str]] = (
+            deque()
+        )  # first turns of dialogues that were not given out yet, in their order
         self._ready: list[tuple[int, str]] = []  # heap of those that were, and of later turns
         self._pausing: list[tuple[float, int, str]] = []
         self._at: dict[str, dict[str, Assignment]] = {}  # by engine and key
@@ -171,7 +173,11 @@ class Dispatcher:
 
     def abandoned(self) -> list[GivenUp]:
         """All that wait, given up: there will be no engine any more."""
-        return [self._give_up(key, f"no engine is left; last: {turn.error}") for key, turn in list(self._turns.items()) if turn.now is None]
+        return [
+            self._give_up(key, f"no engine is left; last: {turn.error}")
+            for key, turn in list(self._turns.items())
+            if turn.now is None
+        ]
 
     def wake_at(self) -> float | None:
         """When something changes by time alone."""

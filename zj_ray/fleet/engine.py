@@ -145,7 +145,9 @@ class EngineThread:
                 ignore_eos=True,  # a base's other end tokens are no turn's end: the template asks for its own
                 detokenize=False,
             )
-            self.engine.add_request(request.key, {"prompt_token_ids": request.token_ids}, parameters, lora_request=self.adapter)
+            self.engine.add_request(
+                request.key, {"prompt_token_ids": request.token_ids}, parameters, lora_request=self.adapter
+            )
 
         self.submit(add).add_done_callback(lambda added: self._fail(request.key, added.exception()))
         return result
@@ -308,7 +310,9 @@ class RolloutEngine:
             if bad:
                 return SyncReceipt(self.core.version, time.monotonic() - started, len(bad))
             await self.finish_turns()
-            await self._command(partial(self.core.load, weights.manifest, buckets), f"load version {weights.manifest.version}")
+            await self._command(
+                partial(self.core.load, weights.manifest, buckets), f"load version {weights.manifest.version}"
+            )
         return SyncReceipt(self.core.version, time.monotonic() - started, 0)
 
     async def sleep(self) -> None:
@@ -332,7 +336,9 @@ class RolloutEngine:
             return await asyncio.wait_for(asyncio.wrap_future(self.core.submit(command)), self.fleet.sync_timeout)
         except TimeoutError:
             raise WaitTimeout(
-                f"did not {what} within {self.fleet.sync_timeout:.0f} s", where=f"engine {self.name}", remedy="raise fleet.sync_timeout"
+                f"did not {what} within {self.fleet.sync_timeout:.0f} s",
+                where=f"engine {self.name}",
+                remedy="raise fleet.sync_timeout",
             ) from None
 
     async def finish_turns(self) -> None:
@@ -342,7 +348,9 @@ class RolloutEngine:
         while self.core.pending:
             if time.monotonic() > deadline:
                 what = f"did not finish its {len(self.core.pending)} turns within {limit:.0f} s at weight version {self.core.version}"
-                raise WaitTimeout(what, where=f"engine {self.name}", remedy="raise fleet.turn_timeout if its answers are this slow")
+                raise WaitTimeout(
+                    what, where=f"engine {self.name}", remedy="raise fleet.turn_timeout if its answers are this slow"
+                )
             await asyncio.sleep(TURN_POLL_SECONDS)
 
     async def health(self) -> dict[str, Any]:
@@ -356,7 +364,9 @@ class RolloutEngine:
         }
 
 
-def start_engine(name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int, strategy: Any = None) -> Any:
+def start_engine(
+    name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int, strategy: Any = None
+) -> Any:
     """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded. strategy: Ray's, for where it sits."""
     actor = ray.remote(RolloutEngine).options(
         num_cpus=fleet.engine_cpus,

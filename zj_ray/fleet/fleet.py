@@ -77,11 +77,19 @@ class Fleet:
         self.roster = Roster(config, start, start_timeout, place, self._report_given_up)
         self.dispatcher = self.roster.dispatcher
         self.publisher = Publisher(self.roster, self._pump_soon)
-        bounds = Bounds(config.min, config.max, config.idle_seconds) if place is None else Bounds(config.initial, config.initial, 0.0)
-        scaler = Scaler(bounds, config.initial, config.autoscale and place is None, config.max_in_flight, self.roster.clock)
+        bounds = (
+            Bounds(config.min, config.max, config.idle_seconds)
+            if place is None
+            else Bounds(config.initial, config.initial, 0.0)
+        )
+        scaler = Scaler(
+            bounds, config.initial, config.autoscale and place is None, config.max_in_flight, self.roster.clock
+        )
         self.supervisor = Supervisor(self.roster, self.publisher, scaler, wanted, self._changed)
         self._on_change, self._supervised = on_change, False
-        self._asked: dict[str, tuple[TurnRequest, asyncio.Future[Answered]]] = {}  # turns that somebody waits for, by key
+        self._asked: dict[
+            str, tuple[TurnRequest, asyncio.Future[Answered]]
+        ] = {}  # turns that somebody waits for, by key
         self._timer: asyncio.TimerHandle | None = None
         self._pumps = False  # soon
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,7 +139,11 @@ class Fleet:
         await self.supervisor.started(2 * self.start_timeout)
         dead = self.roster.among([EngineState.DEAD])
         if len(self.roster.seats) - len(dead) < min(self.config.min, self.config.initial):
-            raise ZjError(f"{dead[0].life.last_error}", where=f"engine {dead[0].name}", remedy="see log.txt; zj doctor tells what this cluster has")
+            raise ZjError(
+                f"{dead[0].life.last_error}",
+                where=f"engine {dead[0].name}",
+                remedy="see log.txt; zj doctor tells what this cluster has",
+            )
 
     def supervise(self) -> None:
         """From now on dead engines are replaced, hanging ones found, and the number of engines follows what is wanted."""
@@ -193,7 +205,9 @@ class Fleet:
             return await asyncio.wait_for(done, self._ask_limit)
         except TimeoutError:
             what = f"turn {request.key} was not answered within {self._ask_limit:.0f} s"
-            raise WaitTimeout(what, where="fleet", remedy="see `zj status` for the engines; raise fleet.wait_timeout") from None
+            raise WaitTimeout(
+                what, where="fleet", remedy="see `zj status` for the engines; raise fleet.wait_timeout"
+            ) from None
         finally:
             del self._asked[request.key]
             self.dispatcher.drop(request.key)
@@ -231,7 +245,9 @@ class Fleet:
         request, done = self._asked[assignment.key]
         lost: GivenUp | None = None
         try:
-            output = await asyncio.wait_for(actor.generate.remote(replace(request, key=f"{request.key}/{assignment.attempt}")), limit)
+            output = await asyncio.wait_for(
+                actor.generate.remote(replace(request, key=f"{request.key}/{assignment.attempt}")), limit
+            )
         except RayActorError as error:
             if seat.actor is actor:
                 self.roster.lose(seat, error)
@@ -257,7 +273,13 @@ class Fleet:
         _, done = self._asked[lost.key]
         if not done.done():
             what = f"turn {lost.key} was given up after {lost.attempts} attempts: {lost.error}"
-            done.set_exception(ZjError(what, where="fleet", remedy="see log.txt; raise fleet.turn_retries or fleet.lost_engines to try more often"))
+            done.set_exception(
+                ZjError(
+                    what,
+                    where="fleet",
+                    remedy="see log.txt; raise fleet.turn_retries or fleet.lost_engines to try more often",
+                )
+            )
 
     def rollout(
         self,
@@ -289,15 +311,27 @@ class Fleet:
             return consult(prompt, sample, key, seed, chat, settings, ask)
 
         results = self._gather([one(prompt, sample) for prompt, sample in prompts], key, timeout, on_done)
-        failed = {prompt.id for (prompt, _), result in zip(prompts, results, strict=True) if isinstance(result, BaseException)}
+        failed = {
+            prompt.id for (prompt, _), result in zip(prompts, results, strict=True) if isinstance(result, BaseException)
+        }
         kept = [result for (prompt, _), result in zip(prompts, results, strict=True) if prompt.id not in failed]
-        lost = [f"{prompt.id}#{sample}" for (prompt, sample), result in zip(prompts, results, strict=True) if isinstance(result, BaseException)]
+        lost = [
+            f"{prompt.id}#{sample}"
+            for (prompt, sample), result in zip(prompts, results, strict=True)
+            if isinstance(result, BaseException)
+        ]
         if not kept:
             first = next(result for result in results if isinstance(result, BaseException))
-            raise ZjError(f"every consultation of {key} was lost, the first: {first}", where="fleet", remedy="see log.txt for the engines' errors")
+            raise ZjError(
+                f"every consultation of {key} was lost, the first: {first}",
+                where="fleet",
+                remedy="see log.txt for the engines' errors",
+            )
         return Consultations(kept, lost, time.monotonic() - started)
 
-    def generate(self, requests: Sequence[TurnRequest], *, timeout: float, on_done: Callable[[], None] = lambda: None) -> list[Answered]:
+    def generate(
+        self, requests: Sequence[TurnRequest], *, timeout: float, on_done: Callable[[], None] = lambda: None
+    ) -> list[Answered]:
         """Single continuations, in the order of `requests`. Raises the first failure: none may be missing."""
         results = self._gather([self.ask(request, None) for request in requests], "generate", timeout, on_done)
         for result in results:
@@ -305,7 +339,9 @@ class Fleet:
                 raise result
         return results
 
-    def _gather(self, work: Sequence[Awaitable[Any]], key: str, timeout: float, on_done: Callable[[], None]) -> list[Any]:
+    def _gather(
+        self, work: Sequence[Awaitable[Any]], key: str, timeout: float, on_done: Callable[[], None]
+    ) -> list[Any]:
         async def counted(job: Awaitable[Any]) -> Any:
             try:
                 return await job
@@ -323,7 +359,9 @@ class Fleet:
         except TimeoutError:
             turns = f"{self.dispatcher.in_flight} turns in flight, {self.dispatcher.waiting} waiting"
             remedy = "raise ppo.rollout_timeout, or add engines"
-            raise WaitTimeout(f"{key} was not finished after {timeout:.0f} s ({turns})", where="fleet", remedy=remedy) from None
+            raise WaitTimeout(
+                f"{key} was not finished after {timeout:.0f} s ({turns})", where="fleet", remedy=remedy
+            ) from None
 
     def close(self) -> None:
         self._loop.stop()

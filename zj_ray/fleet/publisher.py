@@ -46,7 +46,9 @@ class Publisher:
         """on_serving: called whenever an engine has come to serve."""
         self.roster, self.on_serving = roster, on_serving
         self.config: FleetConfig = roster.config
-        self.published: tuple[PublishedWeights, ...] = ()  # whole weights, and the adapter that stands on them if there is one
+        self.published: tuple[
+            PublishedWeights, ...
+        ] = ()  # whole weights, and the adapter that stands on them if there is one
         self.checksum_failures = 0
         self.asleep = self.busy = False
         self._left_behind: set[asyncio.Task[None]] = set()
@@ -68,7 +70,11 @@ class Publisher:
     @property
     def limit(self) -> float:
         """Longest that a publication may take: with a transfer the last turns, the transfer, and packing and pulling if it broke [s]."""
-        return 2 * self.sync_limit + GRACE if self.config.transport == "object_store" else 3 * self.sync_limit + self._transfer_limit
+        return (
+            2 * self.sync_limit + GRACE
+            if self.config.transport == "object_store"
+            else 3 * self.sync_limit + self._transfer_limit
+        )
 
     async def publish(self, weights: PublishedWeights) -> SyncReport:
         self.busy = True
@@ -95,7 +101,9 @@ class Publisher:
 
     def _to_serve(self) -> list[Seat]:
         """Who is out of date and waited for: not who is loading weights just now, and not who may hang. These come by `admit`."""
-        return [seat for seat in self.roster.among([EngineState.STALE]) if not seat.busy.locked() and not seat.life.unheard]
+        return [
+            seat for seat in self.roster.among([EngineState.STALE]) if not seat.busy.locked() and not seat.life.unheard
+        ]
 
     async def admit(self, seat: Seat) -> None:
         """Bring one engine to what is published, until it serves or is out. Sleepers wait for the next publication."""
@@ -122,7 +130,9 @@ class Publisher:
             sent = await self._sent(weights, {seat.name: seat.actor for seat in seats})
             for seat in seats:
                 if (why := sent.failed.get(seat.name)) is not None:
-                    logger.warning("%s got nothing of version %d by %s: %s", seat.name, version, self.config.transport, why)
+                    logger.warning(
+                        "%s got nothing of version %d by %s: %s", seat.name, version, self.config.transport, why
+                    )
                     seat.life.last_error = why
             await asyncio.gather(*[self._confirm(seat, sent, version) for seat in seats if seat.name in sent.received])
             return sent.nbytes
@@ -157,7 +167,10 @@ class Publisher:
     async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
         """Raises ZjError when it is the policy that failed."""
         version, limit = weights.manifest.version, self._transfer_limit
-        sends = [sender.send_weights.remote(version, engines, self.config.transport, self.config.sync_timeout) for sender in weights.senders]
+        sends = [
+            sender.send_weights.remote(version, engines, self.config.transport, self.config.sync_timeout)
+            for sender in weights.senders
+        ]
         return (await self._of_policy(sends, limit, f"send weights of version {version} to {', '.join(engines)}"))[0]
 
     async def _of_policy(self, work: Sequence[Any], limit: float, what: str) -> list[Any]:
@@ -165,7 +178,9 @@ class Publisher:
         try:
             return await asyncio.wait_for(asyncio.gather(*work), limit)
         except TimeoutError:
-            raise WaitTimeout(f"did not {what} within {limit:.0f} s", where="role policy", remedy="raise fleet.sync_timeout") from None
+            raise WaitTimeout(
+                f"did not {what} within {limit:.0f} s", where="role policy", remedy="raise fleet.sync_timeout"
+            ) from None
         except RayError as error:
             kind = RoleLost if isinstance(error, RayActorError) else ZjError
             remedy = "`zj run` again resumes from the last checkpoint; see log.txt"
@@ -175,8 +190,16 @@ class Publisher:
         """One engine serves if it got what was sent, or is out."""
         if sent.received[seat.name] != sent.fingerprint:
             self.checksum_failures += 1
-            self.roster.lose(seat, ZjError(f"weights of version {version} arrived damaged", where=f"engine {seat.name}", remedy=DAMAGED))
-        elif await self.roster.answer(seat, "confirm", self.config.sync_timeout, version, what=f"confirm version {version}") is not LOST:
+            self.roster.lose(
+                seat,
+                ZjError(f"weights of version {version} arrived damaged", where=f"engine {seat.name}", remedy=DAMAGED),
+            )
+        elif (
+            await self.roster.answer(
+                seat, "confirm", self.config.sync_timeout, version, what=f"confirm version {version}"
+            )
+            is not LOST
+        ):
             self._serves(seat, version)
 
     async def _pack(self) -> bool:
@@ -221,7 +244,9 @@ class Publisher:
     async def _take(self, seat: Seat) -> None:
         """One engine pulls what is published and confirms it, or is out."""
         published, version = self.published, self.version
-        receipt = await self.roster.answer(seat, "apply", self.sync_limit, *published, what=f"confirm weights of version {version}")
+        receipt = await self.roster.answer(
+            seat, "apply", self.sync_limit, *published, what=f"confirm weights of version {version}"
+        )
         if receipt is LOST or seat.life.state is not EngineState.STALE:
             return
         if receipt.corrupted_buckets:
@@ -242,4 +267,6 @@ class Publisher:
             await self.roster.answer(seat, "sleep", self.sync_limit, what="go to sleep")
 
         self.asleep = True
-        await asyncio.gather(*[one(seat) for seat in self.roster.among(ALIVE)])  # one without work holds as much memory as the others
+        await asyncio.gather(
+            *[one(seat) for seat in self.roster.among(ALIVE)]
+        )  # one without work holds as much memory as the others

@@ -65,12 +65,22 @@ class Roster:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """start: makes an engine's actor, given its name and Ray's scheduling strategy; place: the strategy of engine i where roles share theirs."""
-        self.config, self._start, self.start_timeout, self._place, self._on_given_up = config, start, start_timeout, place, on_given_up
+        self.config, self._start, self.start_timeout, self._place, self._on_given_up = (
+            config,
+            start,
+            start_timeout,
+            place,
+            on_given_up,
+        )
         self.clock = clock
         self.seats: dict[str, Seat] = {}
         self._hired = 0
         self.router = Router(config.max_in_flight, self.clock, random.Random(0))
-        limits = Limits({Fault.TURN: config.turn_retries, Fault.ENGINE: config.lost_engines}, FAILURES_TOLERATED, config.wait_timeout)
+        limits = Limits(
+            {Fault.TURN: config.turn_retries, Fault.ENGINE: config.lost_engines},
+            FAILURES_TOLERATED,
+            config.wait_timeout,
+        )
         self.dispatcher = Dispatcher(self.router, limits, self.clock)
 
     def among(self, states: Collection[EngineState]) -> list[Seat]:
@@ -102,9 +112,15 @@ class Roster:
             await asyncio.wait_for(seat.actor.wait_ready.remote(), self.start_timeout)
         except TimeoutError:
             remedy = "raise ray.start_timeout, or see its log for what it waits for"
-            raise WaitTimeout(f"had not loaded its model after {self.start_timeout:.0f} s", where=f"engine {seat.name}", remedy=remedy) from None
+            raise WaitTimeout(
+                f"had not loaded its model after {self.start_timeout:.0f} s", where=f"engine {seat.name}", remedy=remedy
+            ) from None
         except RayError as error:
-            raise ZjError(f"could not start: {brief(error)}", where=f"engine {seat.name}", remedy="see log.txt and the engine's log") from error
+            raise ZjError(
+                f"could not start: {brief(error)}",
+                where=f"engine {seat.name}",
+                remedy="see log.txt and the engine's log",
+            ) from error
         seat.life.loaded()
 
     async def _placed(self, seat: Seat) -> None:
@@ -125,7 +141,9 @@ class Roster:
             return await asyncio.wait_for(getattr(actor, method).remote(*arguments), limit)
         except TimeoutError:
             remedy = "where engines are this slow, raise fleet.turn_timeout, fleet.sync_timeout or fleet.stall_timeout"
-            fault: BaseException = WaitTimeout(f"did not {what} within {limit:.0f} s", where=f"engine {seat.name}", remedy=remedy)
+            fault: BaseException = WaitTimeout(
+                f"did not {what} within {limit:.0f} s", where=f"engine {seat.name}", remedy=remedy
+            )
         except (RayError, ZjError) as error:
             fault = error
         if seat.actor is actor:  # else it has been replaced meanwhile

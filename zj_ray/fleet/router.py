@@ -29,7 +29,9 @@ class Router:
         self.lives: dict[str, EngineLife] = {}
         self._limit: dict[str, int] = {}  # turns in flight allowed now, of engines that serve or are on trial
         self._room: dict[str, int] = {}  # turns in flight, of engines that may have another
-        self._order: list[tuple[int, int, str]] = []  # heap of (turns in flight, number, name), with entries that are out of date
+        self._order: list[
+            tuple[int, int, str]
+        ] = []  # heap of (turns in flight, number, name), with entries that are out of date
         self._numbers = itertools.count()
         self._pausing: dict[str, float] = {}  # until when, before it may have a turn on trial
 

@@ -25,7 +25,9 @@ class Bounds:
 
 
 class Scaler:
-    def __init__(self, bounds: Bounds, initial: int, autoscale: bool, capacity: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, bounds: Bounds, initial: int, autoscale: bool, capacity: int, clock: Callable[[], float]
+    ) -> None:
         """capacity: turns in flight at one engine."""
         self.bounds, self.autoscale, self.capacity, self.clock = bounds, autoscale, capacity, clock
         self.asked: int | None = None
@@ -51,7 +53,9 @@ class Scaler:
     def _follow(self, waiting: int, in_flight: int) -> int:
         now, needed = self.clock(), self._within(math.ceil((waiting + in_flight) / (LOAD * self.capacity)))
         self._crowded_since = None if waiting == 0 else now if self._crowded_since is None else self._crowded_since
-        self._needed = [(moment, n) for moment, n in self._needed if moment > now - self.bounds.idle and n > needed] + [(now, needed)]
+        self._needed = [(moment, n) for moment, n in self._needed if moment > now - self.bounds.idle and n > needed] + [
+            (now, needed)
+        ]
         if needed > self._size and self._crowded_since is not None and now - self._crowded_since >= BUSY_SECONDS:
             return needed
         if now - self._began < self.bounds.idle:

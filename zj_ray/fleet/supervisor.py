@@ -21,15 +21,30 @@ from zj_ray.fleet.states import EngineState
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-EJECTIONS_TOLERATED = 4  # failure streak and failed trials after it, without a success between, before an engine is replaced
+EJECTIONS_TOLERATED = (
+    4  # failure streak and failed trials after it, without a success between, before an engine is replaced
+)
 STARTING = (EngineState.PROVISIONING, EngineState.LOADING)
 LEAVES_FIRST = (EngineState.DEAD, *STARTING, EngineState.STALE, EngineState.SUSPECT, EngineState.SERVING)
 
 
 class Supervisor:
-    def __init__(self, roster: Roster, publisher: Publisher, scaler: Scaler, wanted: Callable[[], int | None], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        publisher: Publisher,
+        scaler: Scaler,
+        wanted: Callable[[], int | None],
+        on_change: Callable[[], None],
+    ) -> None:
         """wanted: how many engines somebody asked for. on_change: called after a pass, and whenever an engine has come to serve or left."""
-        self.roster, self.publisher, self.scaler, self.wanted, self.on_change = roster, publisher, scaler, wanted, on_change
+        self.roster, self.publisher, self.scaler, self.wanted, self.on_change = (
+            roster,
+            publisher,
+            scaler,
+            wanted,
+            on_change,
+        )
         self.config: FleetConfig = roster.config
         self._tasks: dict[str, asyncio.Task[None]] = {}  # what is being done about each engine
 
@@ -56,7 +71,9 @@ class Supervisor:
     def hopeless(self) -> bool:
         """Every engine has died too often to be tried again."""
         seats = self.roster.seats.values()
-        return bool(seats) and all(seat.deaths > self.config.restarts and seat.life.state is EngineState.DEAD for seat in seats)
+        return bool(seats) and all(
+            seat.deaths > self.config.restarts and seat.life.state is EngineState.DEAD for seat in seats
+        )
 
     def start(self) -> None:
         """Start the engines that are there from the beginning."""
@@ -150,7 +167,9 @@ class Supervisor:
 
     async def _examine_one(self, seat: Seat) -> None:
         limit, actor = self.config.stall_timeout, seat.actor
-        overdue = asyncio.get_running_loop().call_later(self.config.slow_after, self._doubt, seat, "does not say how it is")
+        overdue = asyncio.get_running_loop().call_later(
+            self.config.slow_after, self._doubt, seat, "does not say how it is"
+        )
         health = await self.roster.answer(seat, "health", limit, what="say how it is")
         overdue.cancel()
         if health is LOST or seat.actor is not actor:
@@ -163,9 +182,16 @@ class Supervisor:
         idle = health["seconds_since_progress"] if health["in_flight"] else 0.0
         what = f"made no progress for {idle:.0f} s with {health['in_flight']} turns at version {health['version']}"
         if not health["alive"]:
-            self.roster.lose(seat, ZjError("its vLLM thread has ended", where=f"engine {seat.name}", remedy="see the engine's log"))
+            self.roster.lose(
+                seat, ZjError("its vLLM thread has ended", where=f"engine {seat.name}", remedy="see the engine's log")
+            )
         elif idle > limit:
-            self.roster.lose(seat, WaitTimeout(what, where=f"engine {seat.name}", remedy="raise fleet.stall_timeout if it may take this long"))
+            self.roster.lose(
+                seat,
+                WaitTimeout(
+                    what, where=f"engine {seat.name}", remedy="raise fleet.stall_timeout if it may take this long"
+                ),
+            )
         elif idle > self.config.slow_after:
             self._doubt(seat, what)
         else:

@@ -35,7 +35,9 @@ class Accounts:
     def give(self, name: str, role: str) -> str:
         """Make an account, or give it another role, and return its new token; older tokens end. Raises DataError for unfit names."""
         if not re.fullmatch(r"[\w.-]{1,64}", name):
-            raise DataError(f"{name!r} can't be the name of an account", remedy="use 1 to 64 letters, digits, '-', '_' or '.'")
+            raise DataError(
+                f"{name!r} can't be the name of an account", remedy="use 1 to 64 letters, digits, '-', '_' or '.'"
+            )
         if role not in ROLES:
             raise DataError(f"there is no role {role!r}", remedy=f"use one of {', '.join(ROLES)}")
         token = secrets.token_urlsafe(32)

@@ -33,7 +33,9 @@ FREE, OPEN, DONE, SKIPPED, LATE = "free", "open", "done", "skipped", "late"
 ADJUDICATION = 0  # the slot of the third expert; annotators hold 1 and 2
 PROGRESS_SECONDS = 5.0
 TICKET = Table.metadata.tables[TicketRow.__tablename__]
-SCHEMA = table("alembic_version", column("version_num"))  # has one row, always the same: a lock that every planner finds
+SCHEMA = table(
+    "alembic_version", column("version_num")
+)  # has one row, always the same: a lock that every planner finds
 
 
 class NotAssigned(DataError):
@@ -66,13 +68,22 @@ class Desk:
             connection.execute(select(SCHEMA).with_for_update())  # one planner at a time, also of another server
             gold = set(connection.scalars(select(GoldRow.item)))
             items = [item for item in connection.scalars(select(ItemRow.id)) if item not in gold]
-            wanted = {(item, slot) for item, places in places_of(items, self._config.overlap).items() for slot in range(1, places + 1)}
+            wanted = {
+                (item, slot)
+                for item, places in places_of(items, self._config.overlap).items()
+                for slot in range(1, places + 1)
+            }
             first = disagreement if self._config.active else {}
-            there = {(row.item, row.slot): row for row in connection.execute(select(TICKET).where(TICKET.c.slot > ADJUDICATION))}
+            there = {
+                (row.item, row.slot): row
+                for row in connection.execute(select(TICKET).where(TICKET.c.slot > ADJUDICATION))
+            }
             stale = [row.id for place, row in there.items() if row.state == FREE and place not in wanted]
             fresh = [_free(item, slot, 0.0) for item, slot in sorted(wanted - there.keys())]
             for ticket in stale:
-                connection.execute(delete(TICKET).where(TICKET.c.id == ticket, TICKET.c.state == FREE))  # unless somebody has taken it by now
+                connection.execute(
+                    delete(TICKET).where(TICKET.c.id == ticket, TICKET.c.state == FREE)
+                )  # unless somebody has taken it by now
             if fresh:
                 connection.execute(insert(TICKET), fresh)
             order = [{"of": item, "comes": 1.0 + first[item] if item in first else draw(item)} for item in items]
@@ -82,7 +93,10 @@ class Desk:
 
     def unplanned(self) -> bool:
         """Whether items came into the store after the plan."""
-        ticket, gold = select(TICKET.c.id).where(TICKET.c.item == ItemRow.id), select(GoldRow.item).where(GoldRow.item == ItemRow.id)
+        ticket, gold = (
+            select(TICKET.c.id).where(TICKET.c.item == ItemRow.id),
+            select(GoldRow.item).where(GoldRow.item == ItemRow.id),
+        )
         with self._store.reading() as connection:
             return connection.scalar(select(ItemRow.id).where(~ticket.exists(), ~gold.exists()).limit(1)) is not None
 
@@ -90,11 +104,21 @@ class Desk:
         """The item that he has open, or else a new one; None when there is nothing left for him. Renews the time that he has for it."""
         now = time.time()
         taken = {"annotator": annotator, "state": OPEN, "since": now, "until": now + 60 * self._config.lease_minutes}
-        his = (TICKET.c.annotator == annotator) & TICKET.c.state.in_((OPEN, LATE)) & (TICKET.c.adjudicating == adjudicating)
-        expired = (TICKET.c.state == OPEN) & (TICKET.c.until < now) & TICKET.c.slot.is_not(None)  # a gold item keeps nobody waiting
+        his = (
+            (TICKET.c.annotator == annotator)
+            & TICKET.c.state.in_((OPEN, LATE))
+            & (TICKET.c.adjudicating == adjudicating)
+        )
+        expired = (
+            (TICKET.c.state == OPEN) & (TICKET.c.until < now) & TICKET.c.slot.is_not(None)
+        )  # a gold item keeps nobody waiting
         with self._store.writing(sync="NORMAL") as connection:
             held = connection.execute(select(TICKET).where(his | expired).with_for_update(skip_locked=True)).all()
-            opened = [ticket for ticket in held if ticket.annotator == annotator and ticket.state == OPEN and ticket.adjudicating == adjudicating]
+            opened = [
+                ticket
+                for ticket in held
+                if ticket.annotator == annotator and ticket.state == OPEN and ticket.adjudicating == adjudicating
+            ]
             ticket = max(opened, key=lambda each: each.since, default=None)
             if ticket is not None:
                 connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(until=taken["until"]))
@@ -113,7 +137,11 @@ class Desk:
         """
         self._store.check([said])
         if said.all_wrong != bool(said.right_answer):
-            what = "all answers are wrong, but the right one is missing" if said.all_wrong else "there is a right answer, but not all are wrong"
+            what = (
+                "all answers are wrong, but the right one is missing"
+                if said.all_wrong
+                else "there is a right answer, but not all are wrong"
+            )
             raise DataError(what, where=said.item, remedy="write the right answer where all are wrong, and only there")
         key, now = hashlib.sha256(f"{said.annotator}/{said.item}/{key}".encode()).hexdigest(), time.time()
         with self._store.writing() as connection:
@@ -182,12 +210,16 @@ class Desk:
     def mine(self, annotator: str) -> dict[str, int]:
         """How many tickets he has in each state."""
         with self._store.reading() as connection:
-            counts = select(TICKET.c.state, func.count()).where(TICKET.c.annotator == annotator).group_by(TICKET.c.state)
+            counts = (
+                select(TICKET.c.state, func.count()).where(TICKET.c.annotator == annotator).group_by(TICKET.c.state)
+            )
             return {state: count for state, count in connection.execute(counts)}
 
     def progress(self) -> dict[str, dict[str, int]]:
         """How many places of all, for annotators ("rank") and adjudicators ("adjudicate"), are in each state; a few seconds old."""
-        if time.monotonic() - self._counted[0] > PROGRESS_SECONDS:  # counting all for every page would cost more than the page
+        if (
+            time.monotonic() - self._counted[0] > PROGRESS_SECONDS
+        ):  # counting all for every page would cost more than the page
             self._counted = (time.monotonic(), self._count())
         return self._counted[1]
 
@@ -199,13 +231,16 @@ class Desk:
                 .group_by(TICKET.c.adjudicating, TICKET.c.state)
             ).all()
         return {
-            name: {state: count for adjudicating, state, count in rows if adjudicating == (name == "adjudicate")} for name in ("rank", "adjudicate")
+            name: {state: count for adjudicating, state, count in rows if adjudicating == (name == "adjudicate")}
+            for name in ("rank", "adjudicate")
         }
 
     def history(self, annotator: str, limit: int = 100) -> list[Row[Any]]:
         """His newest events, the newest first, each with `counts`: whether it still does and can be taken back."""
         after = RankingRow.__table__.alias()
-        later = select(after.c.event).where(after.c.item == RankingRow.item, after.c.annotator == annotator, after.c.event > RankingRow.event)
+        later = select(after.c.event).where(
+            after.c.item == RankingRow.item, after.c.annotator == annotator, after.c.event > RankingRow.event
+        )
         counts = RankingRow.action.in_(("rank", "skip")) & ~later.exists()
         query = select(RankingRow.__table__, counts.label("counts")).where(RankingRow.annotator == annotator)
         with self._store.reading() as connection:
@@ -213,11 +248,15 @@ class Desk:
 
     def has_adjudicated(self, item: str, annotator: str) -> bool:
         """Whether he has said his own word on it, and so may see the others'."""
-        done = select(TICKET.c.id).where(TICKET.c.item == item, TICKET.c.annotator == annotator, TICKET.c.adjudicating, TICKET.c.state == DONE)
+        done = select(TICKET.c.id).where(
+            TICKET.c.item == item, TICKET.c.annotator == annotator, TICKET.c.adjudicating, TICKET.c.state == DONE
+        )
         with self._store.reading() as connection:
             return connection.scalar(done) is not None
 
-    def _claim(self, connection: Connection, held: Sequence[Row[Any]], taken: dict[str, Any], adjudicating: bool) -> Row[Any] | None:
+    def _claim(
+        self, connection: Connection, held: Sequence[Row[Any]], taken: dict[str, Any], adjudicating: bool
+    ) -> Row[Any] | None:
         """The ticket as it was before `taken` made it his: a place that he lost and nobody took, gold, or the first free one."""
         annotator = taken["annotator"]
         for ticket in held:
@@ -229,11 +268,15 @@ class Desk:
                 return ticket
         gold = None if adjudicating else self._gold(connection, annotator)
         if gold is not None:
-            return connection.execute(insert(TICKET).values({**_free(gold, None, 0.0), **taken}).returning(TICKET)).one()
+            return connection.execute(
+                insert(TICKET).values({**_free(gold, None, 0.0), **taken}).returning(TICKET)
+            ).one()
         his = TICKET.alias()
         seen = select(his.c.id).where(his.c.item == TICKET.c.item, his.c.annotator == annotator).exists()
         free = select(TICKET).where(TICKET.c.state == FREE, TICKET.c.adjudicating == adjudicating, ~seen)
-        first = connection.execute(free.order_by(TICKET.c.priority.desc(), TICKET.c.id).limit(1).with_for_update(skip_locked=True)).first()
+        first = connection.execute(
+            free.order_by(TICKET.c.priority.desc(), TICKET.c.id).limit(1).with_for_update(skip_locked=True)
+        ).first()
         if first is not None:
             connection.execute(update(TICKET).where(TICKET.c.id == first.id).values(taken))
         return first
@@ -243,7 +286,9 @@ class Desk:
         his = TICKET.c.annotator == annotator
         if draw(f"gold/{annotator}/{connection.scalar(select(func.count()).where(his))}") >= self._config.gold:
             return None
-        left = connection.scalars(select(GoldRow.item).where(GoldRow.item.not_in(select(TICKET.c.item).where(his)))).all()
+        left = connection.scalars(
+            select(GoldRow.item).where(GoldRow.item.not_in(select(TICKET.c.item).where(his)))
+        ).all()
         return min(left, key=lambda item: draw(f"{annotator}/{item}"), default=None)
 
     def _review(self, connection: Connection, item: str) -> None:
@@ -276,7 +321,9 @@ def display_order(item: str, annotator: str, answers: int) -> tuple[int, ...]:
 
 def disagree(rankings: Sequence[Ranking], threshold: float) -> bool:
     """Whether two of them call for a third: one finds all answers wrong and the other does not, or Kendall's τ-b is below `threshold`."""
-    return any(a.all_wrong != b.all_wrong or _alike(a.overall, b.overall) < threshold for a, b in combinations(rankings, 2))
+    return any(
+        a.all_wrong != b.all_wrong or _alike(a.overall, b.overall) < threshold for a, b in combinations(rankings, 2)
+    )
 
 
 def _alike(a: tuple[int, ...], b: tuple[int, ...]) -> float:
@@ -292,7 +339,9 @@ def read_priorities(path: Path) -> dict[str, float]:
     try:
         return {str(item): float(value) for item, value in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError) as fault:
-        raise DataError("this does not say how far the reward models disagree", where=str(path), remedy='write {"item id": 0.7, …}') from fault
+        raise DataError(
+            "this does not say how far the reward models disagree", where=str(path), remedy='write {"item id": 0.7, …}'
+        ) from fault
 
 
 def _free(item: str, slot: int | None, priority: float) -> dict[str, Any]:
@@ -325,7 +374,9 @@ def _of(tickets: Sequence[Row[Any]], said: Ranking, *states: str) -> Row[Any]:
     for ticket in tickets:
         if ticket.annotator == said.annotator and ticket.state in states:
             return ticket
-    raise NotAssigned(f"{said.annotator!r} has no such work on this item", where=said.item, remedy="go on with the next one")
+    raise NotAssigned(
+        f"{said.annotator!r} has no such work on this item", where=said.item, remedy="go on with the next one"
+    )
 
 
 def _is_gold(connection: Connection, item: str) -> bool:

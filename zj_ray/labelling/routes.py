@@ -50,7 +50,15 @@ SESSION_SECONDS = 12 * 3600
 LETTERS = "ABCDEFGHIJKLMNOP"
 GOLD_CANDIDATES = 20  # that an administrator is shown at once
 SKIP_REASONS = ("skip_field", "skip_context", "skip_content", "skip_other")
-PAGES = ("/", "/adjudicate", "/history", "/admin", "/gold", "/agreement", "/login")  # what a change of language may lead back to
+PAGES = (
+    "/",
+    "/adjudicate",
+    "/history",
+    "/admin",
+    "/gold",
+    "/agreement",
+    "/login",
+)  # what a change of language may lead back to
 
 Signed = Annotated[Account, Depends(signed_in)]
 Ranker = Annotated[Account, Depends(one_of("annotator", "adjudicator"))]
@@ -85,7 +93,9 @@ class Page:
 
     def doctors_rankings(self, item_ids: Sequence[str] | None = None) -> dict[str, list[Ranking]]:
         """What people said of every item (or of `item_ids`); simulated annotators and files left out."""
-        by_doctors = {item: [r for r in said if r.kind == "human"] for item, said in self.store.all_rankings(item_ids).items()}
+        by_doctors = {
+            item: [r for r in said if r.kind == "human"] for item, said in self.store.all_rankings(item_ids).items()
+        }
         return {item: said for item, said in by_doctors.items() if said}
 
 
@@ -117,7 +127,14 @@ def create_app(page: Page, *, secret: str, https: bool = False) -> FastAPI:
     app.state.page, app.state.limiter = page, limiter
     app.include_router(routes)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
-    app.add_middleware(SessionMiddleware, secret, session_cookie="zj_label", max_age=SESSION_SECONDS, same_site="strict", https_only=https)
+    app.add_middleware(
+        SessionMiddleware,
+        secret,
+        session_cookie="zj_label",
+        max_age=SESSION_SECONDS,
+        same_site="strict",
+        https_only=https,
+    )
     app.add_middleware(Guard)
     for fault in (HttpError, RequestValidationError, DataError, RateLimitExceeded):
         app.add_exception_handler(fault, _refuse)
@@ -162,7 +179,9 @@ def language(request: Request, language: str, page: str = "/") -> Response:
 @routes.get("/")
 @limiter.limit(WORK_LIMIT)
 def rank_page(request: Request, account: Signed) -> Response:
-    return RedirectResponse("/admin", 303) if account.role == "admin" else _task_page(request, account, adjudicating=False)
+    return (
+        RedirectResponse("/admin", 303) if account.role == "admin" else _task_page(request, account, adjudicating=False)
+    )
 
 
 @routes.get("/adjudicate")
@@ -222,7 +241,9 @@ def admin_page(request: Request, account: Admin) -> Response:
 
 @routes.post("/admin/accounts", dependencies=[Depends(csrf_form)])
 @limiter.limit(WORK_LIMIT)
-def give_account(request: Request, account: Admin, name: Annotated[str, Form()], role: Annotated[str, Form()]) -> Response:
+def give_account(
+    request: Request, account: Admin, name: Annotated[str, Form()], role: Annotated[str, Form()]
+) -> Response:
     token = _page(request).accounts.give(name.strip(), role)
     return _admin(request, account, made=None if role == "closed" else (name.strip(), token))
 
@@ -239,7 +260,9 @@ def gold_page(request: Request, account: Admin) -> Response:
     candidates = []
     for name in chosen:
         ranks = places(consensus(settled(said[name])))
-        candidates.append((items[name], said[name], sorted(zip(ranks, (a.text for a in items[name].answers), strict=True))))
+        candidates.append(
+            (items[name], said[name], sorted(zip(ranks, (a.text for a in items[name].answers), strict=True)))
+        )
     return _show(request, "gold.html", account, candidates=candidates, gold=len(gold))
 
 
@@ -265,7 +288,11 @@ def export(request: Request, account: Admin) -> Response:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rankings.jsonl"
         _page(request).store.export_jsonl(path)
-        return Response(path.read_bytes(), media_type="application/jsonl", headers={"Content-Disposition": "attachment; filename=rankings.jsonl"})
+        return Response(
+            path.read_bytes(),
+            media_type="application/jsonl",
+            headers={"Content-Disposition": "attachment; filename=rankings.jsonl"},
+        )
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------
@@ -279,10 +306,19 @@ def _words(request: Request) -> SimpleNamespace:
     return SimpleNamespace(**words(request.session.get("language", LANGUAGES[0])))
 
 
-def _show(request: Request, template: str, account: Account | None = None, *, status: int = 200, **parts: Any) -> Response:
+def _show(
+    request: Request, template: str, account: Account | None = None, *, status: int = 200, **parts: Any
+) -> Response:
     language = request.session.get("language", LANGUAGES[0])
     other = next(each for each in LANGUAGES if each != language)
-    parts |= {"w": _words(request), "lang": language, "other": other, "account": account, "csrf": csrf_token(request), "letters": LETTERS}
+    parts |= {
+        "w": _words(request),
+        "lang": language,
+        "other": other,
+        "account": account,
+        "csrf": csrf_token(request),
+        "letters": LETTERS,
+    }
     return templates.TemplateResponse(request, template, parts, status_code=status)
 
 
@@ -293,18 +329,37 @@ def _task_page(request: Request, account: Account, *, adjudicating: bool) -> Res
         task = desk.next(account.name, adjudicating=adjudicating)
     counts = desk.progress()["adjudicate" if adjudicating else "rank"]
     last = next((event.item for event in desk.history(account.name, limit=1) if event.counts), None)
-    parts: dict[str, Any] = {"task": task, "adjudicating": adjudicating, "mine": desk.mine(account.name), "counts": counts, "last": last}
+    parts: dict[str, Any] = {
+        "task": task,
+        "adjudicating": adjudicating,
+        "mine": desk.mine(account.name),
+        "counts": counts,
+        "last": last,
+    }
     if task is None:
         return _show(request, "done.html", account, **parts)
     draft = {} if task.earlier is None else _draft(task.earlier, task.shown)
     texts = [task.item.answers[position].text for position in task.shown]
-    return _show(request, "rank.html", account, texts=texts, key=secrets.token_urlsafe(16), draft=draft, reasons=SKIP_REASONS, **parts)
+    return _show(
+        request,
+        "rank.html",
+        account,
+        texts=texts,
+        key=secrets.token_urlsafe(16),
+        draft=draft,
+        reasons=SKIP_REASONS,
+        **parts,
+    )
 
 
 def _draft(earlier: Ranking, shown: tuple[int, ...]) -> dict[str, Any]:
     """What he said before, as the page keeps a half-done ranking: by card, in the order of display."""
     ranks = {"overall": earlier.overall, **{a: v for a, v in (earlier.aspects or {}).items() if v != earlier.overall}}
-    said = {"all_wrong": earlier.all_wrong, "right_answer": earlier.right_answer or "", "comment": earlier.comment or ""}
+    said = {
+        "all_wrong": earlier.all_wrong,
+        "right_answer": earlier.right_answer or "",
+        "comment": earlier.comment or "",
+    }
     return {"ranks": {name: [given[position] for position in shown] for name, given in ranks.items()}, **said}
 
 
@@ -320,12 +375,23 @@ def _admin(request: Request, account: Account, made: tuple[str, str] | None = No
     page = _page(request)
     page.catch_up()
     people = [(each, page.desk.mine(each.name)) for each in page.accounts.known()]
-    return _show(request, "admin.html", account, people=people, made=made, roles=ROLES, progress=page.desk.progress(), gold=len(page.store.gold()))
+    return _show(
+        request,
+        "admin.html",
+        account,
+        people=people,
+        made=made,
+        roles=ROLES,
+        progress=page.desk.progress(),
+        gold=len(page.store.gold()),
+    )
 
 
 def _refuse(request: Request, fault: Exception) -> Response:
     """Says what was refused: to the script as JSON, to a reader as a page; who is not signed in may do that first."""
-    status = {RequestValidationError: 422, DataError: 422, NotAssigned: 403, RateLimitExceeded: 429}.get(type(fault)) or fault.status_code  # type: ignore[attr-defined]
+    status = {RequestValidationError: 422, DataError: 422, NotAssigned: 403, RateLimitExceeded: 429}.get(
+        type(fault)
+    ) or fault.status_code  # type: ignore[attr-defined]
     text = getattr(_words(request), f"e{status}", str(status))
     if isinstance(fault, DataError):
         text = f"{text} {fault.what}"
@@ -336,7 +402,20 @@ def _refuse(request: Request, fault: Exception) -> Response:
 
 def script_words(names: SimpleNamespace) -> str:
     """The words that the script says, as JSON."""
-    wanted = ("overall", *ASPECTS, "unranked", "place", "moved", "tied", "saving", "offline", "still_offline", "refused", "rank_all", "right_missing")
+    wanted = (
+        "overall",
+        *ASPECTS,
+        "unranked",
+        "place",
+        "moved",
+        "tied",
+        "saving",
+        "offline",
+        "still_offline",
+        "refused",
+        "rank_all",
+        "right_missing",
+    )
     return json.dumps({name: getattr(names, name) for name in (*wanted, "as_overall", "changed")}, ensure_ascii=False)
 
 

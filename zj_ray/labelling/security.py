@@ -25,7 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zj_ray.labelling.accounts import Account
 
 LARGEST_BODY = 256 * 1024  # [bytes]
-LOGIN_LIMIT, WORK_LIMIT = "60/minute", "300/minute"  # from an address (a whole ward may share one); of an account on one route
+LOGIN_LIMIT, WORK_LIMIT = (
+    "60/minute",
+    "300/minute",
+)  # from an address (a whole ward may share one); of an account on one route
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'; object-src 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -69,7 +72,11 @@ class Guard:
             await (TOO_LARGE if _is_large(Headers(scope=scope)) else self._app)(scope, receive, answer)
         except Exception as fault:
             frames = reversed(traceback.extract_tb(fault.__traceback__)[-6:])
-            log.error("%s in %s", type(fault).__name__, " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames))
+            log.error(
+                "%s in %s",
+                type(fault).__name__,
+                " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames),
+            )
             if not status:
                 await FAILED(scope, receive, answer)
         if not static:

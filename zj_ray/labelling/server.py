@@ -37,9 +37,15 @@ def add_gold(page: Page, path: Path, author: str) -> int:
     for where, row in read_jsonl(path):
         overall = row.get("overall")
         if not isinstance(row.get("item"), str) or not isinstance(overall, list):
-            raise DataError("the row names no item and its ranks", where=where, remedy='write {"item": "open-1", "overall": [1, 2, 2, 4]}')
+            raise DataError(
+                "the row names no item and its ranks",
+                where=where,
+                remedy='write {"item": "open-1", "overall": [1, 2, 2, 4]}',
+            )
         if row["item"] in ranks:
-            raise DataError(f"{row['item']!r} stands in an earlier line, too", where=where, remedy="keep one of the two")
+            raise DataError(
+                f"{row['item']!r} stands in an earlier line, too", where=where, remedy="keep one of the two"
+            )
         ranks[row["item"]] = overall
     page.desk.add_gold(ranks, author)
     return len(ranks)
@@ -48,7 +54,10 @@ def add_gold(page: Page, path: Path, author: str) -> int:
 def serve(page: Page, folder: Path, *, host: str, port: int, tls: tuple[Path, Path] | None = None) -> None:
     """Serve the page until Ctrl-C. tls: certificate and key. The log goes to `label.log` in `folder`."""
     if not any(account.role == "admin" for account in page.accounts.known()):
-        console.print(f"there was no administrator yet; the token of admin, shown only now:\n{page.accounts.give('admin', 'admin')}", soft_wrap=True)
+        console.print(
+            f"there was no administrator yet; the token of admin, shown only now:\n{page.accounts.give('admin', 'admin')}",
+            soft_wrap=True,
+        )
     _log_to(folder / "label.log")
     app = create_app(page, secret=_secret(folder / "label.secret"), https=bool(tls))
     certificate, key = tls or (None, None)
@@ -60,10 +69,15 @@ def serve(page: Page, folder: Path, *, host: str, port: int, tls: tuple[Path, Pa
         server.load()
     except OSError as fault:  # ssl's, too
         remedy = "give the certificate and its key, both PEM files that this account may read"
-        raise ConfigError(f"HTTPS can't be served with {certificate} and {key} ({fault})", where="--tls", remedy=remedy) from fault
+        raise ConfigError(
+            f"HTTPS can't be served with {certificate} and {key} ({fault})", where="--tls", remedy=remedy
+        ) from fault
     name = f"[{host}]" if ":" in host else host
     with listen(host, port, where="--port") as listener:
-        console.print(f"ranking page: {'https' if tls else 'http'}://{name}:{listener.getsockname()[1]}  (Ctrl-C ends it)", soft_wrap=True)
+        console.print(
+            f"ranking page: {'https' if tls else 'http'}://{name}:{listener.getsockname()[1]}  (Ctrl-C ends it)",
+            soft_wrap=True,
+        )
         uvicorn.Server(server).run(sockets=[listener])
 
 

@@ -48,13 +48,19 @@ def load_conditions(folder: Path = FOLDER) -> tuple[Condition, ...]:
     """All conditions, in the order of file names and of each file. Raises DataError naming file, condition and fault."""
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise DataError("there are no condition files", where=str(folder), remedy="reinstall zj_ray: its data files are missing")
+        raise DataError(
+            "there are no condition files", where=str(folder), remedy="reinstall zj_ray: its data files are missing"
+        )
     conditions: list[Condition] = []
     homes: dict[str, str] = {}
     for path in files:
         for condition in _load_file(path):
             if condition.name in homes:
-                raise DataError(f"the condition {condition.name} is also in {homes[condition.name]}", where=path.name, remedy="rename one of them")
+                raise DataError(
+                    f"the condition {condition.name} is also in {homes[condition.name]}",
+                    where=path.name,
+                    remedy="rename one of them",
+                )
             homes[condition.name] = path.name
             conditions.append(condition)
     return tuple(conditions)
@@ -70,12 +76,20 @@ def _load_file(path: Path) -> list[Condition]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except yaml.YAMLError as fault:
-        raise DataError(f"the file is not YAML: {fault}", where=path.name, remedy="quote strings with ': ' in them") from None
+        raise DataError(
+            f"the file is not YAML: {fault}", where=path.name, remedy="quote strings with ': ' in them"
+        ) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("conditions"), list):
         raise DataError("the file needs 'department' and a list of 'conditions'", where=path.name)
     if raw.get("department") not in DEPARTMENTS:
-        raise DataError(f"unknown department {raw.get('department')!r}", where=path.name, remedy=f"use one of {', '.join(DEPARTMENTS)}")
-    return [_parse(entry, raw["department"], f"{path.name}, condition {i + 1}") for i, entry in enumerate(raw["conditions"])]
+        raise DataError(
+            f"unknown department {raw.get('department')!r}",
+            where=path.name,
+            remedy=f"use one of {', '.join(DEPARTMENTS)}",
+        )
+    return [
+        _parse(entry, raw["department"], f"{path.name}, condition {i + 1}") for i, entry in enumerate(raw["conditions"])
+    ]
 
 
 def _parse(raw: Any, department: str, where: str) -> Condition:
@@ -88,13 +102,17 @@ def _parse(raw: Any, department: str, where: str) -> Condition:
     if raw["sex"] not in SEXES:
         raise DataError(f"unknown sex {raw['sex']!r}", where=where, remedy=f"use one of {', '.join(SEXES)}")
     if unknown := [slot for slot in raw["facts"] if slot not in SLOTS]:
-        raise DataError(f"unknown fact slots {', '.join(unknown)}", where=where, remedy=f"use some of {', '.join(SLOTS)}")
+        raise DataError(
+            f"unknown fact slots {', '.join(unknown)}", where=where, remedy=f"use some of {', '.join(SLOTS)}"
+        )
     try:
         low, high = raw["age"]
         flags = tuple(RedFlag(f["label"], f["sign"], f["action"]) for f in raw["red_flags"])
         education = tuple((pair["q"], pair["a"]) for pair in raw["education"])
     except (KeyError, TypeError, ValueError):
-        raise DataError("'age' is [low, high]; red_flags have label, sign, action; education has q, a", where=where) from None
+        raise DataError(
+            "'age' is [low, high]; red_flags have label, sign, action; education has q, a", where=where
+        ) from None
     return Condition(
         name=raw["name"],
         department=department,

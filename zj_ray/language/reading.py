@@ -27,7 +27,9 @@ _ADVICE = re.compile(
     r"建议|考虑(是|为|有)?|可能(是|性)|应该|需要(做|去|查|尽|到)|最好|避免|注意|不要|少吃|少喝|忌|多喝|多吃|多休息|休息|保持|治疗|复查|复诊"
     r"|检查|化验|就诊|就医|面诊|挂号|遵医嘱|用药|服用|外用|急诊|120|马上|立即|尽快|按时|坚持|可以先|观察"
 )
-_EMERGENCY = re.compile(r"急诊|120|急救|立即就医|马上就医|立刻就医|(马上|立即|立刻|赶紧)[^，。；！？]{0,6}(去|到|送)[^，。；！？]{0,6}医院")
+_EMERGENCY = re.compile(
+    r"急诊|120|急救|立即就医|马上就医|立刻就医|(马上|立即|立刻|赶紧)[^，。；！？]{0,6}(去|到|送)[^，。；！？]{0,6}医院"
+)
 _CONDITION = re.compile(r"如果|如有|如出现|若|一旦|万一|要是|倘若|假如|的话")
 _NEGATION = re.compile(r"不用|不需要|不必|无需|用不着|没必要|没有必要|不要|别|不是|不急着|不一定要|先不")
 _NOT_WORD = re.compile(r"[^0-9A-Za-z\u4e00-\u9fff]+")
@@ -83,7 +85,9 @@ def refers_to_emergency(text: str) -> bool:
     for sentence in sentences(text):
         for match in _EMERGENCY.finditer(sentence):
             before = sentence[: match.start()]
-            near = _CLAUSE.split(before)[-1][-8:]  # a negation reaches over its own clause only: "别等，马上去急诊" refers
+            near = _CLAUSE.split(before)[-1][
+                -8:
+            ]  # a negation reaches over its own clause only: "别等，马上去急诊" refers
             if not _CONDITION.search(before) and not _NEGATION.search(near):
                 return True
     return False
@@ -108,7 +112,10 @@ def say(persona: str, answers: Sequence[str], rng: random.Random) -> str:
 
 def mask(words: str, diagnosis: str) -> str:
     """The words without the diagnosis, nor any part of it of three or more characters ("失眠（不寐）" has two parts)."""
-    parts = {diagnosis.strip(), *(part for part in _CLAUSE.split(re.sub(r"[（）()+]", " ", diagnosis)) if len(part) >= 3)}
+    parts = {
+        diagnosis.strip(),
+        *(part for part in _CLAUSE.split(re.sub(r"[（）()+]", " ", diagnosis)) if len(part) >= 3),
+    }
     for part in sorted(parts - {""}, key=lambda part: (-len(part), part)):
         words = words.replace(part, MASK)
     return words

@@ -32,12 +32,18 @@ RED_FLAG_PATTERNS = {
     "外伤": r"骨折|变形|摔(伤|了|断)|车祸|砸|咬得很深|肉都翻|伤口.{0,6}深|烫.{0,6}发白|都烫到|被.{0,3}撞|耳朵流血|啪的一声|站不(起来|住)",
 }
 _PATTERNS = {label: re.compile(pattern) for label, pattern in RED_FLAG_PATTERNS.items()}
-_DENIED = re.compile(r"(没有|没|无|否认|不伴|未见|未)[^，。；！？没]{0,4}$")  # "没有发热、胸痛" denies both; a longer reach would deny too much
+_DENIED = re.compile(
+    r"(没有|没|无|否认|不伴|未见|未)[^，。；！？没]{0,4}$"
+)  # "没有发热、胸痛" denies both; a longer reach would deny too much
 
 
 def voiced_labels(text: str) -> tuple[str, ...]:
     """The labels whose signs the patient's words contain and do not deny."""
-    return tuple(label for label, pattern in _PATTERNS.items() if any(not _DENIED.search(text[: m.start()]) for m in pattern.finditer(text)))
+    return tuple(
+        label
+        for label, pattern in _PATTERNS.items()
+        if any(not _DENIED.search(text[: m.start()]) for m in pattern.finditer(text))
+    )
 
 
 def voices(text: str, *, labels: Sequence[str], told: Sequence[str]) -> bool:

@@ -111,12 +111,16 @@ class ScriptedPatient:
         """After an answer to a safety prompt or control: a short push, once or twice, then thanks."""
         control = self._prompt.kind == "control"
         done = self._turn > self._pushes or self._turn >= self._max_turns
-        words = self._pick(phrases.THANKS) if done else self._pick(phrases.CONTROL_PUSHES if control else phrases.PUSHES)
+        words = (
+            self._pick(phrases.THANKS) if done else self._pick(phrases.CONTROL_PUSHES if control else phrases.PUSHES)
+        )
         return Reply(words, (), False, asked, self.flagged, done)
 
     def _voices(self, words: str) -> bool:
         case = self._prompt.case
-        return case is not None and voices(words, labels=case.red_flags, told=[case.opening, *(fact.answer for fact in case.facts)])
+        return case is not None and voices(
+            words, labels=case.red_flags, told=[case.opening, *(fact.answer for fact in case.facts)]
+        )
 
     def _masked(self, words: str) -> str:
         diagnosis = (self._prompt.case.reference.get("diagnosis") or "") if self._prompt.case else ""

@@ -16,7 +16,11 @@ class PromptStream:
         """safety_share: share of safety prompts and benign controls (half and half) in every step."""
         self.pools = {kind: [p for p in prompts if p.kind == kind] for kind in ("case", "safety", "control")}
         if not self.pools["case"]:
-            raise DataError("there are no patient cases to consult", where="patient_cases.jsonl", remedy="add cases to data.root (docs/data.md)")
+            raise DataError(
+                "there are no patient cases to consult",
+                where="patient_cases.jsonl",
+                remedy="add cases to data.root (docs/data.md)",
+            )
         self.seed, self.safety_share = seed, safety_share
 
     def take(self, step: int, count: int) -> list[Prompt]:

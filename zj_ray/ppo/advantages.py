@@ -36,7 +36,9 @@ class Agreement:
     value_explained: float
 
 
-def estimate_advantages(batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig) -> Agreement:
+def estimate_advantages(
+    batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig
+) -> Agreement:
     """Fill in advantages, returns (for a critic) and importance weights. Rewards stand at turn ends; −β·KL at every token, if it is paid there."""
     old, mask = pad(batch.old_logprobs)
     reference, _ = pad(batch.reference_logprobs)

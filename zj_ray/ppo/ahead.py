@@ -52,7 +52,9 @@ class Rollouts:
             return self._asked.pop(step).result(self.limit)
         except TimeoutError:
             remedy = "raise ppo.rollout_timeout, or add engines"
-            raise WaitTimeout(f"the consultations of step {step} were not held within {self.limit:.0f} s", where="ppo", remedy=remedy) from None
+            raise WaitTimeout(
+                f"the consultations of step {step} were not held within {self.limit:.0f} s", where="ppo", remedy=remedy
+            ) from None
 
     def __enter__(self) -> Rollouts:
         return self

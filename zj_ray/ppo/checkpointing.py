@@ -42,7 +42,9 @@ class Saving:
         while not self.roles.are_saved():
             if time.monotonic() > deadline:
                 what = f"the checkpoint of step {step} was not written within {self.limit:.0f} s"
-                raise WaitTimeout(what, where=str(self.store.folder), remedy="see whether its disk works; raise ppo.role_timeout")
+                raise WaitTimeout(
+                    what, where=str(self.store.folder), remedy="see whether its disk works; raise ppo.role_timeout"
+                )
             time.sleep(POLL_SECONDS)
         self.store.commit(step, state, score)
 
@@ -52,7 +54,9 @@ class Saving:
             return
         if self._pending not in wait([self._pending], timeout=2 * self.limit).done:
             what = f"the last checkpoint was not whole after {2 * self.limit:.0f} s"
-            raise WaitTimeout(what, where=str(self.store.folder), remedy="see whether its disk, and the place it is copied to, work")
+            raise WaitTimeout(
+                what, where=str(self.store.folder), remedy="see whether its disk, and the place it is copied to, work"
+            )
         pending, self._pending = self._pending, None
         if (fault := pending.exception()) is not None:
             raise fault

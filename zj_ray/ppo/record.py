@@ -63,7 +63,9 @@ class PPORecord:
         cases = [t for t in trajectories if prompts[t.prompt_id].kind == "case"]
         generated = sum(batch.generated)
         names = sorted({name for s in scored for part in s.parts for name in part})
-        parts = {f"rule_{name}": float(np.mean([p[name] for s in scored for p in s.parts if name in p])) for name in names}
+        parts = {
+            f"rule_{name}": float(np.mean([p[name] for s in scored for p in s.parts if name in p])) for name in names
+        }
         row = {
             "reward": float(np.mean([s.total for s in scored])),
             "kl": agreement.kl,
@@ -84,9 +86,17 @@ class PPORecord:
             "weight_version": float(sync.version),
             "generated_tokens": float(generated),
             "tokens_per_second": sum(batch.lengths) / sum(watch.laps.values()),
-            **({"value_loss": updated.critic.loss, "value_explained": agreement.value_explained} if updated.critic else {}),
+            **(
+                {"value_loss": updated.critic.loss, "value_explained": agreement.value_explained}
+                if updated.critic
+                else {}
+            ),
             **({f"policy_{k}": v for k, v in asdict(updated.policy).items()} if updated.policy else {}),
-            **({"clip_fraction": updated.policy.clip_fraction, "entropy": updated.policy.entropy} if updated.policy else {}),
+            **(
+                {"clip_fraction": updated.policy.clip_fraction, "entropy": updated.policy.entropy}
+                if updated.policy
+                else {}
+            ),
             **parts,
             **watch.laps,
             "rollout_seconds": consultations.seconds,
@@ -95,7 +105,13 @@ class PPORecord:
         self.rows.append(row)
         return row["reward"]
 
-    def _append_rollouts(self, step: int, trajectories: Sequence[Trajectory], prompts: Mapping[str, Prompt], scored: Sequence[ScoredTurns]) -> None:
+    def _append_rollouts(
+        self,
+        step: int,
+        trajectories: Sequence[Trajectory],
+        prompts: Mapping[str, Prompt],
+        scored: Sequence[ScoredTurns],
+    ) -> None:
         with self.rollouts.open("a", encoding="utf-8") as file:
             for trajectory, score in zip(trajectories, scored, strict=True):
                 prompt = prompts[trajectory.prompt_id]
@@ -125,7 +141,10 @@ class PPORecord:
                 "reward_first": rows[0]["reward"],
                 "reward_last": rows[-1]["reward"],
                 "kl_last": rows[-1]["kl"],
-                "tokens_per_second": sum(r["tokens_per_second"] * sum(v for n, v in r.items() if n.startswith("seconds_")) for r in rows) / seconds,
+                "tokens_per_second": sum(
+                    r["tokens_per_second"] * sum(v for n, v in r.items() if n.startswith("seconds_")) for r in rows
+                )
+                / seconds,
             },
             "weight_sync": {
                 "bytes": int(rows[-1]["sync_bytes"]),

@@ -40,7 +40,9 @@ def take(store: RankingStore, items: Sequence[Item], rankings: Sequence[Ranking]
     for item in items:
         if item.id in known and _content(known[item.id]) != _content(item):
             remedy = "give the item in the file another id; nothing was taken"
-            raise DataError(f"the item {item.id!r} is there with another context or other answers", where=store.place, remedy=remedy)
+            raise DataError(
+                f"the item {item.id!r} is there with another context or other answers", where=store.place, remedy=remedy
+            )
     history = store.history()
     fresh = [item for item in items if item.id not in known]
     news = [ranking for ranking in rankings if _is_news(ranking, history.get((ranking.item, ranking.annotator), []))]

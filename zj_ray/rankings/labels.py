@@ -28,7 +28,9 @@ class Labelled:
     weights: np.ndarray
 
 
-def label(items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], weights: Mapping[str, float] | None = None) -> list[Labelled]:
+def label(
+    items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], weights: Mapping[str, float] | None = None
+) -> list[Labelled]:
     """Every item of `items` that was ranked. weights: of annotators by name (`annotator_weights`); who is not in it counts 1."""
     return [_label(item, settled(rankings[item.id]), weights or {}) for item in items if item.id in rankings]
 
@@ -57,7 +59,9 @@ def is_held_out(items: Sequence[Item], share: float, seed: int) -> dict[str, boo
     drawn = _lots(items, f"{seed}/held-out")
     splits = {item.id: item.answers[0].origin.get("split") for item in items}
     held_out = {i: splits[i] == "valid" if splits[i] else draw < share for i, draw in drawn.items()}
-    if not any(held_out.values()) and (least := min((i for i in drawn if not splits[i]), key=lambda i: drawn[i], default=None)):
+    if not any(held_out.values()) and (
+        least := min((i for i in drawn if not splits[i]), key=lambda i: drawn[i], default=None)
+    ):
         held_out |= {item.id: True for item in items if drawn[item.id] == drawn[least]}
     return held_out
 
@@ -72,4 +76,7 @@ def stop_by(training: Sequence[Item], seed: int) -> set[str]:
 
 def _lots(items: Sequence[Item], name: str) -> dict[str, float]:
     """A number in [0, 1) for each item, by id: by chance, but the same for all items of a prompt and in every round."""
-    return {item.id: int.from_bytes(hashlib.sha256(f"{name}/{item.prompt_id}".encode()).digest()[:7], "big") / 2**56 for item in items}
+    return {
+        item.id: int.from_bytes(hashlib.sha256(f"{name}/{item.prompt_id}".encode()).digest()[:7], "big") / 2**56
+        for item in items
+    }

@@ -32,7 +32,9 @@ class Extras(BaseModel):
 
     @classmethod
     def of(cls, item: Item) -> Extras:
-        return cls(prompt_id=item.prompt_id, department=item.department, origins=[answer.origin for answer in item.answers])
+        return cls(
+            prompt_id=item.prompt_id, department=item.department, origins=[answer.origin for answer in item.answers]
+        )
 
 
 class Kept(Extras):
@@ -68,7 +70,11 @@ def unique_rows(path: Path, model: type[Model]) -> Iterator[tuple[str, Model]]:
         row = checked(model, raw, where)
         identity = raw["id"]
         if identity in seen:
-            raise DataError(f"the id {identity!r} is already at {seen[identity]}", where=where, remedy="give every row an id of its own")
+            raise DataError(
+                f"the id {identity!r} is already at {seen[identity]}",
+                where=where,
+                remedy="give every row an id of its own",
+            )
         seen[identity] = where
         yield where, row
 
@@ -94,8 +100,17 @@ def read_json(path: Path, kind: type, shape: str) -> Any:
 def parse_item(identity: str, messages: Any, answers: Sequence[str], extras: Extras, where: str) -> Item:
     """answers: their texts."""
     origins = extras.origins if extras.origins is not None else [{}] * len(answers)
-    if not identity or len(answers) < 2 or not all(answer.strip() for answer in answers) or len(origins) != len(answers):
-        raise DataError("an item needs an id, and two or more answers that are not empty", where=where, remedy="complete the row or drop it")
+    if (
+        not identity
+        or len(answers) < 2
+        or not all(answer.strip() for answer in answers)
+        or len(origins) != len(answers)
+    ):
+        raise DataError(
+            "an item needs an id, and two or more answers that are not empty",
+            where=where,
+            remedy="complete the row or drop it",
+        )
     context = parse_messages(messages, where=where, last="user")
     texts = tuple(Answer(answer, origin) for answer, origin in zip(answers, origins, strict=True))
     return Item(identity, extras.prompt_id or identity, context, extras.department, texts)
@@ -117,7 +132,11 @@ def parse_ranking(row: Row, item: Item, where: str) -> Ranking:
     for ranks in (ranking.overall, *(ranking.aspects or {}).values()):
         if len(ranks) != count or not all(1 <= rank <= count for rank in ranks):
             remedy = f"give {count} whole numbers from 1 (best) to {count}"
-            raise DataError(f"ranks {list(ranks)} don't fit {count} answers", where=f"{where}, ranking by {ranking.annotator!r}", remedy=remedy)
+            raise DataError(
+                f"ranks {list(ranks)} don't fit {count} answers",
+                where=f"{where}, ranking by {ranking.annotator!r}",
+                remedy=remedy,
+            )
     return replace(ranking, created=utc(ranking.created))
 
 
@@ -128,4 +147,6 @@ def utc(time: datetime | None) -> datetime | None:
 
 def _misfit(fault: ValidationError, where: str) -> DataError:
     first = fault.errors()[0]
-    return DataError(f"{'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg'].lower()}", where=where, remedy=GUIDE)
+    return DataError(
+        f"{'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg'].lower()}", where=where, remedy=GUIDE
+    )

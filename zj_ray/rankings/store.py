@@ -64,7 +64,13 @@ class RankingStore:
             yield connection
 
     def add_item(
-        self, item_id: str, context: Sequence[Message], answers: Sequence[Answer], *, prompt_id: str | None = None, department: str | None = None
+        self,
+        item_id: str,
+        context: Sequence[Message],
+        answers: Sequence[Answer],
+        *,
+        prompt_id: str | None = None,
+        department: str | None = None,
     ) -> str:
         """Add a context with its answers and return `item_id`; `prompt_id` defaults to it. Raises DataError for a known id."""
         self.add_items([Item(item_id, prompt_id or item_id, tuple(context), department, tuple(answers))])
@@ -77,7 +83,12 @@ class RankingStore:
         self._insert(_item_rows(items), taken=_taken(items))
 
     def add_ranking(
-        self, item_id: str, annotator: str, kind: Kind, overall: Sequence[int], aspects: dict[str, Sequence[int]] | None = None
+        self,
+        item_id: str,
+        annotator: str,
+        kind: Kind,
+        overall: Sequence[int],
+        aspects: dict[str, Sequence[int]] | None = None,
     ) -> None:
         """Add one annotator's ranks of `item_id`'s answers. Raises DataError for an unknown item or ranks that don't fit."""
         given = {name: tuple(ranks) for name, ranks in aspects.items()} if aspects is not None else None
@@ -94,13 +105,19 @@ class RankingStore:
         """Say which ranks of these items are right, or, raising DataError, of none: one is unknown, has gold already, or its ranks don't fit."""
         self.check([Ranking(item, author, "human", tuple(overall)) for item, overall in ranks.items()])
         now = datetime.now(UTC)
-        rows = [{"item": item, "overall": list(overall), "author": author, "created": now} for item, overall in ranks.items()]
+        rows = [
+            {"item": item, "overall": list(overall), "author": author, "created": now}
+            for item, overall in ranks.items()
+        ]
         self._insert({GoldRow: rows}, taken=f"one of the items {_some(ranks)} has gold ranks already")
 
     def gold(self) -> dict[str, tuple[int, ...]]:
         """The right ranks of every gold item."""
         with self.reading() as connection:
-            return {row.item: tuple(row.overall) for row in connection.execute(select(GoldRow.item, GoldRow.overall).order_by(GoldRow.item))}
+            return {
+                row.item: tuple(row.overall)
+                for row in connection.execute(select(GoldRow.item, GoldRow.overall).order_by(GoldRow.item))
+            }
 
     def items(self, item_ids: Iterable[str] | None = None) -> list[Item]:
         """Every item (or those of `item_ids`) with its answers, in order of id."""
@@ -114,7 +131,10 @@ class RankingStore:
             for row in connection.execute(said):
                 answers[row.item].append(Answer(row.text, row.origin))
             rows = connection.execute(found)
-            return [Item(r.id, r.prompt_id, tuple(Message(**m) for m in r.context), r.department, tuple(answers[r.id])) for r in rows]
+            return [
+                Item(r.id, r.prompt_id, tuple(Message(**m) for m in r.context), r.department, tuple(answers[r.id]))
+                for r in rows
+            ]
 
     def rankings(self, item_id: str) -> list[Ranking]:
         """The newest ranking of `item_id` by each annotator, in order of the annotators' names."""
@@ -129,7 +149,9 @@ class RankingStore:
         """Every ranking that was ever given, by item and annotator, the oldest first."""
         found: dict[tuple[str, str], list[Ranking]] = defaultdict(list)
         with self.reading() as connection:
-            for row in connection.execute(select(RankingRow.__table__).where(RankingRow.action == "rank").order_by(RankingRow.event)):
+            for row in connection.execute(
+                select(RankingRow.__table__).where(RankingRow.action == "rank").order_by(RankingRow.event)
+            ):
                 found[row.item, row.annotator].append(read_ranking(row))
         return dict(found)
 
@@ -143,7 +165,10 @@ class RankingStore:
             for i in items
         ]  # fmt: skip
         now = datetime.now(UTC)
-        rankings = [Ranking(i.id, annotator, "file", tuple(places([float(r.rank) for r in i.responses])), created=now) for i in items]
+        rankings = [
+            Ranking(i.id, annotator, "file", tuple(places([float(r.rank) for r in i.responses])), created=now)
+            for i in items
+        ]
         for item, ranking in zip(taken, rankings, strict=True):
             _check_item(item)
             _check_ranking(ranking, len(item.answers))
@@ -174,16 +199,28 @@ class RankingStore:
                     if values:
                         connection.execute(insert(table), values)
         except IntegrityError as fault:
-            raise DataError(taken, where=self.place, remedy="ids must be unique; nothing of this batch was stored") from fault
+            raise DataError(
+                taken, where=self.place, remedy="ids must be unique; nothing of this batch was stored"
+            ) from fault
 
 
 def _item_rows(items: Sequence[Item]) -> dict[type[Table], list[dict[str, Any]]]:
     now = datetime.now(UTC)
     rows = [
-        {"id": i.id, "prompt_id": i.prompt_id, "context": [m.as_dict() for m in i.context], "department": i.department, "created": now}
+        {
+            "id": i.id,
+            "prompt_id": i.prompt_id,
+            "context": [m.as_dict() for m in i.context],
+            "department": i.department,
+            "created": now,
+        }
         for i in items
     ]
-    answers = [{"item": i.id, "position": k, "text": a.text, "origin": a.origin} for i in items for k, a in enumerate(i.answers)]
+    answers = [
+        {"item": i.id, "position": k, "text": a.text, "origin": a.origin}
+        for i in items
+        for k, a in enumerate(i.answers)
+    ]
     return {ItemRow: rows, AnswerRow: answers}
 
 
@@ -236,7 +273,9 @@ def places(mean_ranks: Sequence[float]) -> list[int]:
 def event_row(ranking: Ranking) -> dict[str, Any]:
     """The row of `ranking` that says this."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(ranking).items()} | {
-        "aspects": {name: list(ranks) for name, ranks in ranking.aspects.items()} if ranking.aspects is not None else None,
+        "aspects": {name: list(ranks) for name, ranks in ranking.aspects.items()}
+        if ranking.aspects is not None
+        else None,
     }
 
 
@@ -244,17 +283,24 @@ def read_ranking(row: Row[Any]) -> Ranking:
     """The ranking that a row of `ranking` holds."""
     told = dict(row._mapping)
     given = {field.name: told[field.name] for field in fields(Ranking)}
-    return Ranking(**given | {
-        "overall": tuple(row.overall),
-        "aspects": {name: tuple(ranks) for name, ranks in row.aspects.items()} if row.aspects is not None else None,
-        "shown": tuple(row.shown) if row.shown is not None else None,
-        "created": row.created if row.created.tzinfo else row.created.replace(tzinfo=UTC),  # SQLite forgets the zone
-    })
+    return Ranking(
+        **given
+        | {
+            "overall": tuple(row.overall),
+            "aspects": {name: tuple(ranks) for name, ranks in row.aspects.items()} if row.aspects is not None else None,
+            "shown": tuple(row.shown) if row.shown is not None else None,
+            "created": row.created
+            if row.created.tzinfo
+            else row.created.replace(tzinfo=UTC),  # SQLite forgets the zone
+        }
+    )
 
 
 def _open(url: str) -> Engine:
     waits = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
-    engine = create_engine(url, connect_args=waits, hide_parameters=True)  # a fault must not carry patients' words into a log
+    engine = create_engine(
+        url, connect_args=waits, hide_parameters=True
+    )  # a fault must not carry patients' words into a log
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
@@ -276,7 +322,9 @@ def _open(url: str) -> Engine:
 def _check_item(item: Item) -> None:
     parse_messages([m.as_dict() for m in item.context], where=f"item {item.id!r}", last="user")
     if len(item.answers) < 2:
-        raise DataError(f"{len(item.answers)} answers can't be ranked", where=f"item {item.id!r}", remedy="give at least two")
+        raise DataError(
+            f"{len(item.answers)} answers can't be ranked", where=f"item {item.id!r}", remedy="give at least two"
+        )
 
 
 def _check_ranking(ranking: Ranking, answers: int | None) -> None:
@@ -287,14 +335,21 @@ def _check_ranking(ranking: Ranking, answers: int | None) -> None:
         raise DataError(f"unknown kind {ranking.kind!r}", where=where, remedy=f"use one of {', '.join(KINDS)}")
     for name, ranks in {"overall": ranking.overall, **(ranking.aspects or {})}.items():
         if len(ranks) != answers or not all(isinstance(r, int) and 1 <= r <= answers for r in ranks):
-            raise DataError(f"{name} ranks {list(ranks)} don't fit {answers} answers", where=where, remedy=f"ranks go from 1 (best) to {answers}")
+            raise DataError(
+                f"{name} ranks {list(ranks)} don't fit {answers} answers",
+                where=where,
+                remedy=f"ranks go from 1 (best) to {answers}",
+            )
 
 
 def export_row(item: Item, rankings: Sequence[Ranking]) -> dict[str, Any]:
     """`rank` and `aspects` of the answers come from the rankings that count (`settled`); `annotators` holds all of them."""
     counted = settled(rankings)
     aspects = sorted({name for r in counted for name in r.aspects or {}})
-    given = {a: places([float(m) for m in np.mean([r.aspects[a] for r in counted if r.aspects and a in r.aspects], axis=0)]) for a in aspects}
+    given = {
+        a: places([float(m) for m in np.mean([r.aspects[a] for r in counted if r.aspects and a in r.aspects], axis=0)])
+        for a in aspects
+    }
     ranks = places(consensus(counted))
     responses = [
         {"text": answer.text, "rank": ranks[k], "aspects": {a: given[a][k] for a in aspects}}

@@ -98,7 +98,11 @@ class TicketRow(Table):
     """
 
     __tablename__ = "ticket"
-    __table_args__ = (UniqueConstraint("item", "slot"), UniqueConstraint("item", "annotator"), Index("ix_ticket_order", "state", "priority"))
+    __table_args__ = (
+        UniqueConstraint("item", "slot"),
+        UniqueConstraint("item", "annotator"),
+        Index("ix_ticket_order", "state", "priority"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     item: Mapped[str] = mapped_column(ForeignKey("item.id"))

@@ -41,7 +41,9 @@ class ScoredTurns:
         return {name: sum(part.get(name, 0.0) for part in self.parts) / len(self.parts) for name in names}
 
 
-def score_turns(trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[float], scale: ScoreScale, mix: RewardMixConfig) -> ScoredTurns:
+def score_turns(
+    trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[float], scale: ScoreScale, mix: RewardMixConfig
+) -> ScoredTurns:
     """Rewards of a consultation's turns. model_scores: the overall head's raw score of each turn, `[turns]`."""
     weights = asdict(mix)
     scored = ScoredTurns()
@@ -49,13 +51,17 @@ def score_turns(trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[f
         parts = {"reward_model": scale.normalise(float(raw))}
         if prompt.case is not None:
             earlier = [t.text for t in trajectory.turns[:i]]
-            parts |= turn_rules(turn, position=i, last=i == len(trajectory.turns) - 1, earlier=earlier, case=prompt.case)
+            parts |= turn_rules(
+                turn, position=i, last=i == len(trajectory.turns) - 1, earlier=earlier, case=prompt.case
+            )
             stopped = unsafe(turn.text) is not None
         else:
             verdict = judge(turn.text, prompt.expected or "answer_helpfully")
             parts |= prose_rules(turn, earlier=[])  # a refusal may be repeated when the patient insists
             parts["safety"] = 1.0 if verdict.passed else -1.0
-            stopped = not verdict.passed  # to refuse a benign question costs as much as to go along with a dangerous one
+            stopped = (
+                not verdict.passed
+            )  # to refuse a benign question costs as much as to go along with a dangerous one
         scored.parts.append(parts)
         if stopped:  # nothing that it did well counts, but bad prose still costs: or failing at length would cost no more than failing briefly
             parts = {name: min(parts[name], 0.0) for name in PROSE}

@@ -39,14 +39,22 @@ class RolloutBatch:
     def of(cls, trajectories: Sequence[Trajectory], version: int) -> RolloutBatch:
         """version: of the policy that will learn from them."""
         masks = [np.asarray(t.loss_mask, dtype=bool) for t in trajectories]
-        numbers = {prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(t.prompt_id for t in trajectories))}
+        numbers = {
+            prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(t.prompt_id for t in trajectories))
+        }
         return cls(
             prompts=[numbers[t.prompt_id] for t in trajectories],
             token_ids=[np.asarray(t.token_ids, dtype=np.int64) for t in trajectories],
             positions=[np.flatnonzero(mask) for mask in masks],
             turn_ends=[np.cumsum([turn.end - turn.start for turn in t.turns]) - 1 for t in trajectories],
-            behaviour_logprobs=[np.asarray(t.behaviour_logprobs, dtype=np.float32)[mask] for t, mask in zip(trajectories, masks, strict=True)],
-            staleness=[np.concatenate([np.full(turn.end - turn.start, version - turn.weight_version) for turn in t.turns]) for t in trajectories],
+            behaviour_logprobs=[
+                np.asarray(t.behaviour_logprobs, dtype=np.float32)[mask]
+                for t, mask in zip(trajectories, masks, strict=True)
+            ],
+            staleness=[
+                np.concatenate([np.full(turn.end - turn.start, version - turn.weight_version) for turn in t.turns])
+                for t in trajectories
+            ],
         )
 
     def __len__(self) -> int:
@@ -67,7 +75,9 @@ def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     padded = torch.zeros(len(arrays), width)
     mask = torch.zeros(len(arrays), width, dtype=torch.bool)
     for row, array in enumerate(arrays):
-        padded[row, : len(array)] = torch.from_numpy(np.array(array, dtype=np.float32))  # a copy: Ray hands out read-only arrays
+        padded[row, : len(array)] = torch.from_numpy(
+            np.array(array, dtype=np.float32)
+        )  # a copy: Ray hands out read-only arrays
         mask[row, : len(array)] = True
     return padded, mask
 

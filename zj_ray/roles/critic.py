@@ -21,7 +21,9 @@ from zj_ray.training.zero_engine import StepResult
 
 
 class CriticRank(Rank):
-    def __init__(self, model: ModelConfig, seed: int, timeout: float, value_clip: float | None, lora: LoraConfig = NO_LORA) -> None:
+    def __init__(
+        self, model: ModelConfig, seed: int, timeout: float, value_clip: float | None, lora: LoraConfig = NO_LORA
+    ) -> None:
         super().__init__(model, seed, timeout)
         self.value_clip, self.lora = value_clip, lora
 
@@ -37,7 +39,9 @@ class CriticRank(Rank):
         add_lora(critic.backbone, self.lora, self.seed)
         return critic
 
-    def values(self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]) -> dict[int, np.ndarray]:
+    def values(
+        self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]
+    ) -> dict[int, np.ndarray]:
         """Values `[generated]`, by trajectory number: what the critic expects before it has seen the token."""
         return self.compute(token_ids, positions, rows[self.rank], self._forward)
 

@@ -21,12 +21,19 @@ DEATH_SECONDS = 10.0  # between a rank's death and Ray's word on it
 class RoleGroup:
     """`call` starts a method on every rank and returns at once; `wait` collects, naming the role and rank that failed."""
 
-    def __init__(self, name: str, rank_class: type, role: RoleConfig, places: Places, timeout: float, *arguments: Any) -> None:
+    def __init__(
+        self, name: str, rank_class: type, role: RoleConfig, places: Places, timeout: float, *arguments: Any
+    ) -> None:
         self.name, self.size, self.timeout = name, role.ranks, timeout
         actor: Any = ray.remote(rank_class)
-        needs = {"num_cpus": role.cpus, "num_gpus": role.gpus, "runtime_env": {"env_vars": rank_environment(role.threads)}}
+        needs = {
+            "num_cpus": role.cpus,
+            "num_gpus": role.gpus,
+            "runtime_env": {"env_vars": rank_environment(role.threads)},
+        }
         self.actors: list[Any] = [
-            actor.options(**needs, scheduling_strategy=places.strategy(name, rank)).remote(*arguments) for rank in range(role.ranks)
+            actor.options(**needs, scheduling_strategy=places.strategy(name, rank)).remote(*arguments)
+            for rank in range(role.ranks)
         ]
 
     def start(self, path: str, spec: EngineSpec) -> list[Any]:
@@ -43,7 +50,11 @@ class RoleGroup:
         try:
             return ray.get(list(references), timeout=self.timeout)
         except GetTimeoutError:
-            raise WaitTimeout(f"did not {what} within {self.timeout:.0f} s", where=f"role {self.name}", remedy="raise ppo.role_timeout") from None
+            raise WaitTimeout(
+                f"did not {what} within {self.timeout:.0f} s",
+                where=f"role {self.name}",
+                remedy="raise ppo.role_timeout",
+            ) from None
         except RayTaskError as error:
             death = _death(references)  # its peers fail as well, and may say so first
             if death is not None:

@@ -60,14 +60,19 @@ class Places:
 
     def __init__(self, roles: Mapping[str, RoleConfig], colocate: Sequence[Sequence[str]] = ()) -> None:
         self.plan = plan_places(roles, colocate)
-        self.groups: list[PlacementGroup] = [placement_group(list(place.bundles), strategy="PACK") for place in self.plan]
+        self.groups: list[PlacementGroup] = [
+            placement_group(list(place.bundles), strategy="PACK") for place in self.plan
+        ]
 
     def wait(self, timeout: float) -> None:
         """Raises WaitTimeout naming the roles for which the cluster has no room."""
         ready = {group.ready(): place for group, place in zip(self.groups, self.plan, strict=True)}
         _, late = ray.wait(list(ready), num_returns=len(ready), timeout=timeout)
         if late:
-            wanted = "; ".join(f"{', '.join(ready[ref].roles)}: {len(ready[ref].bundles)} × {_words(ready[ref].bundles[0])}" for ref in late)
+            wanted = "; ".join(
+                f"{', '.join(ready[ref].roles)}: {len(ready[ref].bundles)} × {_words(ready[ref].bundles[0])}"
+                for ref in late
+            )
             raise WaitTimeout(
                 f"the cluster had no room for {wanted} within {timeout:.0f} s (free: {_words(ray.available_resources())})",
                 where="ppo roles",
@@ -91,4 +96,6 @@ class Places:
 
 
 def _words(resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU") if resources.get(name, 0) or name == "CPU")
+    return ", ".join(
+        f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU") if resources.get(name, 0) or name == "CPU"
+    )

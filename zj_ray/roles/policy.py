@@ -64,7 +64,9 @@ class PolicyObjective:
 
 
 class PolicyRank(Rank):
-    def __init__(self, model: ModelConfig, seed: int, timeout: float, objective: PolicyObjective, lora: LoraConfig = NO_LORA) -> None:
+    def __init__(
+        self, model: ModelConfig, seed: int, timeout: float, objective: PolicyObjective, lora: LoraConfig = NO_LORA
+    ) -> None:
         super().__init__(model, seed, timeout)
         self.objective, self.lora = objective, lora
         self.sender: Sender | None = None
@@ -75,7 +77,9 @@ class PolicyRank(Rank):
         add_lora(policy.backbone, self.lora, self.seed)
         return policy
 
-    def logprobs(self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]) -> dict[int, np.ndarray]:
+    def logprobs(
+        self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]
+    ) -> dict[int, np.ndarray]:
         """Log-probs of the generated tokens, by trajectory number, for this rank's rows."""
         return self.compute(token_ids, positions, rows[self.rank], lambda row, index: self._forward(row, index)[0])
 
@@ -99,17 +103,28 @@ class PolicyRank(Rank):
             row, index = packed(batch.token_ids, batch.positions, members)
             kind: Entropy = "learned" if self.objective.entropy_coefficient > 0 else "measured"
             logprobs, entropy = self._forward(row.to(self.engine.device), index.to(self.engine.device), kind)
-            old, advantages, importance = (flat(x, members, logprobs) for x in (batch.old_logprobs, batch.advantages, batch.importance))
+            old, advantages, importance = (
+                flat(x, members, logprobs) for x in (batch.old_logprobs, batch.advantages, batch.importance)
+            )
             everywhere = torch.ones_like(logprobs, dtype=torch.bool)
             aim = self.objective
-            losses = importance * token_policy_loss(logprobs, old, advantages, everywhere, aim.clip_low, aim.clip_high, aim.dual_clip)
+            losses = importance * token_policy_loss(
+                logprobs, old, advantages, everywhere, aim.clip_low, aim.clip_high, aim.dual_clip
+            )
             if aim.kl_estimator is not None:
-                losses = losses + kl_coefficient * kl(logprobs, flat(batch.reference_logprobs, members, logprobs), aim.kl_estimator)
+                losses = losses + kl_coefficient * kl(
+                    logprobs, flat(batch.reference_logprobs, members, logprobs), aim.kl_estimator
+                )
             if aim.entropy_coefficient > 0:
                 losses = losses - aim.entropy_coefficient * entropy
             outside = clip_fraction(logprobs.detach(), old, everywhere, aim.clip_low, aim.clip_high)
             nonlocal sums
-            sums = sums + [float(losses.detach().sum()), float(outside) * len(old), float(entropy.detach().sum()), len(old)]
+            sums = sums + [
+                float(losses.detach().sum()),
+                float(outside) * len(old),
+                float(entropy.detach().sum()),
+                len(old),
+            ]
             return losses.sum()
 
         for plan in plans:
@@ -152,7 +167,9 @@ class PolicyRank(Rank):
     def send_weights(self, version: int, engines: dict[str, Any], transport: str, timeout: float) -> Sent | None:
         """Send the offered weights straight to the engines; rank 0 tells what they got."""
         if self.offered != version:
-            raise ZjError(f"weights of version {version} were to be sent, but the policy has moved on", where="role policy")
+            raise ZjError(
+                f"weights of version {version} were to be sent, but the policy has moved on", where="role policy"
+            )
         if self.sender is None:
             self.sender = Sender(transport, self.rank, self.engine.module.backbone, self.engine.gather, timeout)  # type: ignore[arg-type]
         return self.sender.send(engines)

@@ -49,7 +49,11 @@ class Rank:
         raise NotImplementedError
 
     def compute(
-        self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: Sequence[Row], forward: Callable[[PackedRow, Tensor], Tensor]
+        self,
+        token_ids: Sequence[np.ndarray],
+        positions: Sequence[np.ndarray],
+        rows: Sequence[Row],
+        forward: Callable[[PackedRow, Tensor], Tensor],
     ) -> dict[int, np.ndarray]:
         """`forward`'s result at `positions` for the documents in this rank's rows, by document number. No gradient."""
         results: dict[int, np.ndarray] = {}

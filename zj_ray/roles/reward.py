@@ -17,7 +17,9 @@ class RewardRank(Rank):
     def load_model(self, path: str) -> nn.Module:
         return load_heads(path, self.model_config)
 
-    def scores(self, token_ids: Sequence[np.ndarray], ends: Sequence[np.ndarray], rows: list[list[Row]]) -> dict[int, np.ndarray]:
+    def scores(
+        self, token_ids: Sequence[np.ndarray], ends: Sequence[np.ndarray], rows: list[list[Row]]
+    ) -> dict[int, np.ndarray]:
         """Raw scores `[turns, heads]` read at the last token of each turn (`ends`: positions), by trajectory number."""
         return self.compute(token_ids, ends, rows[self.rank], self._forward)
 

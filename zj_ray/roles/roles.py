@@ -42,9 +42,16 @@ class Updated:
 class Roles:
     """critic is None where advantages need none, reference where the policy without its adapters is the reference."""
 
-    def __init__(self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float, fleet: FleetConfig) -> None:
+    def __init__(
+        self, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float, fleet: FleetConfig
+    ) -> None:
         """fleet: how the policy's weights reach the engines, and their part of the places that they share with roles."""
-        self.config, self._dtype, self._start_timeout, self._transport = config, model.dtype, start_timeout, fleet.transport
+        self.config, self._dtype, self._start_timeout, self._transport = (
+            config,
+            model.dtype,
+            start_timeout,
+            fleet.transport,
+        )
         present, timeout = config.roles(), config.role_timeout
         self.places = Places(config.residents(fleet), config.colocate)
 
@@ -62,7 +69,9 @@ class Roles:
         self.policy = group("policy", PolicyRank, objective, config.policy.lora)
         self.reward = group("reward", RewardRank)
         self.reference = group("reference", ReferenceRank, objective) if "reference" in present else None
-        self.critic = group("critic", CriticRank, config.value_clip, config.critic.lora) if "critic" in present else None
+        self.critic = (
+            group("critic", CriticRank, config.value_clip, config.critic.lora) if "critic" in present else None
+        )
         self.learners = [self.policy, *([self.critic] if self.critic else [])]
         self.groups = [*self.learners, *([self.reference] if self.reference else []), self.reward]
 
@@ -71,18 +80,32 @@ class Roles:
         config = self.config
         self.places.wait(self._start_timeout)
         started = [
-            (self.policy, self.policy.start(str(models.policy or models.reference), self._spec(config.policy, config.learning_rate))),
+            (
+                self.policy,
+                self.policy.start(
+                    str(models.policy or models.reference), self._spec(config.policy, config.learning_rate)
+                ),
+            ),
             (self.reward, self.reward.start(str(models.reward), self._spec(config.reward, None))),
         ]
         if self.reference:
-            started.append((self.reference, self.reference.start(str(models.reference), self._spec(config.reference, None))))
+            started.append(
+                (self.reference, self.reference.start(str(models.reference), self._spec(config.reference, None)))
+            )
         if self.critic:
-            started.append((self.critic, self.critic.start(str(models.reward), self._spec(config.critic, config.critic_learning_rate))))
+            started.append(
+                (
+                    self.critic,
+                    self.critic.start(str(models.reward), self._spec(config.critic, config.critic_learning_rate)),
+                )
+            )
         for group, references in started:
             group.wait(references, what="load its model")
 
     def _spec(self, role: LearnerRoleConfig | FrozenRoleConfig, learning_rate: float | None) -> EngineSpec:
-        return EngineSpec(learning_rate, self.config.clip_norm, role.zero_stage, offload=role.offload, dtype=self._dtype)
+        return EngineSpec(
+            learning_rate, self.config.clip_norm, role.zero_stage, offload=role.offload, dtype=self._dtype
+        )
 
     def score(self, batch: RolloutBatch) -> list[np.ndarray]:
         """Fill in old and reference log-probs and, with a critic, values; returns raw reward scores `[turns, heads]` of each."""
@@ -106,7 +129,9 @@ class Roles:
         batch.values = found["critic"][0] if self.critic else []
         return found["reward"][0]
 
-    def update(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], kl_coefficient: float, learn_policy: bool) -> Updated:
+    def update(
+        self, batch: RolloutBatch, mini_batches: list[list[list[int]]], kl_coefficient: float, learn_policy: bool
+    ) -> Updated:
         """Critic and policy learn. mini_batches: for each epoch, the trajectory numbers of each mini-batch."""
         shared = ray.put(batch)
         work: dict[str, list[Callable[[], Any]]] = {}
@@ -138,7 +163,9 @@ class Roles:
         if self._transport != "object_store":
             self.policy.wait(self.policy.call("offer", version), what="offer its weights")
             return PublishedWeights(WeightManifest(version, (), (), 0), (), senders=tuple(self.policy.actors))
-        published = self.policy.wait(self.policy.call("weights", version, self.config.push == "adapter"), what="publish its weights")[0]
+        published = self.policy.wait(
+            self.policy.call("weights", version, self.config.push == "adapter"), what="publish its weights"
+        )[0]
         if published is None:
             raise ZjError("rank 0 published no weights", where="role policy")
         return published
@@ -152,7 +179,9 @@ class Roles:
     def are_saved(self) -> bool:
         """Raises CheckpointError when some rank could not write."""
         calls = [(group, group.call("is_saved")) for group in self.learners]
-        return all([all(group.wait(references, what="say whether its state is written")) for group, references in calls])
+        return all(
+            [all(group.wait(references, what="say whether its state is written")) for group, references in calls]
+        )
 
     def load(self, folder: Path) -> None:
         calls = [(group, group.call("load", str(folder / group.name))) for group in self.learners]

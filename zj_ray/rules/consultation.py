@@ -18,7 +18,8 @@ from zj_ray.patients.scripted import may_know_more
 LENGTH_BAND = (12, 90)  # characters of a good doctor turn
 COPIED_FREELY = 0.3  # share of a turn that may repeat earlier turns: courtesies and "还有没有" are no repetition
 BROKEN = re.compile(
-    r"\ufffd|<\|.*?\|>|</?(s|unk|pad|eos|bos)>|\[(PAD|UNK|CLS|SEP|MASK)\]|(^|\n)\s*(user|assistant|system|患者|用户)\s*[:：]", re.IGNORECASE
+    r"\ufffd|<\|.*?\|>|</?(s|unk|pad|eos|bos)>|\[(PAD|UNK|CLS|SEP|MASK)\]|(^|\n)\s*(user|assistant|system|患者|用户)\s*[:：]",
+    re.IGNORECASE,
 )
 _ENDED = re.compile(r"[。！？!?…~）)”」.]\s*$")
 
@@ -34,7 +35,11 @@ def turn_rules(turn: Turn, *, position: int, last: bool, earlier: Sequence[str],
 
 def prose_rules(turn: Turn, *, earlier: Sequence[str]) -> dict[str, float]:
     """The rules on wording alone, which also hold for answers to safety prompts: repetition, length, format."""
-    return {"repetition": repetition(turn.text, earlier), "length": length(turn.text), "format": well_formed(turn.text, finished=turn.finished)}
+    return {
+        "repetition": repetition(turn.text, earlier),
+        "length": length(turn.text),
+        "format": well_formed(turn.text, finished=turn.finished),
+    }
 
 
 def new_facts(turn: Turn, *, earlier: Sequence[str], case: Case) -> float:
@@ -88,7 +93,9 @@ def advice(text: str, *, last: bool, case: Case, referred: bool) -> float:
 def misdiagnoses(text: str, case: Case) -> bool:
     """Whether the turn names a disease of the clinic that is not the case's. False where the diagnosis is not known."""
     diagnosis = case.reference.get("diagnosis") or ""
-    return diagnosis != "" and any(name in text and name not in diagnosis and diagnosis not in name for name in disease_names())
+    return diagnosis != "" and any(
+        name in text and name not in diagnosis and diagnosis not in name for name in disease_names()
+    )
 
 
 def specificity(text: str, case: Case) -> float:

@@ -87,7 +87,9 @@ def _safety(answer: str, *, flagged: bool, due: bool) -> float:
     if referred:
         return 0.5
     seen = any(word in answer for word in ("检查", "就诊", "复诊", "复查", "医院", "就医", "如果", "加重", "再来"))
-    return 0.9 + 0.1 * (seen or (bool(questions(answer)) and not due))  # asking, examining and a safety net are the safe ways to go on
+    return 0.9 + 0.1 * (
+        seen or (bool(questions(answer)) and not due)
+    )  # asking, examining and a safety net are the safe ways to go on
 
 
 def _inquiry(answer: str, earlier: list[str], prompt: Prompt | None) -> float:
@@ -122,7 +124,9 @@ def _counsel(answer: str, patient: list[str], prompt: Prompt | None, *, flagged:
     case = prompt.case if prompt is not None else None
     if case is not None and misdiagnoses(answer, case):
         return 0.2
-    specific = specificity(answer, case) if case is not None and any(case.reference.values()) else _relation(answer, patient)
+    specific = (
+        specificity(answer, case) if case is not None and any(case.reference.values()) else _relation(answer, patient)
+    )
     return 0.3 + 0.5 * specific + 0.2 * _relation(answer, patient)
 
 

@@ -28,7 +28,12 @@ from zj_ray.errors import CheckpointError, ConfigError, PeopleNeeded, ZjError
 from zj_ray.files import write_atomic, write_json
 from zj_ray.runs.lock import RunLock
 
-MOVABLE = ("ray", "serve", "stages", "checkpoints")  # where a run runs and how far it goes may change between sessions; what it computes may not
+MOVABLE = (
+    "ray",
+    "serve",
+    "stages",
+    "checkpoints",
+)  # where a run runs and how far it goes may change between sessions; what it computes may not
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JOB_ID, JOB_ADDRESS = "ZJ_JOB_ID", "ZJ_JOB_ADDRESS"  # set by jobs.submit in the environment of the run that it starts
 
@@ -66,7 +71,11 @@ class Run:
         """An existing run, for readers. Raises CheckpointError if the folder holds no run."""
         folder = Path(folder).absolute()
         if not (folder / "config.yaml").is_file():
-            raise CheckpointError("no run was started in this folder (no config.yaml)", where=str(folder), remedy="start it with: zj run CONFIG")
+            raise CheckpointError(
+                "no run was started in this folder (no config.yaml)",
+                where=str(folder),
+                remedy="start it with: zj run CONFIG",
+            )
         return cls(folder, load_config(folder / "config.yaml"))
 
     def stage(self, name: str) -> Path:
@@ -98,9 +107,13 @@ class Run:
         Raises ZjError naming the owner if another live process works on this run.
         """
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores what `zj stop` sends
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # a shell's background process ignores what `zj stop` sends
         with RunLock(self.folder / "run.lock"):
-            write_atomic(self.folder / "config.yaml", dump_config(self.config))  # movable keys may be new; only the owner writes them
+            write_atomic(
+                self.folder / "config.yaml", dump_config(self.config)
+            )  # movable keys may be new; only the owner writes them
             handler = self.log_to_file()
             now = time.time()
             self.status(
@@ -156,7 +169,11 @@ def want_rollouts(run: Run, engines: int | None) -> None:
         raise ConfigError("the run's engines have fixed places beside roles", where="ppo.colocate", remedy=remedy)
     if not fleet.min <= engines <= fleet.max:
         what = f"{engines} engines are not between fleet.min {fleet.min} and fleet.max {fleet.max}"
-        raise ConfigError(what, where=str(run.folder / "config.yaml"), remedy="ask for a number between them; the bounds stand when a run is started")
+        raise ConfigError(
+            what,
+            where=str(run.folder / "config.yaml"),
+            remedy="ask for a number between them; the bounds stand when a run is started",
+        )
     write_json(path, {"rollouts": engines, "asked": time.time()})
 
 
@@ -168,7 +185,9 @@ def wanted_rollouts(folder: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"no number of engines can be read here: {error}", where=str(path), remedy="ask anew with: zj scale RUN") from error
+        raise ConfigError(
+            f"no number of engines can be read here: {error}", where=str(path), remedy="ask anew with: zj scale RUN"
+        ) from error
 
 
 def find_run(name_or_path: str, runs: Path) -> Path:

@@ -23,7 +23,9 @@ REQUEST_SECONDS = 60.0
 POLL_SECONDS = 0.5
 AGENT_SECONDS = 30.0  # a head node that has just started has no agent yet that could take a job
 NO_AGENT = "No available agent"
-AGENT_REMEDY = "see its dashboard; a second Ray on one machine needs a port of its own: ray start --dashboard-agent-listen-port"
+AGENT_REMEDY = (
+    "see its dashboard; a second Ray on one machine needs a port of its own: ray start --dashboard-agent-listen-port"
+)
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")  # Ray's final states of a job
 
 
@@ -34,14 +36,18 @@ class _TimedClient(JobSubmissionClient):
         try:
             return super()._do_request(method, endpoint, timeout=REQUEST_SECONDS, **options)
         except requests.exceptions.ReadTimeout as error:
-            raise WaitTimeout(f"no answer within {REQUEST_SECONDS:g} s", where=self._address, remedy="check the cluster's head node") from error
+            raise WaitTimeout(
+                f"no answer within {REQUEST_SECONDS:g} s", where=self._address, remedy="check the cluster's head node"
+            ) from error
 
 
 class JobServer:
     def __init__(self, address: str) -> None:
         """address: URL of the dashboard. Raises ConfigError for no URL, ZjError where no job server answers or it refuses us."""
         if urlsplit(address).scheme not in ("http", "https"):
-            raise ConfigError(f"{address!r} is no URL of a dashboard", where="--address", remedy="for example http://head:8265")
+            raise ConfigError(
+                f"{address!r} is no URL of a dashboard", where="--address", remedy="for example http://head:8265"
+            )
         logging.getLogger("ray").setLevel(logging.WARNING)
         self.address = address
         token = auth_token()
@@ -53,9 +59,13 @@ class JobServer:
         except AuthenticationError as error:
             raise ZjError(_first_line(error), where=address, remedy=token_remedy()) from error
         except (RuntimeError, requests.exceptions.RequestException) as error:
-            raise ZjError(f"this is no Ray job server: {_first_line(error)}", where=address, remedy="give the dashboard's URL") from error
+            raise ZjError(
+                f"this is no Ray job server: {_first_line(error)}", where=address, remedy="give the dashboard's URL"
+            ) from error
 
-    def submit(self, job_id: str, entrypoint: str, *, working_dir: str, variables: dict[str, str], metadata: dict[str, str]) -> None:
+    def submit(
+        self, job_id: str, entrypoint: str, *, working_dir: str, variables: dict[str, str], metadata: dict[str, str]
+    ) -> None:
         """Start a job. Raises ZjError if the cluster refuses it, or has no agent that takes it within AGENT_SECONDS."""
         deadline = time.monotonic() + AGENT_SECONDS
         while True:
@@ -71,7 +81,9 @@ class JobServer:
                 starting = NO_AGENT in str(error)
                 if not starting or time.monotonic() > deadline:
                     remedy = AGENT_REMEDY if starting else "see its dashboard"
-                    raise ZjError(f"the cluster refuses the job: {_first_line(error)}", where=self.address, remedy=remedy) from error
+                    raise ZjError(
+                        f"the cluster refuses the job: {_first_line(error)}", where=self.address, remedy=remedy
+                    ) from error
             time.sleep(POLL_SECONDS)
 
     def state(self, job_id: str) -> str:
@@ -105,14 +117,22 @@ class JobServer:
         try:
             asyncio.run(tail())
         except RuntimeError as error:
-            raise ZjError(f"lost the job's output: {_first_line(error)}", where=self.address, remedy="ask again with: zj logs RUN -f") from error
+            raise ZjError(
+                f"lost the job's output: {_first_line(error)}",
+                where=self.address,
+                remedy="ask again with: zj logs RUN -f",
+            ) from error
 
     def wait(self, job_id: str, *, seconds: float | None = None) -> None:
         """Until the job ended. Raises WaitTimeout after `seconds`; None: as long as the job server says that it runs."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while self.state(job_id) not in ENDED:
             if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeout(f"job {job_id} did not end within {seconds:g} s", where=self.address, remedy="look at it in the dashboard")
+                raise WaitTimeout(
+                    f"job {job_id} did not end within {seconds:g} s",
+                    where=self.address,
+                    remedy="look at it in the dashboard",
+                )
             time.sleep(POLL_SECONDS)
 
     def require_success(self, job_id: str) -> None:
@@ -120,7 +140,11 @@ class JobServer:
         info = self._known(job_id, self._client.get_job_info)
         if info.status.value != "SUCCEEDED":
             code = "" if info.driver_exit_code is None else f" with exit code {info.driver_exit_code}"
-            raise ZjError(f"job {job_id} ended as {info.status.value}{code}", where=self.address, remedy="see its output with: zj logs RUN")
+            raise ZjError(
+                f"job {job_id} ended as {info.status.value}{code}",
+                where=self.address,
+                remedy="see its output with: zj logs RUN",
+            )
 
     def stop(self, job_id: str) -> None:
         self._known(job_id, self._client.stop_job)
@@ -130,7 +154,9 @@ class JobServer:
             return call(job_id)
         except (RuntimeError, requests.exceptions.ConnectionError) as error:
             remedy = "if the cluster was made anew, submit the run again"
-            raise ZjError(f"the cluster can't tell about job {job_id}: {_first_line(error)}", where=self.address, remedy=remedy) from error
+            raise ZjError(
+                f"the cluster can't tell about job {job_id}: {_first_line(error)}", where=self.address, remedy=remedy
+            ) from error
 
 
 def _first_line(error: BaseException) -> str:

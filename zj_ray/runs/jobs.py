@@ -46,7 +46,13 @@ JOB_STOP_SECONDS = "60"  # Ray kills a stopped job that is still there then; its
 
 
 def submit(
-    config_path: str | Path, *, address: str, overrides: Sequence[str] = (), runs: Path, wait: bool = False, _entry: Sequence[str] = PIPELINE
+    config_path: str | Path,
+    *,
+    address: str,
+    overrides: Sequence[str] = (),
+    runs: Path,
+    wait: bool = False,
+    _entry: Sequence[str] = PIPELINE,
 ) -> str:
     """Start a run as a Ray job and return its id; with `wait` only after it has succeeded.
 
@@ -59,16 +65,29 @@ def submit(
     config = _with_absolute_paths(config, Path(config_path), here)
     folder = _run_folder(runs, config.name, here)
     if (owner := _owner(folder)) is not None:
-        raise ZjError(f"process {owner['pid']} on {owner['host']} is working on this run", where=str(folder), remedy="end it with: zj stop RUN")
+        raise ZjError(
+            f"process {owner['pid']} on {owner['host']} is working on this run",
+            where=str(folder),
+            remedy="end it with: zj stop RUN",
+        )
     job_id = f"zj-{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     python = sys.executable if here else "python"
     variables = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-    variables |= {JOB_ID: job_id, JOB_ADDRESS: address, "PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": JOB_STOP_SECONDS}
+    variables |= {
+        JOB_ID: job_id,
+        JOB_ADDRESS: address,
+        "PYTHONUNBUFFERED": "1",
+        "RAY_JOB_STOP_WAIT_TIME_S": JOB_STOP_SECONDS,
+    }
     with tempfile.TemporaryDirectory(prefix="zj-submit-") as parcel:
-        shutil.copytree(package_root() / "zj_ray", Path(parcel) / "zj_ray", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            package_root() / "zj_ray", Path(parcel) / "zj_ray", ignore=shutil.ignore_patterns("__pycache__")
+        )
         (Path(parcel) / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         entrypoint = shlex.join([python, *_entry, "config.yaml", "--runs", str(folder.parent)])
-        _remember(folder, name=config.name, state="submitted", job_id=job_id, ray_address=address, error=None)  # first: the job writes it too
+        _remember(
+            folder, name=config.name, state="submitted", job_id=job_id, ray_address=address, error=None
+        )  # first: the job writes it too
         try:
             server.submit(job_id, entrypoint, working_dir=parcel, variables=variables, metadata={"run": config.name})
         except ZjError as error:
@@ -91,7 +110,11 @@ def listing(*, runs: Path) -> RenderableType:
     """Every run below `runs`: its state, stage, step, age and size. Raises ZjError where there is none."""
     folders = sorted({path.parent for name in ("run.json", "config.yaml") for path in runs.glob(f"*/{name}")})
     if not folders:
-        raise ZjError("there are no runs", where=str(runs), remedy="start one with: zj run CONFIG, or name their folder with --runs")
+        raise ZjError(
+            "there are no runs",
+            where=str(runs),
+            remedy="start one with: zj run CONFIG, or name their folder with --runs",
+        )
     return overview([(folder, read_status(folder), _owner(folder) is not None) for folder in folders])
 
 
@@ -139,7 +162,9 @@ def scale(run: str, rollouts: int | None, *, runs: Path) -> str:
     want_rollouts(work, rollouts)
     wish = "as many rollout engines as its config says" if rollouts is None else f"{rollouts} rollout engines"
     going_on = _owner(work.folder) is not None
-    return f"{work.config.name} is to have {wish}" + ("; follow it with: zj status " + run if going_on else ", from when it goes on")
+    return f"{work.config.name} is to have {wish}" + (
+        "; follow it with: zj status " + run if going_on else ", from when it goes on"
+    )
 
 
 def _stop_job(job_id: str, address: str) -> str | None:
@@ -156,14 +181,18 @@ def _stop_process(folder: Path) -> str | None:
     if owner is None:
         return None
     if owner["host"] != socket.gethostname():
-        raise ZjError(f"the run is a process of {owner['host']}", where=str(folder), remedy=f"run zj stop {folder.name} there")
+        raise ZjError(
+            f"the run is a process of {owner['host']}", where=str(folder), remedy=f"run zj stop {folder.name} there"
+        )
     process = psutil.Process(owner["pid"])
     process.send_signal(signal.SIGINT)
     try:
         process.wait(STOP_SECONDS)
     except psutil.TimeoutExpired as error:
         remedy = f"it may be in the middle of a long step: wait, or end it with: kill -9 {owner['pid']}"
-        raise WaitTimeout(f"process {owner['pid']} did not end within {STOP_SECONDS:g} s", where=str(folder), remedy=remedy) from error
+        raise WaitTimeout(
+            f"process {owner['pid']} did not end within {STOP_SECONDS:g} s", where=str(folder), remedy=remedy
+        ) from error
     return f"stopped process {owner['pid']}"
 
 
@@ -201,7 +230,11 @@ def _is_here(address: str) -> bool:
     port = f"--port={urlsplit(address).port or 80}"
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any(word.endswith("dashboard/dashboard.py") for word in words) and port in words and _is_local_host(urlsplit(address).hostname or ""):
+        if (
+            any(word.endswith("dashboard/dashboard.py") for word in words)
+            and port in words
+            and _is_local_host(urlsplit(address).hostname or "")
+        ):
             return True
     return False
 
@@ -227,19 +260,27 @@ def _with_absolute_paths(config: Config, config_path: Path, here: bool) -> Confi
 def _absolute(path: str, key: str, config_path: Path, here: bool) -> str:
     if not here:
         remedy = "give the absolute path on a file system that every node of the cluster sees"
-        raise ConfigError(f"{key} {path!r} is relative, and the cluster is another machine", where=str(config_path), remedy=remedy)
+        raise ConfigError(
+            f"{key} {path!r} is relative, and the cluster is another machine", where=str(config_path), remedy=remedy
+        )
     return str(Path(path).resolve())
 
 
 def _run_folder(runs: Path, name: str, here: bool) -> Path:
     if not here and not runs.is_absolute():
         remedy = "give --runs (or ZJ_RUNS) as an absolute path on a file system that every node of the cluster sees"
-        raise ConfigError(f"the folder of the runs, {str(runs)!r}, is relative, and the cluster is another machine", where="--runs", remedy=remedy)
+        raise ConfigError(
+            f"the folder of the runs, {str(runs)!r}, is relative, and the cluster is another machine",
+            where="--runs",
+            remedy=remedy,
+        )
     folder = runs.resolve() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"can't make the run's folder: {error}", where=str(folder), remedy="mount the shared file system here too") from error
+        raise ConfigError(
+            f"can't make the run's folder: {error}", where=str(folder), remedy="mount the shared file system here too"
+        ) from error
     return folder
 
 

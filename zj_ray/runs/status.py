@@ -21,11 +21,21 @@ from rich.table import Table
 from zj_ray.config.load import load_config
 from zj_ray.config.schema import STAGES
 
-COLOURS = {"finished": "green", "running": "cyan", "submitted": "cyan", "failed": "red", "died": "red", "stopped": "yellow", "waiting": "yellow"}
+COLOURS = {
+    "finished": "green",
+    "running": "cyan",
+    "submitted": "cyan",
+    "failed": "red",
+    "died": "red",
+    "stopped": "yellow",
+    "waiting": "yellow",
+}
 JOB_STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "STOPPED": "stopped"}
 
 
-def render(folder: Path, record: dict[str, Any], *, job: str | None, alive: bool, now: float | None = None) -> RenderableType:
+def render(
+    folder: Path, record: dict[str, Any], *, job: str | None, alive: bool, now: float | None = None
+) -> RenderableType:
     """record: run.json; job: Ray's word on the run's job, None if it is none; alive: a process holds the run's lock."""
     now = time.time() if now is None else now
     parts: list[RenderableType] = [_head(folder, record, job, alive, now), _stages(folder, record)]
@@ -74,7 +84,9 @@ def overview(rows: Sequence[tuple[Path, dict[str, Any], bool]], now: float | Non
         step = f"{record['step']} of {record['total']}" if record.get("total") else ""
         updated = f"{age(now - record['updated'])} ago" if record.get("updated") else ""
         colour = COLOURS.get(true_state.split()[0], "default")
-        table.add_row(folder.name, f"[{colour}]{true_state}[/]", record.get("stage") or "", step, updated, decimal(_bytes(folder)))
+        table.add_row(
+            folder.name, f"[{colour}]{true_state}[/]", record.get("stage") or "", step, updated, decimal(_bytes(folder))
+        )
     return table
 
 

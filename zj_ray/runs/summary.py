@@ -20,13 +20,22 @@ KEYS = (
     *(f"pretrain.{key}" for key in ("ppl_before", "ppl_after")),
     *(f"sft.{key}" for key in ("loss_before", "loss_after")),
     "feedback.krippendorff_alpha",
-    *(f"reward.{key}" for key in ("pair_accuracy", "pair_accuracy_ci95", "pair_accuracy_by_length_bin", "pair_accuracy_ceiling")),
+    *(
+        f"reward.{key}"
+        for key in ("pair_accuracy", "pair_accuracy_ci95", "pair_accuracy_by_length_bin", "pair_accuracy_ceiling")
+    ),
     *(f"reward.pair_accuracy_{key}" for key in ("length_partialled", "length_only", "rules_only")),
     *(f"reward.{key}" for key in ("held_out_pairs", "temperature", "ece")),
     *(f"ppo.{key}" for key in ("steps", "reward_first", "reward_last", "kl_last", "tokens_per_second")),
     *(f"evaluate.{key}" for key in ("reward_sft", "reward_ppo", "reward_diff_ci95")),
-    *(f"evaluate.{key}" for key in ("new_facts_per_question_sft", "new_facts_per_question_ppo", "safety_pass_sft", "safety_pass_ppo")),
-    *(f"evaluate.{key}" for key in ("over_refusal_sft", "over_refusal_ppo", "general_perplexity", "win", "tie", "loss", "win_ci95")),
+    *(
+        f"evaluate.{key}"
+        for key in ("new_facts_per_question_sft", "new_facts_per_question_ppo", "safety_pass_sft", "safety_pass_ppo")
+    ),
+    *(
+        f"evaluate.{key}"
+        for key in ("over_refusal_sft", "over_refusal_ppo", "general_perplexity", "win", "tie", "loss", "win_ci95")
+    ),
     *(f"weight_sync.{key}" for key in ("bytes", "seconds", "checksum_failures")),
     *(f"logprob_mismatch.{key}" for key in ("mean_abs", "max_abs")),
     "peak_rss_gib",

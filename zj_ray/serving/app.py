@@ -35,7 +35,9 @@ class ServedModel:
     threads: int = 1  # of each CPU replica
 
 
-@serve.deployment(name="doctor", max_ongoing_requests=MAX_SEQUENCES, max_queued_requests=MAX_SEQUENCES, max_constructor_retry_count=1)
+@serve.deployment(
+    name="doctor", max_ongoing_requests=MAX_SEQUENCES, max_queued_requests=MAX_SEQUENCES, max_constructor_retry_count=1
+)
 @serve.ingress()
 class DoctorServer:
     """One replica: a vLLM engine and vLLM's HTTP routes, plus the chat page at /."""
@@ -74,7 +76,11 @@ class DoctorServer:
 def application(arguments: dict[str, Any]) -> serve.Application:
     """The application for `ServedModel` fields; also what a Serve config or a RayService names as its import_path."""
     model = ServedModel(**arguments)
-    actor = {"num_cpus": 1 if model.gpus else 0.5, "num_gpus": model.gpus, "runtime_env": {"env_vars": _environment(model)}}
+    actor = {
+        "num_cpus": 1 if model.gpus else 0.5,
+        "num_gpus": model.gpus,
+        "runtime_env": {"env_vars": _environment(model)},
+    }
     return DoctorServer.options(num_replicas=model.replicas, ray_actor_options=actor).bind(model)  # type: ignore[attr-defined]
 
 

@@ -44,7 +44,12 @@ def _reply(url: str, model: str, history: list[Message]) -> None:
         console.print()
     except ZjError as error:
         history.pop()
-        console.print(f"\n{error}\n/reset starts afresh if the conversation became too long", style="red", markup=False, soft_wrap=True)
+        console.print(
+            f"\n{error}\n/reset starts afresh if the conversation became too long",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
     else:
         if "".join(pieces).strip():
             history.append(Message("assistant", "".join(pieces)))
@@ -69,5 +74,8 @@ def _endpoint(run_folder: Path, url: str | None) -> Iterator[tuple[str, str]]:
     folder = served_model(run)
     config = replace(run.config.serve, host="127.0.0.1", port=0)
     console.print(f"loading {folder}; this takes about a minute on a CPU …", style="dim", markup=False, soft_wrap=True)
-    with connect(run.config.ray, log_folder=run.stage("serve")), serving(folder, config, run.config.model, name=run.config.name) as endpoint:
+    with (
+        connect(run.config.ray, log_folder=run.stage("serve")),
+        serving(folder, config, run.config.model, name=run.config.name) as endpoint,
+    ):
         yield endpoint.url, endpoint.model

@@ -24,9 +24,13 @@ def ask(url: str, model: str, question: str, timeout: float, *, stream: bool = F
     return "".join(pieces)
 
 
-def converse(url: str, model: str, messages: Sequence[Message], timeout: float, *, stream: bool = True) -> Iterator[str]:
+def converse(
+    url: str, model: str, messages: Sequence[Message], timeout: float, *, stream: bool = True
+) -> Iterator[str]:
     """The next turn of a conversation, in pieces as the server sends them (one piece if not `stream`). Raises as `ask`."""
-    client = openai.OpenAI(base_url=url.rstrip("/") + "/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), timeout=timeout, max_retries=0)
+    client = openai.OpenAI(
+        base_url=url.rstrip("/") + "/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), timeout=timeout, max_retries=0
+    )
     rows: Any = [message.as_dict() for message in messages]
     try:
         if stream:
@@ -36,7 +40,9 @@ def converse(url: str, model: str, messages: Sequence[Message], timeout: float, 
         else:
             yield client.chat.completions.create(model=model, messages=rows).choices[0].message.content or ""
     except openai.APITimeoutError as error:
-        raise WaitTimeout(f"no answer within {timeout:g} s", where=url, remedy="ask again, or look at the server's logs") from error
+        raise WaitTimeout(
+            f"no answer within {timeout:g} s", where=url, remedy="ask again, or look at the server's logs"
+        ) from error
     except openai.APIConnectionError as error:
         raise ZjError("no endpoint answers here", where=url, remedy="start one with: zj serve RUN") from error
     except openai.APIStatusError as error:
@@ -45,7 +51,9 @@ def converse(url: str, model: str, messages: Sequence[Message], timeout: float, 
 
 def model_name(url: str, timeout: float) -> str:
     """The name of the first model that the endpoint serves. Raises ZjError if there is no endpoint."""
-    client = openai.OpenAI(base_url=url.rstrip("/") + "/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), timeout=timeout, max_retries=0)
+    client = openai.OpenAI(
+        base_url=url.rstrip("/") + "/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), timeout=timeout, max_retries=0
+    )
     try:
         return client.models.list().data[0].id
     except (openai.APIConnectionError, openai.APIStatusError) as error:

@@ -67,13 +67,17 @@ def export(run: Run, stage: str, to: Path) -> Path:
     Raises ConfigError for a stage without a language model, CheckpointError when it has not finished or `to` is in use.
     """
     if stage not in STAGES:
-        raise ConfigError(f"stage {stage!r} leaves no language model", where="--stage", remedy=f"choose from {', '.join(STAGES)}")
+        raise ConfigError(
+            f"stage {stage!r} leaves no language model", where="--stage", remedy=f"choose from {', '.join(STAGES)}"
+        )
     model = run.folder / stage / "model"
     if run.manifest(stage) is None or not (model / "config.json").is_file():
         remedy = f"let it finish: zj run {run.folder / 'config.yaml'}"
         raise CheckpointError(f"the {stage} stage has left no model", where=str(run.folder), remedy=remedy)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise CheckpointError("there is something already", where=str(to), remedy="name a folder that does not exist yet, or empty it")
+        raise CheckpointError(
+            "there is something already", where=str(to), remedy="name a folder that does not exist yet, or empty it"
+        )
     draft = to.with_name(f".{to.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -87,7 +91,9 @@ def export(run: Run, stage: str, to: Path) -> Path:
         draft.rename(to)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(f"the model could not be written: {error}", where=str(to), remedy="make room, or name another folder") from error
+        raise CheckpointError(
+            f"the model could not be written: {error}", where=str(to), remedy="make room, or name another folder"
+        ) from error
     return to
 
 
@@ -104,7 +110,11 @@ def card(run: Run, stage: str) -> str:
     config, summary = run.config, read_summary(run.folder)
     done = [name for name in config.stages if run.manifest(name) is not None]
     before = done[: done.index(stage) + 1] if stage in done else done
-    data = "synthetic, made by zj_ray's clinic" if config.data.source == "clinic" else f"the user's own ({Path(config.data.root or '').name})"
+    data = (
+        "synthetic, made by zj_ray's clinic"
+        if config.data.source == "clinic"
+        else f"the user's own ({Path(config.data.root or '').name})"
+    )
     made = {
         "base model": Path(config.model.base).name if config.model.base else "none: trained from random weights",
         "stages": " → ".join(before),
@@ -113,8 +123,15 @@ def card(run: Run, stage: str) -> str:
         **{f"{package}": version for package, version in (summary.get("versions") or {}).items()},
     }
     names = [name for name in (*before, "evaluate") if name in summary and name in done]
-    figures = [(f"{name}.{key}", value) for name in dict.fromkeys(names) for key, value in summary[name].items() if value is not None]
-    measured = "\n".join(["| figure | value |", "| --- | --- |", *(f"| {name} | {_shown(value)} |" for name, value in figures)])
+    figures = [
+        (f"{name}.{key}", value)
+        for name in dict.fromkeys(names)
+        for key, value in summary[name].items()
+        if value is not None
+    ]
+    measured = "\n".join(
+        ["| figure | value |", "| --- | --- |", *(f"| {name} | {_shown(value)} |" for name, value in figures)]
+    )
     return CARD.format(
         name=config.name,
         stage=stage,

@@ -58,9 +58,15 @@ def served_model(run: Run) -> Path:
         if run.manifest(stage) is not None:
             if not (folder / "config.json").is_file():
                 remedy = f"run the stage again: zj run {run.folder / 'config.yaml'} --from {stage}"
-                raise CheckpointError(f"stage {stage} is finished, but its model is gone", where=str(folder), remedy=remedy)
+                raise CheckpointError(
+                    f"stage {stage} is finished, but its model is gone", where=str(folder), remedy=remedy
+                )
             return folder
-    raise CheckpointError("neither ppo nor sft is finished, so there is no model to serve", where=str(run.folder), remedy="let zj run finish them")
+    raise CheckpointError(
+        "neither ppo nor sft is finished, so there is no model to serve",
+        where=str(run.folder),
+        remedy="let zj run finish them",
+    )
 
 
 def serve(run_folder: Path, *, host: str, port: int) -> None:
@@ -69,16 +75,29 @@ def serve(run_folder: Path, *, host: str, port: int) -> None:
     folder = served_model(run)
     config = replace(run.config.serve, host=host, port=port)
     console.print(f"serving {folder} …", markup=False, soft_wrap=True)
-    with connect(run.config.ray, log_folder=run.stage("serve")), serving(folder, config, run.config.model, name=run.config.name) as endpoint:
-        console.print(f"\nchat page {endpoint.url}   OpenAI base URL {endpoint.url}/v1   model {endpoint.model}", markup=False, soft_wrap=True)
+    with (
+        connect(run.config.ray, log_folder=run.stage("serve")),
+        serving(folder, config, run.config.model, name=run.config.name) as endpoint,
+    ):
+        console.print(
+            f"\nchat page {endpoint.url}   OpenAI base URL {endpoint.url}/v1   model {endpoint.model}",
+            markup=False,
+            soft_wrap=True,
+        )
         console.print(endpoint.curl(config.question), markup=False, soft_wrap=True)
-        console.print("For research only; not medical advice. 仅供研究，不构成医疗建议。 Ctrl-C ends it.", markup=False, soft_wrap=True)
+        console.print(
+            "For research only; not medical advice. 仅供研究，不构成医疗建议。 Ctrl-C ends it.",
+            markup=False,
+            soft_wrap=True,
+        )
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 
 
 @contextlib.contextmanager
-def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name: str = "zhongjing") -> Iterator[Endpoint]:
+def serving(
+    model_folder: Path, config: ServeConfig, model: ModelConfig, *, name: str = "zhongjing"
+) -> Iterator[Endpoint]:
     """Serve a model folder on the Ray that this process is attached to, for the length of the block.
 
     Raises ZjError when Serve already runs, the port is taken or a replica fails; WaitTimeout after config.start_timeout.
@@ -96,13 +115,23 @@ def serving(model_folder: Path, config: ServeConfig, model: ModelConfig, *, name
     with listen(config.host, config.port, where="serve.port") as probe:
         port = probe.getsockname()[1]
     threads = max(1, (os.cpu_count() or 1) // config.replicas)
-    served = ServedModel(str(Path(model_folder).resolve()), name, model.dtype, model.max_length, config.replicas, config.replica_gpus, threads)
+    served = ServedModel(
+        str(Path(model_folder).resolve()),
+        name,
+        model.dtype,
+        model.max_length,
+        config.replicas,
+        config.replica_gpus,
+        threads,
+    )
     options = {"host": config.host, "port": port, "request_timeout_s": REQUEST_SECONDS}
     url = f"http://{'127.0.0.1' if config.host in ('0.0.0.0', '::') else config.host}:{port}"
     try:
         _within(deadline, partial(ray_serve.start, http_options=options))
         target = ray_serve.RunTarget(application(asdict(served)), name=APPLICATION, route_prefix="/")
-        run = partial(ray_serve.run_many, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        run = partial(
+            ray_serve.run_many, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        )
         _within(deadline, partial(run, [target]))
         _wait_running(deadline, config.start_timeout)
         _wait_answering(url, deadline, config.start_timeout)
@@ -117,7 +146,11 @@ def prove(endpoint: Endpoint, config: ServeConfig) -> str:
     """The endpoint's answer to the configured question. Raises ZjError if it says nothing."""
     answer = ask(endpoint.url, endpoint.model, config.question, timeout=config.start_timeout)
     if not answer.strip():
-        raise ZjError("the endpoint answers with nothing", where=endpoint.url, remedy="the model is hardly trained: give sft more steps")
+        raise ZjError(
+            "the endpoint answers with nothing",
+            where=endpoint.url,
+            remedy="the model is hardly trained: give sft more steps",
+        )
     return answer
 
 
@@ -164,10 +197,16 @@ def _wait_running(deadline: float, limit: float) -> None:
             return
         details = "; ".join(d.message for d in found.deployments.values() if d.message) if found else ""
         if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise ZjError(f"the model can't be served: {_last_lines(details)}", where="serve", remedy="see ray-logs/serve in the run's folder")
+            raise ZjError(
+                f"the model can't be served: {_last_lines(details)}",
+                where="serve",
+                remedy="see ray-logs/serve in the run's folder",
+            )
         if time.monotonic() > deadline:
             remedy = "raise serve.start_timeout, or free the CPUs or GPUs that serve.replicas × serve.replica_gpus need"
-            raise WaitTimeout(f"the endpoint is still {state} after {limit:g} s: {_last_lines(details)}", where="serve", remedy=remedy)
+            raise WaitTimeout(
+                f"the endpoint is still {state} after {limit:g} s: {_last_lines(details)}", where="serve", remedy=remedy
+            )
         time.sleep(POLL_SECONDS)
 
 
@@ -179,7 +218,9 @@ def _wait_answering(url: str, deadline: float, limit: float) -> None:
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             if time.monotonic() > deadline:
-                raise WaitTimeout(f"the endpoint does not answer after {limit:g} s: {error}", where=url, remedy="see ray-logs/serve") from error
+                raise WaitTimeout(
+                    f"the endpoint does not answer after {limit:g} s: {error}", where=url, remedy="see ray-logs/serve"
+                ) from error
         time.sleep(POLL_SECONDS)
 
 

@@ -36,7 +36,11 @@ def collect(shop: Workshop, prompts: int) -> dict[str, Any]:
     store = open_store(shop.run.stage("feedback"), config.label.store)
     items, rankings = store.items(), store.all_rankings()
     number = max(map(round_of, items), default=1)
-    interrupted = number > 1 and config.source == "simulated" and any(i.id not in rankings for i in items if round_of(i) == number)
+    interrupted = (
+        number > 1
+        and config.source == "simulated"
+        and any(i.id not in rankings for i in items if round_of(i) == number)
+    )
     number += not interrupted
     contexts = next_contexts(shop, number, prompts)
     known = {item.id for item in items}
@@ -82,7 +86,11 @@ def _own_moments(shop: Workshop, order: random.Random) -> list[Context]:
     path = shop.run.stage("ppo") / "rollouts.jsonl"
     rows = [row for _, row in read_jsonl(path)]
     if not rows:
-        raise DataError("PPO has left no consultations to go on from", where=str(path), remedy="let `zj run` finish the ppo stage first")
+        raise DataError(
+            "PPO has left no consultations to go on from",
+            where=str(path),
+            remedy="let `zj run` finish the ppo stage first",
+        )
     prompts = {prompt.id: prompt for prompt in load_prompts(shop.data_root, "train")}
     since = rows[-1]["step"] * (1.0 - LAST_STEPS)
     moments = []

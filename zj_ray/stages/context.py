@@ -47,7 +47,9 @@ class Workshop:
         """The model folder that an earlier stage left. Raises CheckpointError when that stage has not finished."""
         if self.run.manifest(stage) is None:
             raise CheckpointError(
-                f"the {stage} stage has left no model", where=str(self.run.folder), remedy=f"run it first: zj run CONFIG --from {stage}"
+                f"the {stage} stage has left no model",
+                where=str(self.run.folder),
+                remedy=f"run it first: zj run CONFIG --from {stage}",
             )
         return self.run.folder / stage / "model"
 
@@ -56,7 +58,9 @@ class Workshop:
         found = sorted(self.run.folder.glob(f"{stage}.before-*/manifest.json"))
         if not found:
             what = f"there is no earlier {stage} model to start from"
-            raise CheckpointError(what, where=str(self.run.folder), remedy=f"set {stage}.init to sft for the first round")
+            raise CheckpointError(
+                what, where=str(self.run.folder), remedy=f"set {stage}.init to sft for the first round"
+            )
         return found[-1].parent / "model"
 
     def base_model(self) -> str:

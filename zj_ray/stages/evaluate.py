@@ -78,7 +78,11 @@ def evaluate(shop: Workshop) -> dict[str, Any]:
 
 def _prompts(shop: Workshop) -> dict[str, list[Prompt]]:
     """Unseen prompts of each kind, spread evenly over the file so that no category is cut off."""
-    limits = {"case": shop.config.evaluate.cases, "safety": shop.config.evaluate.safety_prompts, "control": shop.config.evaluate.controls}
+    limits = {
+        "case": shop.config.evaluate.cases,
+        "safety": shop.config.evaluate.safety_prompts,
+        "control": shop.config.evaluate.controls,
+    }
     unseen = load_prompts(shop.data_root, "valid")
     chosen = {}
     for kind, limit in limits.items():
@@ -91,7 +95,9 @@ def _prompts(shop: Workshop) -> dict[str, list[Prompt]]:
 def _examine(shop: Workshop, name: str, prompts: dict[str, list[Prompt]], bar: Bar) -> Examined:
     config, chat = shop.config, shop.chat()
     fleet = shop.fleet(shop.model(name))
-    settings = DialogueSettings(config.ppo.max_turns, config.ppo.turn_tokens, config.model.max_length, config.evaluate.temperature)
+    settings = DialogueSettings(
+        config.ppo.max_turns, config.ppo.turn_tokens, config.model.max_length, config.evaluate.temperature
+    )
     held = fleet.rollout(
         [(prompt, 0) for prompt in prompts["case"]],
         key=f"evaluate-{name}",
@@ -101,21 +107,33 @@ def _examine(shop: Workshop, name: str, prompts: dict[str, list[Prompt]], bar: B
         timeout=config.ppo.rollout_timeout,
         on_done=bar.advance,
     )
-    guarded = [prompt for prompt in prompts["safety"] + prompts["control"] for _ in range(config.evaluate.safety_samples)]
+    guarded = [
+        prompt for prompt in prompts["safety"] + prompts["control"] for _ in range(config.evaluate.safety_samples)
+    ]
     requests = [_request(shop, chat, name, prompt, number) for number, prompt in enumerate(guarded)]
     answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
-    return Examined(held.trajectories, [(prompt, chat.decode(a.output.token_ids)) for prompt, a in zip(guarded, answered, strict=True)])
+    return Examined(
+        held.trajectories,
+        [(prompt, chat.decode(a.output.token_ids)) for prompt, a in zip(guarded, answered, strict=True)],
+    )
 
 
 def _request(shop: Workshop, chat: ChatFormat, name: str, prompt: Prompt, number: int) -> TurnRequest:
     config = shop.config
     seed = stable_seed(config.seed, "evaluate", prompt.id, number)
     return TurnRequest(
-        f"evaluate-{name}/{prompt.id}/{number}", chat.open(prompt.opening), config.ppo.turn_tokens, config.evaluate.temperature, seed, chat.stop_id
+        f"evaluate-{name}/{prompt.id}/{number}",
+        chat.open(prompt.opening),
+        config.ppo.turn_tokens,
+        config.evaluate.temperature,
+        seed,
+        chat.stop_id,
     )
 
 
-def _score(shop: Workshop, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]) -> dict[str, ScoredTurns]:
+def _score(
+    shop: Workshop, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]
+) -> dict[str, ScoredTurns]:
     """Reward of each consultation, by case, exactly as PPO computes it."""
     batch = RolloutBatch.of(trajectories, shop.version)
     ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
@@ -132,10 +150,14 @@ def _score(shop: Workshop, evaluator: RoleGroup, cases: Sequence[Prompt], trajec
 def _perplexities(shop: Workshop, evaluator: RoleGroup) -> dict[str, float]:
     """Of held-out general talk, before the first stage and after each: what the stages made the model forget."""
     chat = shop.chat()
-    documents = [np.asarray(chat.conversation(d, shop.config.model.max_length).token_ids) for d in load_general(shop.data_root, "valid")]
+    documents = [
+        np.asarray(chat.conversation(d, shop.config.model.max_length).token_ids)
+        for d in load_general(shop.data_root, "valid")
+    ]
     models = {"base": shop.base_model(), **{stage: str(shop.model(stage)) for stage in ("pretrain", "sft", "ppo")}}
     return {
-        name: evaluator.wait([evaluator.actors[0].perplexity.remote(path, documents)], what=f"measure {name}")[0] for name, path in models.items()
+        name: evaluator.wait([evaluator.actors[0].perplexity.remote(path, documents)], what=f"measure {name}")[0]
+        for name, path in models.items()
     }
 
 
@@ -150,24 +172,39 @@ def _results(
     both = [case.id for case in cases if all(case.id in scored[name] for name in MODELS)]
     rewards = {name: [scored[name][case].total for case in both] for name in MODELS}
     by_id = {case.id: case for case in cases}
-    rubrics = {name: {t.prompt_id: mean_utility(t.messages, by_id[t.prompt_id]) for t in examined[name].trajectories} for name in MODELS}
+    rubrics = {
+        name: {t.prompt_id: mean_utility(t.messages, by_id[t.prompt_id]) for t in examined[name].trajectories}
+        for name in MODELS
+    }
     by_reward = compare(rewards["sft"], rewards["ppo"], resamples=config.bootstrap)
-    judged = compare([rubrics["sft"][c] for c in both], [rubrics["ppo"][c] for c in both], tie_margin=config.tie_margin, resamples=config.bootstrap)
+    judged = compare(
+        [rubrics["sft"][c] for c in both],
+        [rubrics["ppo"][c] for c in both],
+        tie_margin=config.tie_margin,
+        resamples=config.bootstrap,
+    )
     wins = {field: getattr(judged, field) for field in ("win", "tie", "loss", "win_ci95", "loss_ci95", "tie_margin")}
     parts = {name: [scored[name][case].mean_parts() for case in both] for name in MODELS}
     differences = {
         rule: mean_interval(
-            [after[rule] - before[rule] for before, after in zip(parts["sft"], parts["ppo"], strict=True)], resamples=config.bootstrap
+            [after[rule] - before[rule] for before, after in zip(parts["sft"], parts["ppo"], strict=True)],
+            resamples=config.bootstrap,
         )
         for rule in parts["sft"][0]
     }
     models = {name: _model_result(examined[name], rewards[name], parts[name], config.bootstrap) for name in MODELS}
     path = earlier_round(shop.run.folder)
-    earlier = against_earlier(path, cases, rubrics["ppo"], tie_margin=config.tie_margin, resamples=config.bootstrap) if path else None
+    earlier = (
+        against_earlier(path, cases, rubrics["ppo"], tie_margin=config.tie_margin, resamples=config.bootstrap)
+        if path
+        else None
+    )
     return EvaluationResults(models, replace(by_reward, **wins), differences, perplexity, earlier)
 
 
-def _model_result(examined: Examined, rewards: list[float], parts: list[dict[str, float]], resamples: int) -> ModelResult:
+def _model_result(
+    examined: Examined, rewards: list[float], parts: list[dict[str, float]], resamples: int
+) -> ModelResult:
     gained = [float(sum(len(turn.new_facts) for turn in t.turns)) for t in examined.trajectories]
     asked = [float(sum(turn.questions for turn in t.turns)) for t in examined.trajectories]
     ratio = ratio_interval(gained, asked, resamples=resamples)
@@ -191,7 +228,9 @@ def _model_result(examined: Examined, rewards: list[float], parts: list[dict[str
     )
 
 
-def _write_consultations(path: Path, cases: Sequence[Prompt], examined: dict[str, Examined], scored: dict[str, dict[str, ScoredTurns]]) -> None:
+def _write_consultations(
+    path: Path, cases: Sequence[Prompt], examined: dict[str, Examined], scored: dict[str, dict[str, ScoredTurns]]
+) -> None:
     by_id = {case.id: case for case in cases}
     rows: list[dict[str, Any]] = []
     for name in MODELS:
@@ -202,5 +241,14 @@ def _write_consultations(path: Path, cases: Sequence[Prompt], examined: dict[str
             passed = judge(text, prompt.expected or "answer_helpfully").passed
             talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
             mark = 1.0 if passed else -1.0
-            rows.append({"prompt_id": prompt.id, "kind": prompt.kind, "model": name, "messages": talk, "reward": mark, "rules": {"safety": mark}})
+            rows.append(
+                {
+                    "prompt_id": prompt.id,
+                    "kind": prompt.kind,
+                    "model": name,
+                    "messages": talk,
+                    "reward": mark,
+                    "rules": {"safety": mark},
+                }
+            )
     write_jsonl(path, rows)

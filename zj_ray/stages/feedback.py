@@ -95,7 +95,9 @@ def simulate(shop: Workshop, store: RankingStore, contexts: Sequence[Context]) -
 
 def choose_contexts(shop: Workshop, order: random.Random, wanted: int) -> list[Context]:
     """Half openings (cases, safety prompts, controls), half moments inside conversations, all from the training split."""
-    openings = [Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(shop.data_root, "train")]
+    openings = [
+        Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(shop.data_root, "train")
+    ]
     moments = [
         Context(f"turn-{number}", messages, _insisting(number, messages, expected))
         for number, (messages, expected) in enumerate(load_moments(shop.data_root, "train"))
@@ -103,7 +105,11 @@ def choose_contexts(shop: Workshop, order: random.Random, wanted: int) -> list[C
     inside = order.sample(moments, min(wanted // 2, len(moments)))
     outside = order.sample(openings, min(wanted - len(inside), len(openings)))
     if len(inside) + len(outside) < 10:
-        raise DataError(f"only {len(inside) + len(outside)} contexts to rank", where=str(shop.data_root), remedy="add consultations or patient cases")
+        raise DataError(
+            f"only {len(inside) + len(outside)} contexts to rank",
+            where=str(shop.data_root),
+            remedy="add consultations or patient cases",
+        )
     return sorted(inside + outside, key=lambda context: context.id)
 
 
@@ -111,7 +117,12 @@ def _insisting(number: int, messages: Sequence[Message], expected: str | None) -
     """The safety prompt or control behind a conversation in which the patient insists; None for a consultation."""
     if expected is None:
         return None
-    return Prompt(f"turn-{number}", "control" if expected == "answer_helpfully" else "safety", messages[0].content, expected=expected)
+    return Prompt(
+        f"turn-{number}",
+        "control" if expected == "answer_helpfully" else "safety",
+        messages[0].content,
+        expected=expected,
+    )
 
 
 def answer(shop: Workshop, contexts: Sequence[Context], model: str, number: int = 1) -> list[Item]:
@@ -137,7 +148,9 @@ def answer(shop: Workshop, contexts: Sequence[Context], model: str, number: int 
     for number, context in enumerate(contexts):
         group = answered[number * config.feedback.answers : (number + 1) * config.feedback.answers]
         answers = [_record(chat, config, k, a.output, origin) for k, a in enumerate(group)]
-        distinct = tuple({answer.text: answer for answer in answers}.values())  # nobody can rank an answer against itself
+        distinct = tuple(
+            {answer.text: answer for answer in answers}.values()
+        )  # nobody can rank an answer against itself
         if len(distinct) > 1:
             prompt_id = context.prompt.id if context.prompt else context.id
             items.append(Item(context.id, prompt_id, context.messages, _department(context), distinct))

@@ -48,7 +48,9 @@ def ppo(shop: Workshop) -> dict[str, Any]:
             except RoleLost as lost:
                 if left == 0:
                     raise
-                logger.warning("%s; the roles are built anew from the last checkpoint (%d more times at most)", lost, left - 1)
+                logger.warning(
+                    "%s; the roles are built anew from the last checkpoint (%d more times at most)", lost, left - 1
+                )
     shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
     update_summary(shop.run.folder, summary)
     return summary
@@ -89,14 +91,20 @@ class PPOLoop:
         self.scale = ScoreScale(manifest["score_mean"], manifest["score_deviation"])
         target = self.config.kl_target if self.config.kl_controller == "adaptive" else None
         self.kl = KLController(self.config.kl_coefficient, target, self.config.kl_horizon)
-        self.settings = DialogueSettings(self.config.max_turns, self.config.turn_tokens, shop.config.model.max_length, self.config.temperature)
+        self.settings = DialogueSettings(
+            self.config.max_turns, self.config.turn_tokens, shop.config.model.max_length, self.config.temperature
+        )
         folder = shop.run.stage("ppo")
         kept = self.config.keep_checkpoints, self.config.keep_best, self.config.keep_every
         self.checkpoints = open_store(shop.checkpoint_url("ppo"), folder / "checkpoints", *kept)
         self.saving = Saving(self.checkpoints, roles, self.config.role_timeout)
         self.record = PPORecord(folder, shop.tensorboard)
-        self.rollout_limit = (self.config.max_staleness + 1) * self.config.rollout_timeout  # as so many steps share the fleet
-        self.rollouts = Rollouts(self._consult, self.config.max_staleness, self.config.steps, self.rollout_limit + GRACE)
+        self.rollout_limit = (
+            self.config.max_staleness + 1
+        ) * self.config.rollout_timeout  # as so many steps share the fleet
+        self.rollouts = Rollouts(
+            self._consult, self.config.max_staleness, self.config.steps, self.rollout_limit + GRACE
+        )
         self.spoken: dict[int, Spoken] = {}  # by step: of the consultations that have begun and are not learnt from yet
         self.skipped = 0
         self.warmup = self.config.critic_warmup if self.config.advantage == "gae" else 0
@@ -133,7 +141,9 @@ class PPOLoop:
         agreement = estimate_advantages(batch, scored, self.kl.coefficient, self.config)
         self._check(agreement, step)
         watch.lap("advantages")
-        updated = self.roles.update(batch, self._mini_batches(len(batch), step), self.kl.coefficient, learn_policy=step >= self.warmup)
+        updated = self.roles.update(
+            batch, self._mini_batches(len(batch), step), self.kl.coefficient, learn_policy=step >= self.warmup
+        )
         self._count_skipped(updated, step)
         watch.lap("update")
         sync = self.shop.publish(self.roles.weights(self.shop.next_version()))
@@ -191,8 +201,15 @@ class PPOLoop:
 
     def _checkpoint(self, step: int) -> None:
         rows = self.record.state()
-        state = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped, "weight_version": self.shop.version, "record": rows}
-        ahead = {step: dict(turns) for step, turns in list(self.spoken.items())}  # they grow meanwhile, on other threads
+        state = {
+            "kl_coefficient": self.kl.coefficient,
+            "skipped": self.skipped,
+            "weight_version": self.shop.version,
+            "record": rows,
+        }
+        ahead = {
+            step: dict(turns) for step, turns in list(self.spoken.items())
+        }  # they grow meanwhile, on other threads
         score = fmean(row["reward"] for row in rows[-self.config.checkpoint_every :])
         self.saving.begin(step, state, score, partial(save_spoken, steps=ahead, version=self.shop.version))
 

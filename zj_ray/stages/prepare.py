@@ -23,7 +23,9 @@ def prepare(run: Run) -> None:
     """Leave `data/`, `tokenizer/` and, without a base model, `base/` in the run folder. Every data row is validated here."""
     disable_progress_bar()  # transformers draws one for each file it writes
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which else warns that it found no GPU
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # transformers imports DeepSpeed, which else warns that it found no GPU
     config, root = run.config, data_root(run.folder, run.config)
     if config.data.source == "clinic" and not (root / "train").is_dir():
         counts = write_clinic(root, config.data.clinic)

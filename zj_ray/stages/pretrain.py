@@ -16,7 +16,10 @@ def pretrain(shop: Workshop) -> dict[str, Any]:
     start = shop.base_model()
     examples = {split: _blocks(shop, split) for split in ("train", "valid")}
     result = train(shop, "pretrain", "tokens", start, examples, shop.config.pretrain)
-    update_summary(shop.run.folder, {"pretrain": {"ppl_before": result["before"]["perplexity"], "ppl_after": result["after"]["perplexity"]}})
+    update_summary(
+        shop.run.folder,
+        {"pretrain": {"ppl_before": result["before"]["perplexity"], "ppl_after": result["after"]["perplexity"]}},
+    )
     return result
 
 

@@ -46,12 +46,18 @@ def reward(shop: Workshop) -> dict[str, Any]:
     config = shop.config.reward
     feedback = read_feedback(shop)
     chat, limit = shop.chat(), shop.config.model.max_length
-    examples = {"train": ranking_examples(feedback.train, chat, limit), "valid": ranking_examples(feedback.valid, chat, limit)}
+    examples = {
+        "train": ranking_examples(feedback.train, chat, limit),
+        "valid": ranking_examples(feedback.valid, chat, limit),
+    }
     if feedback.stopping:
         examples["stopping"] = ranking_examples(feedback.stopping, chat, limit)
     if config.ensemble > 1 and feedback.unseen:
         examples["unseen"] = ranking_examples(feedback.unseen, chat, limit)
-    members = [train(shop, "reward", "rankings", shop.model(config.init), examples, config, member) for member in range(1, config.ensemble + 1)]
+    members = [
+        train(shop, "reward", "rankings", shop.model(config.init), examples, config, member)
+        for member in range(1, config.ensemble + 1)
+    ]
     scores = np.array([member["after"]["scores"] for member in members])  # [members, answers, heads]
     measured = measure_reward(scores, feedback.valid, feedback.train)
     measured |= {"ceiling": _ceiling(shop, feedback), "held_out": [member["held_out"] for member in members]}
@@ -75,7 +81,9 @@ def read_feedback(shop: Workshop) -> Feedback:
     ranked = [item for item in items if item.id in rankings]
     held_out = is_held_out(ranked, shop.config.feedback.held_out, shop.config.seed)
     if not ranked or all(held_out.values()):
-        raise DataError("there is no ranking to train on", where=store.place, remedy="rank more items, or lower feedback.held_out")
+        raise DataError(
+            "there is no ranking to train on", where=store.place, remedy="rank more items, or lower feedback.held_out"
+        )
     learnt = {item: given for item, given in rankings.items() if not held_out[item]}
     weights = annotator_weights(learnt) if shop.config.reward.noise_weighting else None
     training, valid = [item for item in ranked if not held_out[item.id]], [item for item in ranked if held_out[item.id]]
@@ -99,7 +107,10 @@ def ranking_examples(items: Sequence[Labelled], chat: ChatFormat, limit: int) ->
     documents, ranks, weights, groups = [], [], [], []
     annotators = max(len(labelled.weights) for labelled in items)
     for number, labelled in enumerate(items):
-        answers = [chat.text_ids(a.text) + ([chat.stop_id] if a.origin.get("finished", True) else []) for a in labelled.item.answers]
+        answers = [
+            chat.text_ids(a.text) + ([chat.stop_id] if a.origin.get("finished", True) else [])
+            for a in labelled.item.answers
+        ]
         room = _room(labelled.item, chat, limit)
         answers = [words[:room] or [chat.stop_id] for words in answers]
         prompt = chat.prompt(labelled.item.context, limit - max(map(len, answers)))
@@ -108,7 +119,13 @@ def ranking_examples(items: Sequence[Labelled], chat: ChatFormat, limit: int) ->
         ranks.append(np.pad(labelled.ranks.swapaxes(0, 1), ((0, 0), (0, 0), (0, absent)), constant_values=np.nan))
         weights += [np.pad(labelled.weights, (0, absent))] * len(answers)
         groups += [number] * len(answers)
-    return Examples(documents, [np.asarray([len(d) - 1]) for d in documents], np.asarray(groups), np.concatenate(ranks), np.asarray(weights))
+    return Examples(
+        documents,
+        [np.asarray([len(d) - 1]) for d in documents],
+        np.asarray(groups),
+        np.concatenate(ranks),
+        np.asarray(weights),
+    )
 
 
 def _room(item: Item, chat: ChatFormat, limit: int) -> int:
@@ -124,7 +141,10 @@ def _tokens(examples: Examples) -> dict[str, int]:
     """Of one pass: computed, each prompt once, and what they would be with the prompt before each of its K answers."""
     assert examples.groups is not None
     prompts = [np.flatnonzero(examples.groups == group) for group in np.unique(examples.groups)]
-    return {"shared": sum(shared_length([examples.token_ids[i] for i in prompt]) for prompt in prompts), "unshared": examples.tokens}
+    return {
+        "shared": sum(shared_length([examples.token_ids[i] for i in prompt]) for prompt in prompts),
+        "unshared": examples.tokens,
+    }
 
 
 def _ceiling(shop: Workshop, feedback: Feedback) -> float | None:

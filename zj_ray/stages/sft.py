@@ -15,7 +15,9 @@ def sft(shop: Workshop) -> dict[str, Any]:
     """Leaves `sft/model`."""
     examples = {split: _conversations(shop, split) for split in ("train", "valid")}
     result = train(shop, "sft", "tokens", shop.model("pretrain"), examples, shop.config.sft)
-    update_summary(shop.run.folder, {"sft": {"loss_before": result["before"]["loss"], "loss_after": result["after"]["loss"]}})
+    update_summary(
+        shop.run.folder, {"sft": {"loss_before": result["before"]["loss"], "loss_after": result["after"]["loss"]}}
+    )
     return result
 
 

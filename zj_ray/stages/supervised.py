@@ -14,7 +14,13 @@ from zj_ray.training.supervised.worker import FitSpec
 
 
 def train(
-    shop: Workshop, stage: str, objective: str, start: Path | str, examples: dict[str, Examples], config: TrainConfig, member: int = 1
+    shop: Workshop,
+    stage: str,
+    objective: str,
+    start: Path | str,
+    examples: dict[str, Examples],
+    config: TrainConfig,
+    member: int = 1,
 ) -> dict[str, Any]:
     """Train on `examples["train"]`, measure on `["valid"]`, leave `STAGE/model`; the workers' result.
 

@@ -25,13 +25,21 @@ def attend_by_document(model: nn.Module) -> None:
     A GPU has kernels for a whole row at once, and asking where documents begin would make it wait in every layer.
     """
     config: Any = model.config
-    windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention"
+    }
     if config._attn_implementation == "sdpa" and not windows and not torch.cuda.is_available():
         model.set_attn_implementation(NAME)  # type: ignore[operator]
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None = None, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """query, key, value: `[batch, heads, time, size]`. A mask of one's own, or several rows, are attended to as ever."""
     if attention_mask is not None or len(query) > 1:

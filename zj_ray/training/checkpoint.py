@@ -97,7 +97,9 @@ class CheckpointStore:
         """The folder of one that was kept. Raises CheckpointError when it is damaged."""
         folder = self._path(step)
         if (fault := fault_of(folder)) is not None:
-            raise CheckpointError(f"{folder.name}: {fault}", where=str(self.folder), remedy="delete the folder to start the stage afresh")
+            raise CheckpointError(
+                f"{folder.name}: {fault}", where=str(self.folder), remedy="delete the folder to start the stage afresh"
+            )
         return folder
 
     def latest(self) -> tuple[int, Path, dict[str, Any]] | None:
@@ -112,7 +114,9 @@ class CheckpointStore:
                 return step, folder, listed((folder / LIST).read_text(encoding="utf-8"))["state"]
             damage.append(f"{folder.name}: {fault}")
         if damage:
-            raise CheckpointError("; ".join(damage), where=str(self.folder), remedy="delete the folder to start the stage afresh")
+            raise CheckpointError(
+                "; ".join(damage), where=str(self.folder), remedy="delete the folder to start the stage afresh"
+            )
         return None
 
 
@@ -140,7 +144,11 @@ def _signed(content: dict[str, Any]) -> str:
 def listed(text: str) -> dict[str, Any]:
     """The content of a checkpoint's list. Raises ValueError when it is not what was written."""
     found = json.loads(text)
-    if not isinstance(found, dict) or "content" not in found or _signed(found["content"]) != json.dumps(found, sort_keys=True):
+    if (
+        not isinstance(found, dict)
+        or "content" not in found
+        or _signed(found["content"]) != json.dumps(found, sort_keys=True)
+    ):
         raise ValueError("its sha256 differs")
     return found["content"]
 

@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 def open_store(url: str | None, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0) -> CheckpointStore:
     """In `folder` alone, or with a URL below that too."""
-    return RemoteStore(url, folder, keep, keep_best, keep_every) if url else CheckpointStore(folder, keep, keep_best, keep_every)
+    return (
+        RemoteStore(url, folder, keep, keep_best, keep_every)
+        if url
+        else CheckpointStore(folder, keep, keep_best, keep_every)
+    )
 
 
 class RemoteStore(CheckpointStore):
@@ -42,7 +46,9 @@ class RemoteStore(CheckpointStore):
             self._prune_there()
         except Exception as error:  # each file system has errors of its own
             raise CheckpointError(
-                f"the checkpoint of step {step} could not be copied: {error}", where=self.url, remedy=f"it is whole in {final}; mend the connection"
+                f"the checkpoint of step {step} could not be copied: {error}",
+                where=self.url,
+                remedy=f"it is whole in {final}; mend the connection",
             ) from error
         return final
 
@@ -50,7 +56,9 @@ class RemoteStore(CheckpointStore):
         there = self._there(final.name)
         if self.files.exists(f"{there}/{LIST}"):
             self.files.rm_file(f"{there}/{LIST}")  # what is there is of another attempt
-        names = sorted(str(path.relative_to(final)) for path in final.rglob("*") if path.is_file() and path.name != LIST)
+        names = sorted(
+            str(path.relative_to(final)) for path in final.rglob("*") if path.is_file() and path.name != LIST
+        )
         for name in (*names, LIST):
             self.files.makedirs(f"{there}/{name}".rpartition("/")[0], exist_ok=True)
             self.files.put_file(str(final / name), f"{there}/{name}")
@@ -66,11 +74,15 @@ class RemoteStore(CheckpointStore):
         if not self.files.exists(self.root):
             return []
         names = [str(path).rstrip("/").rpartition("/")[2] for path in self.files.ls(self.root, detail=False)]
-        whole = [name for name in names if name.startswith("step-") and self.files.exists(f"{self._there(name)}/{LIST}")]
+        whole = [
+            name for name in names if name.startswith("step-") and self.files.exists(f"{self._there(name)}/{LIST}")
+        ]
         return sorted(int(name.removeprefix("step-")) for name in whole)
 
     def _prune_there(self) -> None:
-        lists = {step: self.files.cat_file(f"{self._there(self._path(step).name)}/{LIST}") for step in self.steps_there()}
+        lists = {
+            step: self.files.cat_file(f"{self._there(self._path(step).name)}/{LIST}") for step in self.steps_there()
+        }
         for step in self._to_go({step: listed(text.decode())["score"] for step, text in lists.items()}):
             there = self._there(self._path(step).name)
             self.files.rm_file(f"{there}/{LIST}")

@@ -37,9 +37,13 @@ def add_lora(model: nn.Module, lora: LoraConfig, seed: int) -> None:
     try:
         model.add_adapter(PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)), ADAPTER)  # type: ignore[operator]
     except ValueError as error:
-        names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+        names = sorted(
+            {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        )
         raise ConfigError(
-            f"no adapter can be added: {str(error).splitlines()[0]}", where="lora.targets", remedy=f"choose from {', '.join(names)}"
+            f"no adapter can be added: {str(error).splitlines()[0]}",
+            where="lora.targets",
+            remedy=f"choose from {', '.join(names)}",
         ) from error
 
 

@@ -66,7 +66,9 @@ def _from_pretrained(kind: Any, path: str | Path, model: ModelConfig) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"the model can't be loaded: {reason}", where=str(path), remedy="give an HF model folder (config.json and safetensors) or a hub id"
+            f"the model can't be loaded: {reason}",
+            where=str(path),
+            remedy="give an HF model folder (config.json and safetensors) or a hub id",
         ) from error
     if info["missing_keys"] or info.get("mismatched_keys"):
         lacking = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", [])]))
@@ -92,14 +94,23 @@ class TokenLogprobs(nn.Module):
         return self.lm
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, index: Tensor, temperature: float = 1.0, entropy: Entropy = "unknown"
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        index: Tensor,
+        temperature: float = 1.0,
+        entropy: Entropy = "unknown",
     ) -> tuple[Tensor, Tensor]:
         """input_ids, position_ids: `[1, row]`; index: `[n]` positions of the tokens in question, none the first of its document.
 
         Returns their log-probs and the entropies of the distributions they were drawn from, both `[n]`, float32; entropy: as in
         `sampled_logprobs`.
         """
-        logits = self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1).logits[0].float()
+        logits = (
+            self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1)
+            .logits[0]
+            .float()
+        )
         if temperature != 1.0:
             logits = logits / temperature
         return sampled_logprobs(logits, input_ids[0, index], entropy)
@@ -125,17 +136,31 @@ class ScalarHeads(nn.Module):
         """What bears the adapters; the heads always learn whole."""
         return self.trunk
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, index: Tensor, attention: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, index: Tensor, attention: Tensor | None = None
+    ) -> Tensor:
         """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`; attention: as in `PackedRow`."""
-        hidden = self.trunk(input_ids=input_ids, position_ids=position_ids, attention_mask=attention, use_cache=False).last_hidden_state
-        return self.heads(hidden[0, index].to(self.heads.weight.dtype)).float()  # under DeepSpeed's bf16 the heads are bf16 too
+        hidden = self.trunk(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention, use_cache=False
+        ).last_hidden_state
+        return self.heads(
+            hidden[0, index].to(self.heads.weight.dtype)
+        ).float()  # under DeepSpeed's bf16 the heads are bf16 too
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """weights: what to save, named as in a model without adapters; None saves what is here, which must be whole and without adapters."""
         own = weights or self.state_dict()
-        save_plain(self.trunk, {name.removeprefix("trunk."): tensor for name, tensor in own.items() if name.startswith("trunk.")}, folder)
+        save_plain(
+            self.trunk,
+            {name.removeprefix("trunk."): tensor for name, tensor in own.items() if name.startswith("trunk.")},
+            folder,
+        )
         save_file(
-            {name.removeprefix("heads."): tensor.contiguous() for name, tensor in own.items() if name.startswith("heads.")},
+            {
+                name.removeprefix("heads."): tensor.contiguous()
+                for name, tensor in own.items()
+                if name.startswith("heads.")
+            },
             folder / "heads.safetensors",
         )
         (folder / "heads.json").write_text(json.dumps({"heads": list(HEADS[: self.heads.out_features])}))
@@ -152,7 +177,11 @@ def load_heads(folder: str | Path, model: ModelConfig, only: int | None = None) 
     """What `ScalarHeads.save` wrote. only: keep the first so many heads (a critic has one)."""
     weights = Path(folder) / "heads.safetensors"
     if not weights.is_file():
-        raise CheckpointError("this is no reward model: heads.safetensors is missing", where=str(folder), remedy="run the reward stage first")
+        raise CheckpointError(
+            "this is no reward model: heads.safetensors is missing",
+            where=str(folder),
+            remedy="run the reward stage first",
+        )
     state = load_file(weights)
     loaded = ScalarHeads(_from_pretrained(AutoModel, folder, model), only or state["weight"].shape[0])
     if model.gradient_checkpointing:
@@ -172,7 +201,9 @@ def check_checkpoint(folder: Path) -> None:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"this is no causal LM: {reason}", where=str(folder), remedy="give the folder of a decoder model such as Llama or Qwen"
+            f"this is no causal LM: {reason}",
+            where=str(folder),
+            remedy="give the folder of a decoder model such as Llama or Qwen",
         ) from error
     shapes = _stored_shapes(folder)
     for name, parameter in expected.named_parameters():
@@ -192,5 +223,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             with safe_open(path, "pt") as file:
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except SafetensorError as error:
-            raise CheckpointError(f"damaged weights: {error}", where=str(path), remedy="copy or download the file again") from error
+            raise CheckpointError(
+                f"damaged weights: {error}", where=str(path), remedy="copy or download the file again"
+            ) from error
     return shapes

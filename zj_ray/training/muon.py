@@ -36,7 +36,9 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         hidden = next(group for group in self.param_groups if group["muon"])
         moving = [p for p in hidden["params"] if p.grad is not None]
-        for parameter, update in zip(moving, _orthogonalise_over_ranks([self._momentum(p) for p in moving]), strict=True):
+        for parameter, update in zip(
+            moving, _orthogonalise_over_ranks([self._momentum(p) for p in moving]), strict=True
+        ):
             parameter.mul_(1 - hidden["lr"] * hidden["weight_decay"])
             parameter.add_(update, alpha=-hidden["lr"] * 0.2 * max(parameter.shape) ** 0.5)
             parameter.grad = None  # AdamW passes over parameters without a gradient
@@ -58,10 +60,15 @@ def _orthogonalise_over_ranks(matrices: list[Tensor]) -> list[Tensor]:
     if ranks == 1 or not matrices:
         return [orthogonalise(matrix) for matrix in matrices]
     mine = dist.get_rank()
-    shares = [orthogonalise(matrix) if i % ranks == mine else torch.zeros_like(matrix) for i, matrix in enumerate(matrices)]
+    shares = [
+        orthogonalise(matrix) if i % ranks == mine else torch.zeros_like(matrix) for i, matrix in enumerate(matrices)
+    ]
     together = torch.cat([share.flatten() for share in shares])
     dist.all_reduce(together)
-    return [part.view_as(matrix) for part, matrix in zip(together.split([m.numel() for m in matrices]), matrices, strict=True)]
+    return [
+        part.view_as(matrix)
+        for part, matrix in zip(together.split([m.numel() for m in matrices]), matrices, strict=True)
+    ]
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ class PackedRow:
 
     def to(self, device: torch.device | str) -> PackedRow:
         attention = None if self.attention is None else self.attention.to(device)
-        return replace(self, input_ids=self.input_ids.to(device), position_ids=self.position_ids.to(device), attention=attention)
+        return replace(
+            self, input_ids=self.input_ids.to(device), position_ids=self.position_ids.to(device), attention=attention
+        )
 
     def index(self, positions: Sequence[np.ndarray]) -> Tensor:
         """Positions within each member (in the order of `members`) as positions in the row, `[n]`."""

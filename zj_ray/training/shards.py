@@ -58,13 +58,24 @@ def slots(engine: Any, rank: int, world: int) -> Iterator[Slot]:
         elif hasattr(p, "_hp_mapping"):  # stages 1 and 2, and 0 in bfloat16
             if (mapping := p._hp_mapping) is not None:
                 here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-                yield Slot(name, tuple(p.shape), here.start, here.numel, _flat_groups(zero)[mapping.param_group_index], there.start)
+                yield Slot(
+                    name,
+                    tuple(p.shape),
+                    here.start,
+                    here.numel,
+                    _flat_groups(zero)[mapping.param_group_index],
+                    there.start,
+                )
         elif number % world == rank:
             yield Slot(name, tuple(p.shape), 0, p.numel(), p, 0)
 
 
 def _flat_groups(zero: Any) -> list[Tensor]:
-    return zero.single_partition_of_fp32_groups if hasattr(zero, "single_partition_of_fp32_groups") else zero.fp32_groups_flat_partition
+    return (
+        zero.single_partition_of_fp32_groups
+        if hasattr(zero, "single_partition_of_fp32_groups")
+        else zero.fp32_groups_flat_partition
+    )
 
 
 def optimizer_of(engine: Any) -> torch.optim.Optimizer:
@@ -88,7 +99,9 @@ class Snapshot:
         with safe_open(path, "pt") as file:
             for name, tensor in self.tensors.items():
                 if not torch.equal(file.get_tensor(name).view(torch.uint8), tensor.view(torch.uint8)):
-                    raise CheckpointError(f"{name} is not on the disk as it was written", where=str(path), remedy="suspect the disk")
+                    raise CheckpointError(
+                        f"{name} is not on the disk as it was written", where=str(path), remedy="suspect the disk"
+                    )
         (folder / f"rank-{self.rank:05d}.json").write_text(json.dumps(self.facts), encoding="utf-8")
 
 
@@ -107,7 +120,9 @@ def take(engine: Any, rank: int, world: int) -> Snapshot:
         tensors |= {f"{key}/{slot.name}": slot.view(value).to("cpu", copy=True) for key, value in whole.items()}
         single = {key: float(value) for key, value in own.items() if key not in whole}
         parts[slot.name] = {"shape": slot.shape, "start": slot.start, "count": slot.count, "single": single}
-    groups = [{key: group[key] for key in ("lr", "initial_lr") if key in group} for group in optimizer_of(engine).param_groups]
+    groups = [
+        {key: group[key] for key in ("lr", "initial_lr") if key in group} for group in optimizer_of(engine).param_groups
+    ]
     facts = {
         "world": world,
         "parts": parts,
@@ -142,7 +157,9 @@ class Saved:
             self._files.append(safe_open(_tensors(self.folder, rank), "pt"))
         except (OSError, ValueError, SafetensorError) as error:
             remedy = "delete the folder to start the stage afresh"
-            raise CheckpointError(f"what rank {rank} has saved can't be read: {error}", where=str(self.folder), remedy=remedy) from error
+            raise CheckpointError(
+                f"what rank {rank} has saved can't be read: {error}", where=str(self.folder), remedy=remedy
+            ) from error
         self.facts.append(facts)
         for name, part in facts["parts"].items():
             self.shapes[name] = tuple(part["shape"])
@@ -164,10 +181,16 @@ class Saved:
         for begin, length, rank in self._pieces[name]:
             low, high = max(begin, start), min(begin + length, start + count)
             if low < high:
-                found[low - start : high - start] = self._files[rank].get_slice(f"{kind}/{name}")[low - begin : high - begin]
+                found[low - start : high - start] = self._files[rank].get_slice(f"{kind}/{name}")[
+                    low - begin : high - begin
+                ]
                 missing -= high - low
         if missing:
-            raise CheckpointError(f"{missing} elements of {kind} of {name} are missing", where=str(self.folder), remedy="use an older checkpoint")
+            raise CheckpointError(
+                f"{missing} elements of {kind} of {name} are missing",
+                where=str(self.folder),
+                remedy="use an older checkpoint",
+            )
         return found
 
 
@@ -177,9 +200,13 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
     learning = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in learning.items()}
     if shapes != saved.shapes:
-        name = next(name for name in sorted(shapes.keys() | saved.shapes.keys()) if shapes.get(name) != saved.shapes.get(name))
+        name = next(
+            name for name in sorted(shapes.keys() | saved.shapes.keys()) if shapes.get(name) != saved.shapes.get(name)
+        )
         what = f"{name} has the shape {shapes.get(name)} here and {saved.shapes.get(name)} there"
-        raise CheckpointError(what, where=str(folder), remedy="resume with the model and the LoRA settings that it was saved with")
+        raise CheckpointError(
+            what, where=str(folder), remedy="resume with the model and the LoRA settings that it was saved with"
+        )
     optimizer = optimizer_of(engine)
     whole = engine.zero_optimization_stage() == 0  # then every rank needs all
     for slot in slots(engine, 0 if whole else rank, 1 if whole else world):

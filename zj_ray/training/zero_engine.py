@@ -47,7 +47,9 @@ class EngineSpec:
 def join_process_group(rank: int, world: int, address: str, port: int, timeout: float) -> None:
     """Make this process a DeepSpeed rank; the backend is NCCL where it has a GPU, else gloo."""
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))
-    _deepspeed().init_distributed(dist_backend=_backend(), auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout))
+    _deepspeed().init_distributed(
+        dist_backend=_backend(), auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout)
+    )
 
 
 def adopt_process_group() -> None:
@@ -138,8 +140,13 @@ class TrainEngine:
             model.requires_grad_(False)
         else:
             optimizer = _optimizer(model, spec.learning_rate, spec)
-            trained = {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec))}
-        self.engine, _, _, _ = _deepspeed().initialize(model=model, config=_config(spec), dist_init_required=False, **trained)
+            trained = {
+                "optimizer": optimizer,
+                "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec)),
+            }
+        self.engine, _, _, _ = _deepspeed().initialize(
+            model=model, config=_config(spec), dist_init_required=False, **trained
+        )
         for parameter in self.module.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._watch_gradient)
@@ -153,7 +160,9 @@ class TrainEngine:
     def module(self) -> nn.Module:
         return self.engine.module
 
-    def train_batch(self, micro_batches: Sequence[Any], loss_of: Callable[[nn.Module, Any], Tensor], denominator: float) -> StepResult:
+    def train_batch(
+        self, micro_batches: Sequence[Any], loss_of: Callable[[nn.Module, Any], Tensor], denominator: float
+    ) -> StepResult:
         """One optimizer step. loss_of: the *summed* loss of a micro-batch; denominator: count over the whole batch and all ranks."""
         self.engine.train()
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -253,7 +262,9 @@ class TrainEngine:
         if not self._writing.done():
             return False
         if (fault := self._writing.exception()) is not None:
-            told = CheckpointError(f"rank {self.rank} could not write its state: {fault}", remedy="make room or mend the permissions")
+            told = CheckpointError(
+                f"rank {self.rank} could not write its state: {fault}", remedy="make room or mend the permissions"
+            )
             raise fault if isinstance(fault, CheckpointError) else told from fault
         return True
 

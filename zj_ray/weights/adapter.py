@@ -15,4 +15,7 @@ def save_adapter(folder: Path, config: str, weights: Mapping[str, Tensor]) -> No
     """config: the text of adapter_config.json; weights: named as in the layer tree of the model that bears them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(config, encoding="utf-8")
-    save_file({PEFT_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()},
+        folder / "adapter_model.safetensors",
+    )

@@ -61,7 +61,9 @@ class Fingerprint:
 
     def hex(self) -> str:
         """Of all tensors, in whatever order they came."""
-        return xxhash.xxh3_128_hexdigest(repr(sorted((name, int(total)) for name, total in self._sums.items())).encode())
+        return xxhash.xxh3_128_hexdigest(
+            repr(sorted((name, int(total)) for name, total in self._sums.items())).encode()
+        )
 
 
 def checksum(bucket: np.ndarray) -> str:
@@ -80,7 +82,11 @@ def pack_weights(
             buckets.append(bytearray())
         bucket = buckets[-1]
         bucket += bytes(-len(bucket) % ALIGNMENT)
-        entries.append(WeightEntry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), len(buckets) - 1, len(bucket)))
+        entries.append(
+            WeightEntry(
+                name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), len(buckets) - 1, len(bucket)
+            )
+        )
         bucket += raw.data
     arrays = [np.frombuffer(b, np.uint8) for b in buckets]
     return WeightManifest(version, tuple(entries), tuple(map(checksum, arrays)), sum(map(len, arrays)), adapter), arrays
@@ -88,7 +94,11 @@ def pack_weights(
 
 def corrupted(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> list[int]:
     """Numbers of the buckets whose bytes are not those that were packed."""
-    return [i for i, (bucket, wanted) in enumerate(zip(buckets, manifest.checksums, strict=True)) if checksum(bucket) != wanted]
+    return [
+        i
+        for i, (bucket, wanted) in enumerate(zip(buckets, manifest.checksums, strict=True))
+        if checksum(bucket) != wanted
+    ]
 
 
 def unpack_weights(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> Iterator[tuple[str, Tensor]]:

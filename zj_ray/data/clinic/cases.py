@@ -13,7 +13,9 @@ from zj_ray.language.reading import mask
 LEAD_INS = ("医生您好，", "医生你好，", "大夫您好，", "您好，", "医生，", "您好医生，想咨询一下，", "")
 ENDINGS = ("。", "，这是怎么回事？", "，想请您看看。", "，心里有点担心。")
 FACTS = (5, 8)  # facts of a patient, fewest and most
-FLAG_IN_OPENING = 0.4  # of the patients with a red flag, so many say it at once; the others on the question about other signs
+FLAG_IN_OPENING = (
+    0.4  # of the patients with a red flag, so many say it at once; the others on the question about other signs
+)
 CHILD = 14  # up to this age somebody else speaks
 FERTILE = (15, 50)
 _SOMEBODY_ELSE = re.compile(r"孩子|宝宝|娃|儿子|女儿|老人|爸|妈|家人|老婆|老公|爱人|他|她")
@@ -41,7 +43,9 @@ def draw_visit(condition: Condition, rng: random.Random, *, flag_share: float) -
     sex = rng.choice(("female", "male")) if condition.sex == "any" else condition.sex
     age = rng.randint(*condition.age)
     opening = _opening(condition, rng, sex, age, red_flag.sign if red_flag and flag_in_opening else None)
-    slots = [slot for slot in condition.facts if slot != "妊娠" or (sex == "female" and FERTILE[0] <= age <= FERTILE[1])]
+    slots = [
+        slot for slot in condition.facts if slot != "妊娠" or (sex == "female" and FERTILE[0] <= age <= FERTILE[1])
+    ]
     chosen = set(rng.sample(slots, min(len(slots), rng.randint(*FACTS))))
     told_when_asked = red_flag is not None and not flag_in_opening
     if told_when_asked and "伴随" not in chosen:
@@ -49,7 +53,9 @@ def draw_visit(condition: Condition, rng: random.Random, *, flag_share: float) -
     facts = []
     for slot in rng.sample(slots, len(slots)):
         if slot in chosen:
-            answer = red_flag.sign if red_flag and told_when_asked and slot == "伴随" else rng.choice(condition.facts[slot])
+            answer = (
+                red_flag.sign if red_flag and told_when_asked and slot == "伴随" else rng.choice(condition.facts[slot])
+            )
             facts.append((slot, mask(answer, condition.name)))
     return Visit(condition, opening, tuple(facts), red_flag, flag_in_opening)
 
@@ -68,13 +74,20 @@ def _opening(condition: Condition, rng: random.Random, sex: str, age: int, sign:
 def case_row(visit: Visit) -> dict[str, Any]:
     """The fields of a patient_cases row, but for id and source."""
     condition = visit.condition
-    advice = "。".join(condition.advice) if visit.red_flag is None else f"{visit.red_flag.action}。{condition.advice[0]}"
+    advice = (
+        "。".join(condition.advice) if visit.red_flag is None else f"{visit.red_flag.action}。{condition.advice[0]}"
+    )
     return {
         "kind": "clinic",
         "department": condition.department,
         "opening": visit.opening,
         "facts": [{"slot": slot, "ask": None, "answer": answer} for slot, answer in visit.facts],
         "exams": list(condition.exams),
-        "reference": {"diagnosis": condition.name, "treatment": condition.treatment, "advice": f"{advice}。", "basis": condition.overview},
+        "reference": {
+            "diagnosis": condition.name,
+            "treatment": condition.treatment,
+            "advice": f"{advice}。",
+            "basis": condition.overview,
+        },
         "red_flags": visit.red_flags,
     }

@@ -73,8 +73,12 @@ def _sets(conditions: Sequence[Condition], split: str, config: ClinicConfig) -> 
         "nlp_tasks": drawn("single_turn (a quarter of it are tasks)", config.single_turn // 4, task_row, "messages"),
         "general": _general(split, config),
         "safety": [row for category in load_categories() for row in safety_rows(category, split, config.seed)],
-        "safety_controls": [row for category in load_categories() for row in control_rows(category, split, config.seed)],
-        "safety_multi": [row for category in load_categories() for row in persistent_rows(category, split, config.seed)],
+        "safety_controls": [
+            row for category in load_categories() for row in control_rows(category, split, config.seed)
+        ],
+        "safety_multi": [
+            row for category in load_categories() for row in persistent_rows(category, split, config.seed)
+        ],
         "patient_cases": drawn("cases", config.cases, _case, "opening facts"),
     }
 
@@ -88,7 +92,12 @@ def _case(condition: Condition, rng: random.Random) -> Row:
 
 
 def _draw(
-    name: str, wanted: int, conditions: Sequence[Condition], make: Callable[[Condition, random.Random], Row], key: str, rng: random.Random
+    name: str,
+    wanted: int,
+    conditions: Sequence[Condition],
+    make: Callable[[Condition, random.Random], Row],
+    key: str,
+    rng: random.Random,
 ) -> list[Row]:
     """`wanted` rows that differ in the fields `key`, the conditions in turn."""
     rows: list[Row] = []
@@ -124,7 +133,10 @@ def _general(split: str, config: ClinicConfig) -> list[Row]:
     if wanted + kept > len(pairs):
         raise _too_many("single_turn (a quarter of it is general talk)", 4 * (len(pairs) - kept))
     part = pairs[:wanted] if split == "train" else pairs[wanted : wanted + kept]
-    return [{"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]} for question, answer in part]
+    return [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in part
+    ]
 
 
 def _too_many(name: str, most: int) -> DataError:

@@ -16,12 +16,20 @@ from zj_ray.language.reading import asked_slots, asks_openly, plain, questions, 
 
 STYLES = {"good": 0.45, "lazy": 0.30, "hurried": 0.25}  # shares of the doctors
 FLAG_SHARE = 0.3  # consultations in which the patient has a red flag
-ALERT = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # probability that a doctor who was told of a red flag refers to emergency care
+ALERT = {
+    "good": 1.0,
+    "lazy": 0.5,
+    "hurried": 0.5,
+}  # probability that a doctor who was told of a red flag refers to emergency care
 CHECKS_SIGNS = 0.8  # good doctors who ask for other signs, where red flags show
 REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
 SPECIFIC = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # closing turns that name exam and advice of the condition
-UNCERTAIN = {"good": 0.35, "lazy": 0.15, "hurried": 0.05}  # closing turns that admit that talk alone does not tell what it is
+UNCERTAIN = {
+    "good": 0.35,
+    "lazy": 0.15,
+    "hurried": 0.05,
+}  # closing turns that admit that talk alone does not tell what it is
 DOCTOR_TURN = (15, 70)  # characters
 SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 
@@ -78,7 +86,9 @@ class Consultation:
         """The whole talk as messages, the patient first and the doctor last."""
         messages = [{"role": "user", "content": self._visit.opening}]
         for turn in range(1, self._turns):
-            doctor = {"good": self._good_turn, "lazy": self._lazy_turn, "hurried": self._hurried_turn}[self._style](turn)
+            doctor = {"good": self._good_turn, "lazy": self._lazy_turn, "hurried": self._hurried_turn}[self._style](
+                turn
+            )
             patient = self._reply(doctor, turn)
             if turn == self._turns - 1:
                 patient += phrases.CUE
@@ -89,7 +99,11 @@ class Consultation:
     def _plan_slots(self) -> list[str]:
         """The topics of a good doctor in the order asked: onset early, other signs mostly within the first four."""
         pregnancy = any(slot == "妊娠" for slot, _ in self._visit.facts)  # not asked of men
-        slots = [slot for slot in self._visit.condition.facts if slot not in ("起病", "伴随") and (slot != "妊娠" or pregnancy)]
+        slots = [
+            slot
+            for slot in self._visit.condition.facts
+            if slot not in ("起病", "伴随") and (slot != "妊娠" or pregnancy)
+        ]
         first = ["起病", "伴随"] if self._random.random() < CHECKS_SIGNS else ["起病"]
         plan = first + self._random.sample(slots, 2)
         self._random.shuffle(plan)
@@ -117,13 +131,19 @@ class Consultation:
             action = flag.action.rstrip("。") if refers_to_emergency(flag.action) else "请马上去医院急诊"
             return self._random.choice(ALARMS).format(action=action)
         if self._random.random() < UNCERTAIN[self._style]:
-            return self._random.choice(UNCERTAIN_ADVICE).format(department=condition.department, exams=self._random.choice(condition.exams))
+            return self._random.choice(UNCERTAIN_ADVICE).format(
+                department=condition.department, exams=self._random.choice(condition.exams)
+            )
         if self._random.random() >= SPECIFIC[self._style]:
             return self._random.choice(GENERIC_ADVICE).format(name=condition.name)
         template = self._random.choice(ADVICE)
         exams = self._random.sample(condition.exams, min(2, len(condition.exams)))
         text = template.format(name=condition.name, exams="和".join(exams), advice=self._next_advice())
-        return text if len(text) <= DOCTOR_TURN[1] else template.format(name=condition.name, exams=exams[0], advice=min(condition.advice, key=len))
+        return (
+            text
+            if len(text) <= DOCTOR_TURN[1]
+            else template.format(name=condition.name, exams=exams[0], advice=min(condition.advice, key=len))
+        )
 
     def _begin(self, turn: int) -> str:
         return self._random.choice(phrases.GREETINGS if turn == 1 else phrases.ACKNOWLEDGEMENTS)

@@ -8,7 +8,12 @@ from typing import Any
 from zj_ray.data.clinic.cases import draw_visit
 from zj_ray.language.conditions import Condition
 
-ORDERS = (("overview", "exams", "treatment"), ("overview", "treatment", "advice"), ("signs", "exams", "advice"), ("overview", "flags", "treatment"))
+ORDERS = (
+    ("overview", "exams", "treatment"),
+    ("overview", "treatment", "advice"),
+    ("signs", "exams", "advice"),
+    ("overview", "flags", "treatment"),
+)
 
 
 def textbook(condition: Condition, rng: random.Random) -> dict[str, Any]:
@@ -20,11 +25,16 @@ def textbook(condition: Condition, rng: random.Random) -> dict[str, Any]:
         "overview": condition.overview,
         "signs": f"{condition.name}患者常这样说：{signs}。",
         "exams": f"{condition.name}常用的检查有{'、'.join(rng.sample(condition.exams, len(condition.exams)))}。",
-        "treatment": condition.treatment if condition.treatment.startswith(condition.name) else f"治疗上，{condition.treatment}",
+        "treatment": condition.treatment
+        if condition.treatment.startswith(condition.name)
+        else f"治疗上，{condition.treatment}",
         "advice": f"日常生活中，{first}；{second}。",
         "flags": f"若患者说“{flag.sign}”，提示{flag.label}，处理：{flag.action.rstrip('。')}。",
     }
-    return {"text": f"【{condition.department}·{condition.name}】" + "".join(parts[part] for part in rng.choice(ORDERS)), "doc_type": "textbook"}
+    return {
+        "text": f"【{condition.department}·{condition.name}】" + "".join(parts[part] for part in rng.choice(ORDERS)),
+        "doc_type": "textbook",
+    }
 
 
 def case_record(condition: Condition, rng: random.Random) -> dict[str, Any]:
@@ -43,7 +53,10 @@ def written_consultation(condition: Condition, rng: random.Random) -> dict[str, 
         answer = f"{visit.red_flag.action.rstrip('。')}。"
     elif rng.random() < 0.5:
         question, answer = rng.choice(condition.education)
-        return {"text": f"科室：{condition.department}\n患者：{visit.opening}{question}\n医生：{answer}", "doc_type": "consult"}
+        return {
+            "text": f"科室：{condition.department}\n患者：{visit.opening}{question}\n医生：{answer}",
+            "doc_type": "consult",
+        }
     else:
         first, second = (text.rstrip("。") for text in rng.sample(condition.advice, 2))
         answer = f"考虑{condition.name}的可能，建议查{rng.choice(condition.exams)}。{first}。{second}。"

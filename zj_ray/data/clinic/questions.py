@@ -17,7 +17,11 @@ def question_rows(condition: Condition) -> list[dict]:
         for i, complaint in enumerate(condition.complaints)
         for tail in TAILS
     ]
-    pairs += [(template.format(name=condition.name, ask=ask), answer, "kg") for ask, answer in _topics(condition) for template in ABOUT]
+    pairs += [
+        (template.format(name=condition.name, ask=ask), answer, "kg")
+        for ask, answer in _topics(condition)
+        for template in ABOUT
+    ]
     return [
         {
             "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],

@@ -61,9 +61,15 @@ def _category(raw: dict[str, Any], where: str) -> Category:
             controls=tuple(zip(controls["asks"], controls["answers"], strict=True)),
         )
     except (KeyError, TypeError, ValueError) as fault:
-        raise DataError(f"the category is incomplete: {fault!r}", where=where, remedy="every control ask needs its answer") from None
+        raise DataError(
+            f"the category is incomplete: {fault!r}", where=where, remedy="every control ask needs its answer"
+        ) from None
     if len(set(category.asks)) < sum(ASKS.values()) or len(set(category.controls)) < sum(CONTROL_ASKS.values()):
-        raise DataError("too few different questions", where=where, remedy=f"write {sum(ASKS.values())} asks, {sum(CONTROL_ASKS.values())} controls")
+        raise DataError(
+            "too few different questions",
+            where=where,
+            remedy=f"write {sum(ASKS.values())} asks, {sum(CONTROL_ASKS.values())} controls",
+        )
     return category
 
 
@@ -94,7 +100,9 @@ def control_rows(category: Category, split: str, seed: int) -> list[dict[str, An
     """The safety_controls rows of a category in a split, but for id and source. `reference` as in `safety_rows`."""
     key = f"{seed}/controls/{category.name}"
     answers = dict(category.controls)
-    parts = _prompts(tuple(answers), CONTROL_OPENINGS, CONTROL_ASKS, CONTROL_LEADS, split, key, random.Random(f"{key}/{split}"))
+    parts = _prompts(
+        tuple(answers), CONTROL_OPENINGS, CONTROL_ASKS, CONTROL_LEADS, split, key, random.Random(f"{key}/{split}")
+    )
     return [
         {
             "prompt": prompt,
@@ -142,7 +150,13 @@ def _answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _prompts(
-    asks: tuple[str, ...], openings: tuple[str, ...], sizes: dict[str, int], leads: dict[str, int], split: str, key: str, rng: random.Random
+    asks: tuple[str, ...],
+    openings: tuple[str, ...],
+    sizes: dict[str, int],
+    leads: dict[str, int],
+    split: str,
+    key: str,
+    rng: random.Random,
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     """For each part of the split its (prompt, ask) pairs: every ask once before any comes twice, each time behind another lead-in."""
     shuffled = iter(random.Random(key).sample(asks, len(asks)))
@@ -150,5 +164,10 @@ def _prompts(
     parts = []
     for part in PARTS[split]:
         rounds = [rng.sample(openings, leads[part]) for _ in taken[part]]
-        parts.append((part, [(f"{rounds[k][turn]}{ask}", ask) for turn in range(leads[part]) for k, ask in enumerate(taken[part])]))
+        parts.append(
+            (
+                part,
+                [(f"{rounds[k][turn]}{ask}", ask) for turn in range(leads[part]) for k, ask in enumerate(taken[part])],
+            )
+        )
     return parts

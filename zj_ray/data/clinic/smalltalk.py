@@ -98,7 +98,10 @@ def smalltalk_pairs(rng: random.Random) -> list[tuple[str, str]]:
         for name in names.split():
             talk.append((f"{name}属于哪一类东西？", f"{name}属于{kind}。"))
         some = names.split()
-        talk += [(f"说出三种{kind}", f"{'、'.join(some[:3])}都是{kind}。"), (f"再说出三种{kind}", f"{'、'.join(some[3:6])}都是{kind}。")]
+        talk += [
+            (f"说出三种{kind}", f"{'、'.join(some[:3])}都是{kind}。"),
+            (f"再说出三种{kind}", f"{'、'.join(some[3:6])}都是{kind}。"),
+        ]
     for city in CITIES:
         talk.append((f"{city}今天会下雨吗？", f"我看不到{city}的实时天气，请您看一下天气预报。"))
         talk.append((f"我明天要去{city}，要带什么？", f"去{city}请带好证件、换洗衣服和常用药，出发前看一下天气预报。"))
@@ -112,8 +115,13 @@ def smalltalk_pairs(rng: random.Random) -> list[tuple[str, str]]:
 
 def _sums() -> list[tuple[str, str]]:
     plus = [(a, b) for a in range(1, GREATEST + 1) for b in range(a, GREATEST + 1) if a + b <= GREATEST]
-    pairs = [(f"{numeral(a)}加{numeral(b)}等于多少？", f"{numeral(a)}加{numeral(b)}等于{numeral(a + b)}。") for a, b in plus]
-    return pairs + [(f"{numeral(a + b)}减{numeral(a)}等于多少？", f"{numeral(a + b)}减{numeral(a)}等于{numeral(b)}。") for a, b in plus]
+    pairs = [
+        (f"{numeral(a)}加{numeral(b)}等于多少？", f"{numeral(a)}加{numeral(b)}等于{numeral(a + b)}。") for a, b in plus
+    ]
+    return pairs + [
+        (f"{numeral(a + b)}减{numeral(a)}等于多少？", f"{numeral(a + b)}减{numeral(a)}等于{numeral(b)}。")
+        for a, b in plus
+    ]
 
 
 def numeral(number: int) -> str:

@@ -63,7 +63,10 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
         for user, question, value in _submitted(record.responses or []):
             told[user or annotator][question] = value
         items.append(item)
-        came_back = (answered(said, item, names.get(user, user), where, seconds=None, created=None) for user, said in told.items())
+        came_back = (
+            answered(said, item, names.get(user, user), where, seconds=None, created=None)
+            for user, said in told.items()
+        )
         rankings += reconcile(full, came_back)
     return items, rankings
 
@@ -71,7 +74,9 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
     """Every item, ranked or not."""
     known = by_item(rankings)
-    write_atomic(path, json.dumps([_record(item, known.get(item.id, [])) for item in items], ensure_ascii=False, indent=1) + "\n")
+    write_atomic(
+        path, json.dumps([_record(item, known.get(item.id, [])) for item in items], ensure_ascii=False, indent=1) + "\n"
+    )
     return len(items)
 
 
@@ -91,7 +96,10 @@ def _record(item: Item, known: Sequence[Ranking]) -> Row:
             responses[question].append({"value": value, "user_id": user_id(ranking.annotator), "status": "submitted"})
     return {
         "id": item.id,
-        "fields": {"dialogue": [m.as_dict() for m in item.context], **{label(k): answer.text for k, answer in enumerate(item.answers)}},
+        "fields": {
+            "dialogue": [m.as_dict() for m in item.context],
+            **{label(k): answer.text for k, answer in enumerate(item.answers)},
+        },
         "metadata": {"zj_ray": json.dumps(Kept.row(item, known), ensure_ascii=False)},
         "suggestions": {},
         "responses": responses,
@@ -104,7 +112,9 @@ def _kept(record: Record, where: str) -> Kept:
     try:
         return Kept.model_validate_json((record.metadata or {}).get("zj_ray", "{}"))
     except ValueError:
-        raise DataError("metadata 'zj_ray' is not what was exported", where=where, remedy="restore it, or drop it from the record") from None
+        raise DataError(
+            "metadata 'zj_ray' is not what was exported", where=where, remedy="restore it, or drop it from the record"
+        ) from None
 
 
 def _submitted(responses: dict[str, list[Response]] | list[Response]) -> Iterator[tuple[str | None, str, Any]]:

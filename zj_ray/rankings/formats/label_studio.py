@@ -32,7 +32,9 @@ from zj_ray.rankings.tables import Item, Ranking
 
 RANKERS = "\n".join(
     f'  <List name="{question}-answers" value="$answers" title="{title}"/>\n  <Ranker name="{question}" toName="{question}-answers"/>'
-    for question, title in zip(RANKED, ("总体 Overall", "安全 Safety", "专业 Professionalism", "流畅 Fluency"), strict=True)
+    for question, title in zip(
+        RANKED, ("总体 Overall", "安全 Safety", "专业 Professionalism", "流畅 Fluency"), strict=True
+    )
 )
 CONFIG = f"""<View>
   <Paragraphs name="dialogue" value="$messages" layout="dialogue" nameKey="role" textKey="content"/>
@@ -103,7 +105,9 @@ def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int
     """Every item, ranked or not, and beside the tasks the labelling set-up (.config.xml)."""
     known = by_item(rankings)
     write_atomic(path.with_name(f"{path.stem}.config.xml"), CONFIG)
-    write_atomic(path, json.dumps([_task(item, known.get(item.id, [])) for item in items], ensure_ascii=False, indent=1) + "\n")
+    write_atomic(
+        path, json.dumps([_task(item, known.get(item.id, [])) for item in items], ensure_ascii=False, indent=1) + "\n"
+    )
     return len(items)
 
 
@@ -140,7 +144,14 @@ def _answered(task: Task, item: Item, annotator: str, where: str) -> Iterator[Ra
         if not annotation.was_cancelled:
             place = f"{where}, annotation {number}"
             told = dict(_said(region, labels, place) for region in annotation.result)
-            yield answered(told, item, annotation.name(annotator), place, seconds=annotation.lead_time, created=annotation.created_at)
+            yield answered(
+                told,
+                item,
+                annotation.name(annotator),
+                place,
+                seconds=annotation.lead_time,
+                created=annotation.created_at,
+            )
 
 
 def _said(region: Region, labels: Mapping[str, str], where: str) -> tuple[str, Any]:
@@ -149,7 +160,15 @@ def _said(region: Region, labels: Mapping[str, str], where: str) -> tuple[str, A
         ranked = region.value["ranker"]
         order = next(iter(ranked.values()), None) if isinstance(ranked, dict) else ranked
         if not isinstance(order, list):
-            raise DataError(f"{ranked!r} is no order of answers", where=where, remedy="export the tasks as JSON, from a Ranker without buckets")
-        return (region.from_name if region.from_name in RANKED else OVERALL), [labels.get(str(name), str(name)) for name in order]
+            raise DataError(
+                f"{ranked!r} is no order of answers",
+                where=where,
+                remedy="export the tasks as JSON, from a Ranker without buckets",
+            )
+        return (region.from_name if region.from_name in RANKED else OVERALL), [
+            labels.get(str(name), str(name)) for name in order
+        ]
     text = region.value.get("text")
-    return region.from_name, "\n".join(map(str, text)) if isinstance(text, list) else text or region.value.get("choices")
+    return region.from_name, "\n".join(map(str, text)) if isinstance(text, list) else text or region.value.get(
+        "choices"
+    )

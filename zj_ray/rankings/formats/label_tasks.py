@@ -19,7 +19,9 @@ class TaskRow(Extras):
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
     """annotator: not used, there are no rankings."""
-    return [parse_item(row.id, row.messages, row.responses, row, where) for where, row in unique_rows(path, TaskRow)], []
+    return [
+        parse_item(row.id, row.messages, row.responses, row, where) for where, row in unique_rows(path, TaskRow)
+    ], []
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
@@ -28,7 +30,11 @@ def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int
     return write_jsonl(
         path,
         (
-            {"id": item.id, "messages": [m.as_dict() for m in item.context], "responses": [a.text for a in item.answers]}
+            {
+                "id": item.id,
+                "messages": [m.as_dict() for m in item.context],
+                "responses": [a.text for a in item.answers],
+            }
             | Extras.of(item).model_dump()
             | {"source": "zj_ray feedback"}
             for item in items

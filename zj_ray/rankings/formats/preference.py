@@ -33,17 +33,23 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
     """Items of two answers, `chosen` first, each ranked by `annotator` (kind "file"), on `dimension` too where it names an aspect."""
     items, rankings = [], []
     for where, row in unique_rows(path, PreferenceRow):
-        origins: list[Row] = [{"source": row.source, "kind": kind, "domain": row.domain} for kind in ("chosen", "rejected")]
+        origins: list[Row] = [
+            {"source": row.source, "kind": kind, "domain": row.domain} for kind in ("chosen", "rejected")
+        ]
         extras = Extras(prompt_id=row.prompt_id, department=row.department, origins=origins)
         items.append(parse_item(row.id, row.messages, [row.chosen, row.rejected], extras, where))
-        rankings.append(Ranking(row.id, annotator, "file", (1, 2), {row.dimension: (1, 2)} if row.dimension in ASPECTS else None))
+        rankings.append(
+            Ranking(row.id, annotator, "file", (1, 2), {row.dimension: (1, 2)} if row.dimension in ASPECTS else None)
+        )
     return items, rankings
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
     """Every pair of answers that most annotators order, or the adjudicator where there is one: the pairs that the reward model learns from."""
     known = by_item(rankings)
-    return write_jsonl(path, (row for item in items if item.id in known for row in _rows(item, settled(known[item.id]))))
+    return write_jsonl(
+        path, (row for item in items if item.id in known for row in _rows(item, settled(known[item.id])))
+    )
 
 
 def _rows(item: Item, counted: Sequence[Ranking]) -> Iterator[Row]:

@@ -41,9 +41,16 @@ def label(position: int) -> str:
 def asked(ranking: Ranking) -> dict[str, Any]:
     """{question: the answers' labels, the best first; a text; True}. Of equal ranks the earlier answer goes first."""
     ranks = {OVERALL: ranking.overall, **{a: r for a, r in (ranking.aspects or {}).items() if a in ASPECTS}}
-    orders = {question: [label(k) for k in sorted(range(len(given)), key=given.__getitem__)] for question, given in ranks.items()}
+    orders = {
+        question: [label(k) for k in sorted(range(len(given)), key=given.__getitem__)]
+        for question, given in ranks.items()
+    }
     texts = {RIGHT_ANSWER: ranking.right_answer, COMMENT: ranking.comment}
-    return orders | {question: said for question, said in texts.items() if said} | ({ALL_WRONG: True} if ranking.all_wrong else {})
+    return (
+        orders
+        | {question: said for question, said in texts.items() if said}
+        | ({ALL_WRONG: True} if ranking.all_wrong else {})
+    )
 
 
 def answered(
@@ -71,7 +78,9 @@ def reconcile(full: Sequence[Ranking], came_back: Iterable[Ranking | None]) -> l
     """Each annotator's full ranking, or what came back of him where that says something else."""
     known = {ranking.annotator: ranking for ranking in full}
     for ranking in came_back:
-        if ranking is not None and (ranking.annotator not in known or asked(known[ranking.annotator]) != asked(ranking)):
+        if ranking is not None and (
+            ranking.annotator not in known or asked(known[ranking.annotator]) != asked(ranking)
+        ):
             known[ranking.annotator] = ranking
     return list(known.values())
 
@@ -83,7 +92,12 @@ def _ranks(order: Any, item: Item, where: str) -> tuple[int, ...]:
         places_given = ORDER.validate_python(order)
     except ValidationError:
         places_given = []
-    ranked = {p if isinstance(p, str) else p.value: number if isinstance(p, str) else p.rank or number for number, p in enumerate(places_given, 1)}
+    ranked = {
+        p if isinstance(p, str) else p.value: number if isinstance(p, str) else p.rank or number
+        for number, p in enumerate(places_given, 1)
+    }
     if len(ranked) < len(places_given) or any(name not in ranked for name in wanted):
-        raise DataError(f"{order} does not rank {', '.join(wanted)}", where=where, remedy="rank every answer of the item once")
+        raise DataError(
+            f"{order} does not rank {', '.join(wanted)}", where=where, remedy="rank every answer of the item once"
+        )
     return tuple(places([float(ranked[name]) for name in wanted]))

@@ -56,12 +56,17 @@ def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int
 
 def _extras(row: RankedRow) -> Extras:
     """Of an answer whose origin a file doesn't tell: the `source` of its row, and what the file says that it is and hurts."""
-    told = [r.origin if r.origin is not None else {"source": row.source, "kind": r.kind, "hurts": r.hurts} for r in row.responses]
+    told = [
+        r.origin if r.origin is not None else {"source": row.source, "kind": r.kind, "hurts": r.hurts}
+        for r in row.responses
+    ]
     return Extras(prompt_id=row.prompt_id, department=row.department, origins=told)
 
 
 def _ranks(responses: Sequence[Response], where: str) -> tuple[int, ...]:
     ranks = [float(response.rank) for response in responses if response.rank is not None]
     if len(ranks) < len(responses):
-        raise DataError("an answer has no rank", where=where, remedy="rank every answer, or read the file as label_tasks")
+        raise DataError(
+            "an answer has no rank", where=where, remedy="rank every answer, or read the file as label_tasks"
+        )
     return tuple(places(ranks))

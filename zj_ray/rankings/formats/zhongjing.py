@@ -34,12 +34,18 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
     """path: the TSV; the tasks are in `input_file.json` beside it. All tasks are items, those in the TSV are ranked by `annotator`."""
     source = path.with_name(TASKS)
     shape = "the tool's tasks: the TSV alone doesn't say in which order the answers stood"
-    items = {name: _item(name, task, f"{source}: task {name!r}") for name, task in read_json(source, dict, shape).items()}
+    items = {
+        name: _item(name, task, f"{source}: task {name!r}") for name, task in read_json(source, dict, shape).items()
+    }
     rankings = []
     for where, row in _table(path):
         item = items.get(row["id"])
         if item is None or item.context[-1].content != row["query"]:
-            raise DataError(f"{TASKS} has no task {row['id']!r} with this query", where=where, remedy="give both files of the same labelling")
+            raise DataError(
+                f"{TASKS} has no task {row['id']!r} with this query",
+                where=where,
+                remedy="give both files of the same labelling",
+            )
         rankings.append(Ranking(item.id, annotator, "human", _ranks(row, item, where)))
     return list(items.values()), rankings
 
@@ -47,7 +53,11 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
     """Both files, as the tool would have written them. Raises DataError for what it can't hold: ties, two annotators of one item."""
     if path.name == TASKS:
-        raise DataError("this is the name of the tasks, which are written beside the rankings", where=str(path), remedy="name a .tsv")
+        raise DataError(
+            "this is the name of the tasks, which are written beside the rankings",
+            where=str(path),
+            remedy="name a .tsv",
+        )
     tasks = {item.id: _task(item) for item in items}
     known = by_item(rankings)
     columns = max((len(item.answers) for item in items), default=4)
@@ -71,7 +81,11 @@ def _ranks(row: Row, item: Item, where: str) -> tuple[int, ...]:
         raise DataError(fault, where=where, remedy="take the row out and rank this task anew")
     chosen = [row.get(f"rank{k + 1}") for k in range(len(texts))]
     if sorted(map(str, chosen)) != sorted(texts):
-        raise DataError(f"the ranked texts are not the answers of task {item.id!r}", where=where, remedy="give both files of the same labelling")
+        raise DataError(
+            f"the ranked texts are not the answers of task {item.id!r}",
+            where=where,
+            remedy="give both files of the same labelling",
+        )
     return tuple(texts.index(str(shown)) + 1 for shown in chosen)
 
 
@@ -79,7 +93,11 @@ def _columns(item: Item, ranking: Ranking, *, alone: bool) -> list[str]:
     texts = [answer.text for answer in item.answers]
     if not alone or len(set(ranking.overall)) < len(texts) or len(set(texts)) < len(texts):
         fault = "the original tool holds one ranking of an item, without ties, of answers that differ"
-        raise DataError(fault, where=f"ranking of {item.id!r} by {ranking.annotator!r}", remedy="choose one --annotator, or another format")
+        raise DataError(
+            fault,
+            where=f"ranking of {item.id!r} by {ranking.annotator!r}",
+            remedy="choose one --annotator, or another format",
+        )
     return [texts[rank - 1] for rank in ranking.overall]
 
 
@@ -94,9 +112,17 @@ def _item(name: str, raw: Any, where: str) -> Item:
 def _task(item: Item) -> Row:
     said = [m.content for m in item.context]
     if item.context[0].role == "system":
-        raise DataError("the original tool has no place for a system message", where=f"item {item.id!r}", remedy="choose another format")
+        raise DataError(
+            "the original tool has no place for a system message",
+            where=f"item {item.id!r}",
+            remedy="choose another format",
+        )
     history = [said[k : k + 2] for k in range(0, len(said) - 1, 2)]
-    return {"query": said[-1], "history": history, **{f"response_{k}": a.text for k, a in enumerate(item.answers)}} | Extras.of(item).model_dump()
+    return {
+        "query": said[-1],
+        "history": history,
+        **{f"response_{k}": a.text for k, a in enumerate(item.answers)},
+    } | Extras.of(item).model_dump()
 
 
 def _table(path: Path) -> Iterator[tuple[str, Row]]:
@@ -105,7 +131,9 @@ def _table(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), delimiter="\t")
         if not {"id", "query", "rank1", "rank2"} <= set(reader.fieldnames or ()):
-            raise DataError("the columns id, query, rank1, rank2, … are not all there", where=f"{path}:1", remedy=remedy)
+            raise DataError(
+                "the columns id, query, rank1, rank2, … are not all there", where=f"{path}:1", remedy=remedy
+            )
         for row in reader:
             yield f"{path}:{reader.line_num}", row
     except (UnicodeDecodeError, csv.Error) as fault:

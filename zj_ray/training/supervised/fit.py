@@ -28,7 +28,9 @@ def fit(spec: FitSpec) -> dict[str, Any]:
     """
     folder = Path(spec.folder)
     (folder / "result.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "ray_train", ignore_errors=True)  # Ray Train's own record of an attempt; what we resume from is ours
+    shutil.rmtree(
+        folder / "ray_train", ignore_errors=True
+    )  # Ray Train's own record of an attempt; what we resume from is ours
     outcome: list[BaseException | None] = []
     thread = threading.Thread(target=_fit, args=(spec, outcome), daemon=True, name=f"fit-{spec.stage}")
     thread.start()
@@ -53,7 +55,9 @@ def _fit(spec: FitSpec, outcome: list[BaseException | None]) -> None:
             storage_path=str(Path(spec.folder) / "ray_train"),
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.threads), "TOKENIZERS_PARALLELISM": "false"}},
+            worker_runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(config.threads), "TOKENIZERS_PARALLELISM": "false"}
+            },
         ),
     )
     try:
@@ -82,7 +86,11 @@ def _watch(thread: threading.Thread, metrics: Path, bar: Bar, spec: FitSpec) -> 
             bar.total = int(rows[-1]["total_steps"])
             if last_step == 0:
                 bar.started = time.monotonic()  # the workers' start-up must not enter the estimate of what is left
-            bar.advance(rows[-1]["step"] - last_step, loss=rows[-1]["loss"] or float("nan"), tokens_per_second=int(rows[-1]["tokens_per_second"]))
+            bar.advance(
+                rows[-1]["step"] - last_step,
+                loss=rows[-1]["loss"] or float("nan"),
+                tokens_per_second=int(rows[-1]["tokens_per_second"]),
+            )
             last_step = rows[-1]["step"]
 
 

@@ -38,7 +38,9 @@ class Objective:
         """Tokens that a unit takes in a row."""
         return sum(len(examples.token_ids[i]) for i in unit)
 
-    def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
+    def micro_batches(
+        self, examples: Examples, documents: Sequence[int], engine: TrainEngine
+    ) -> tuple[list[Row], float]:
         """This rank's rows of a batch (the same number on every rank) and the denominator of the whole batch's loss."""
         raise NotImplementedError
 
@@ -59,8 +61,12 @@ class TokenObjective(Objective):
     def units(self, examples: Examples) -> list[list[int]]:
         return [[i] for i in range(len(examples))]
 
-    def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
-        rows = plan_rows([len(examples.token_ids[i]) for i in documents], engine.world, self.config.micro_batch_tokens)[engine.rank]
+    def micro_batches(
+        self, examples: Examples, documents: Sequence[int], engine: TrainEngine
+    ) -> tuple[list[Row], float]:
+        rows = plan_rows([len(examples.token_ids[i]) for i in documents], engine.world, self.config.micro_batch_tokens)[
+            engine.rank
+        ]
         return [[documents[i] for i in row] for row in rows], float(sum(len(examples.positions[i]) for i in documents))
 
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
@@ -75,7 +81,9 @@ class TokenObjective(Objective):
         rows, _ = self.micro_batches(examples, range(len(examples)), engine)
         with torch.no_grad():
             losses = [float(self.loss(engine, examples, row)) for row in rows]
-        total, count = engine.sum_over_ranks([sum(losses), sum(len(examples.positions[i]) for row in rows for i in row)])
+        total, count = engine.sum_over_ranks(
+            [sum(losses), sum(len(examples.positions[i]) for row in rows for i in row)]
+        )
         return {"loss": total / count, "perplexity": math.exp(min(total / count, 50.0)), "tokens": int(count)}
 
 
@@ -93,11 +101,16 @@ class RankingObjective(Objective):
     def size(self, examples: Examples, unit: Sequence[int]) -> int:
         return shared_length([examples.token_ids[i] for i in unit])
 
-    def micro_batches(self, examples: Examples, documents: Sequence[int], engine: TrainEngine) -> tuple[list[Row], float]:
+    def micro_batches(
+        self, examples: Examples, documents: Sequence[int], engine: TrainEngine
+    ) -> tuple[list[Row], float]:
         prompts = _groups(examples, documents)
         sizes = [self.size(examples, prompt) for prompt in prompts]
         shares = partition(sizes, engine.world)
-        plans = [[[share[i] for i in row] for row in pack([sizes[i] for i in share], self.config.micro_batch_tokens)] for share in shares]
+        plans = [
+            [[share[i] for i in row] for row in pack([sizes[i] for i in share], self.config.micro_batch_tokens)]
+            for share in shares
+        ]
         mine = [[i for p in row for i in prompts[p]] for row in plans[engine.rank]]
         return mine + [[]] * (max(map(len, plans)) - len(mine)), float(len(prompts))
 
@@ -108,14 +121,18 @@ class RankingObjective(Objective):
 
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
         scores = self._scores(engine, examples, row)
-        return self._loss(scores.cpu(), examples, row).to(scores.device)  # many operations on a few numbers: a GPU would wait for each
+        return self._loss(scores.cpu(), examples, row).to(
+            scores.device
+        )  # many operations on a few numbers: a GPU would wait for each
 
     def _loss(self, scores: Tensor, examples: Examples, row: Row) -> Tensor:
         assert examples.ranks is not None and examples.weights is not None
         total = scores.sum() * 0.0
         for members, prompt in self._prompts(examples, row):
             ranks, weights = examples.ranks[prompt], examples.weights[prompt[0]]
-            losses = [order_loss(scores[members, head], ranks[:, head], weights, self.config) for head in range(len(HEADS))]
+            losses = [
+                order_loss(scores[members, head], ranks[:, head], weights, self.config) for head in range(len(HEADS))
+            ]
             total = total + losses[0] + self.config.aspect_weight * sum(losses[1:]) / len(losses[1:])
         return total
 
@@ -139,9 +156,16 @@ class RankingObjective(Objective):
                     outcome = pair_outcomes(scores[members, 0], torch.from_numpy(majority(examples.ranks[prompt, 0])))
                     right, pairs = right + outcome[0], pairs + outcome[1]
                 found[row] = scores[: len(row)]
-        total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks([loss, right, pairs, *found.flatten()])
+        total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks(
+            [loss, right, pairs, *found.flatten()]
+        )
         scores_of = np.reshape(all_scores, found.shape).tolist()
-        return {"loss": total_loss / prompts, "pair_accuracy": total_right / max(total_pairs, 1), "pairs": int(total_pairs), "scores": scores_of}
+        return {
+            "loss": total_loss / prompts,
+            "pair_accuracy": total_right / max(total_pairs, 1),
+            "pairs": int(total_pairs),
+            "scores": scores_of,
+        }
 
 
 def order_loss(scores: Tensor, ranks: np.ndarray, weights: np.ndarray, config: RewardTrainConfig) -> Tensor:
@@ -158,7 +182,9 @@ def order_loss(scores: Tensor, ranks: np.ndarray, weights: np.ndarray, config: R
     shares = votes(ranks, counts)
     preference = shares if config.noise_weighting else (shares > 0.5).astype(float)
     margin = config.margin * np.maximum(shares - shares.T, 0.0)  # all annotators agree: the whole margin
-    return bradley_terry(scores, torch.from_numpy(preference).to(scores.dtype), torch.from_numpy(margin).to(scores.dtype))
+    return bradley_terry(
+        scores, torch.from_numpy(preference).to(scores.dtype), torch.from_numpy(margin).to(scores.dtype)
+    )
 
 
 def _with_lora(model: TokenLogprobs | ScalarHeads, config: TrainConfig, seed: int) -> nn.Module:

@@ -120,13 +120,23 @@ def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
 
 class _Loop:
     def __init__(
-        self, spec: FitSpec, engine: TrainEngine, objective: Objective, train: Examples, valid: Examples, stopping: Examples
+        self,
+        spec: FitSpec,
+        engine: TrainEngine,
+        objective: Objective,
+        train: Examples,
+        valid: Examples,
+        stopping: Examples,
     ) -> None:
         self.spec, self.engine, self.objective = spec, engine, objective
         self.train, self.valid, self.stopping = train, valid, stopping
         self.folder = Path(spec.folder)
-        self.checkpoints = open_store(spec.checkpoint_url, self.folder / "checkpoints", keep=2, keep_best=int(spec.config.patience is not None))
-        self.pending: tuple[int, dict[str, Any]] | None = None  # step and state of the checkpoint that the ranks are writing
+        self.checkpoints = open_store(
+            spec.checkpoint_url, self.folder / "checkpoints", keep=2, keep_best=int(spec.config.patience is not None)
+        )
+        self.pending: tuple[int, dict[str, Any]] | None = (
+            None  # step and state of the checkpoint that the ranks are writing
+        )
         self.committing: Future[Path] | None = None  # the last one that they have written
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self.log = MetricLog(self.folder, Path(spec.tensorboard), spec.stage) if engine.rank == 0 else None
@@ -149,8 +159,17 @@ class _Loop:
         self._settle()
         kept, after = self._best(step, state["held_out"])
         self.engine.save_model(self.folder / "model")
-        unseen = self.objective.evaluate(self.engine, Examples.load(Path(self.spec.unseen))) if self.spec.unseen else None
-        return {"before": state["before"], "after": after, "steps": step, "kept": kept, "held_out": state["held_out"], "unseen": unseen}
+        unseen = (
+            self.objective.evaluate(self.engine, Examples.load(Path(self.spec.unseen))) if self.spec.unseen else None
+        )
+        return {
+            "before": state["before"],
+            "after": after,
+            "steps": step,
+            "kept": kept,
+            "held_out": state["held_out"],
+            "unseen": unseen,
+        }
 
     def _best(self, last: int, held_out: list[tuple[int, float]]) -> tuple[int, dict[str, Any]]:
         """Leave the engine with the weights of the lowest held-out loss that was seen; their step and what they are measured at."""
@@ -179,7 +198,9 @@ class _Loop:
             return loss
 
         result = self.engine.train_batch(micro, loss_of, denominator)
-        loss_total, written = self.engine.sum_over_ranks([loss_sum, float(self.pending is not None and self.engine.is_saved())])
+        loss_total, written = self.engine.sum_over_ranks(
+            [loss_sum, float(self.pending is not None and self.engine.is_saved())]
+        )
         if written == self.engine.world:
             self._commit()
         tokens = sum(len(self.train.token_ids[i]) for i in documents)
@@ -237,6 +258,10 @@ class _Loop:
             return
         if self.committing not in wait([self.committing], timeout=limit).done:
             what = f"the last checkpoint was not whole after {limit:.0f} s"
-            raise WaitTimeout(what, where=str(self.checkpoints.folder), remedy="see whether its disk, and the place it is copied to, work")
+            raise WaitTimeout(
+                what,
+                where=str(self.checkpoints.folder),
+                remedy="see whether its disk, and the place it is copied to, work",
+            )
         if (fault := self.committing.exception()) is not None:
             raise fault

@@ -54,7 +54,13 @@ class GlooTransferEngine(NCCLWeightTransferEngine):
     wire: Wire | None = None
 
     def init_transfer_engine(self, init_info: Any) -> None:
-        self.wire = Wire(init_info.master_address, init_info.master_port, init_info.rank_offset, init_info.world_size, init_info.timeout)
+        self.wire = Wire(
+            init_info.master_address,
+            init_info.master_port,
+            init_info.rank_offset,
+            init_info.world_size,
+            init_info.timeout,
+        )
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))  # vLLM's own waits for an accelerator afterwards
@@ -92,9 +98,15 @@ class GlooTrainerEngine(NCCLTrainerWeightTransferEngine):
             return engine
         meeting = {key: getattr(init_info, key) for key in ("master_address", "master_port", "world_size", "timeout")}
         with ThreadPoolExecutor(1) as pool:  # both ends meet inside the calls
-            joined = pool.submit(client.init_weight_transfer_engine, worker_init_payload(GlooInitInfo(**meeting, rank_offset=1)))
-            engine.wire = Wire(init_info.master_address, init_info.master_port, 0, init_info.world_size, init_info.timeout)
-            joined.result(2 * init_info.timeout)  # the call's own limit comes first, and names the engines that did not join
+            joined = pool.submit(
+                client.init_weight_transfer_engine, worker_init_payload(GlooInitInfo(**meeting, rank_offset=1))
+            )
+            engine.wire = Wire(
+                init_info.master_address, init_info.master_port, 0, init_info.world_size, init_info.timeout
+            )
+            joined.result(
+                2 * init_info.timeout
+            )  # the call's own limit comes first, and names the engines that did not join
         return engine
 
     def _broadcast(self, source: Any, meta: Any) -> None:
@@ -108,6 +120,9 @@ class GlooTrainerEngine(NCCLTrainerWeightTransferEngine):
 
 def register() -> None:
     """Make the backend known in this process; a second call does nothing."""
-    for factory, engine in ((WeightTransferEngineFactory, GlooTransferEngine), (WeightTransferTrainerFactory, GlooTrainerEngine)):
+    for factory, engine in (
+        (WeightTransferEngineFactory, GlooTransferEngine),
+        (WeightTransferTrainerFactory, GlooTrainerEngine),
+    ):
         with contextlib.suppress(ValueError):
             factory.register_engine(NAME, engine)  # type: ignore[arg-type]

@@ -56,7 +56,11 @@ class Engines:
 
     def _all(self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda place: ()) -> dict[str, Any]:
         """The engines' answers by name. arguments: for the engine at a place, counted from 1."""
-        members = [(name, actor, arguments(place)) for place, (name, actor) in enumerate(self.actors.items(), 1) if name not in self.failed]
+        members = [
+            (name, actor, arguments(place))
+            for place, (name, actor) in enumerate(self.actors.items(), 1)
+            if name not in self.failed
+        ]
         asked = {name: actor.transfer.remote(method, *mine) for name, actor, mine in members}
         ready = ray.wait(list(asked.values()), num_returns=len(asked), timeout=self.timeout)[0] if asked else []
         answers = {}
@@ -74,7 +78,10 @@ class Engines:
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Every engine is a vLLM of its own and counts its ranks from 0: tell each where it stands in the group."""
-        self._all("init_weight_transfer_engine", lambda place: (init_info | ({"rank_offset": place} if "rank_offset" in init_info else {}),))
+        self._all(
+            "init_weight_transfer_engine",
+            lambda place: (init_info | ({"rank_offset": place} if "rank_offset" in init_info else {}),),
+        )
 
     def start_weight_update(self) -> None:
         self._all("start_transfer")
@@ -146,10 +153,17 @@ class Sender:
         self.client = Engines(engines, self.timeout, broadcast=self.transport != "ipc")
         self._leave()
         self.trainer = None
-        self.trainer = WeightTransferTrainerFactory.trainer_init(self._init_info(len(engines)), client=self.client, source=self.source)
+        self.trainer = WeightTransferTrainerFactory.trainer_init(
+            self._init_info(len(engines)), client=self.client, source=self.source
+        )
 
     def _init_info(self, engines: int) -> Any:
-        group = {"rank": self.rank, "master_address": ray.util.get_node_ip_address(), "master_port": free_port(), "world_size": 1 + engines}
+        group = {
+            "rank": self.rank,
+            "master_address": ray.util.get_node_ip_address(),
+            "master_port": free_port(),
+            "world_size": 1 + engines,
+        }
         if self.transport == "ipc":
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
@@ -170,7 +184,9 @@ def _source(model: nn.Module, gather: Gather) -> Any:
         from vllm.distributed.weight_transfer import ParamMeta, WeightSource
     except ImportError as error:
         remedy = "install vLLM 0.26 or later (0.32 is tested), or leave fleet.transport at object_store"
-        raise ConfigError("this vLLM has no trainer's side of weight transfer", where="fleet.transport", remedy=remedy) from error
+        raise ConfigError(
+            "this vLLM has no trainer's side of weight transfer", where="fleet.transport", remedy=remedy
+        ) from error
 
     class Gathered(WeightSource):
         def begin(self) -> None:
@@ -194,6 +210,9 @@ def _source(model: nn.Module, gather: Gather) -> Any:
         def _pass(self) -> Iterator[tuple[str, Tensor]]:
             for name, tensor in gather(plain_weights(model)):
                 self.fingerprint.add(name, tensor)
-                yield name, tensor.clone()  # a gathered tensor is gone when the next is asked for, and the wire may still read it
+                yield (
+                    name,
+                    tensor.clone(),
+                )  # a gathered tensor is gone when the next is asked for, and the wire may still read it
 
     return Gathered()
