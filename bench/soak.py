@@ -28,7 +28,7 @@ from bench.subject import config, room, settle, speaker
 from zj_ray.cluster.connect import connect
 from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import read_metrics
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.ppo import ppo
 
 SHAPE = LlamaConfig(vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1)
@@ -54,11 +54,11 @@ def small_run(folder: Path, steps: int, seed: int = 0, engines: int = 1, **ppo: 
 
 def learn(run: Run) -> float:
     """The PPO stage, on the Ray that is there; returns its seconds."""
-    shop, started = Workshop(run), time.monotonic()
+    context, started = StageContext(run), time.monotonic()
     try:
-        ppo(shop)
+        ppo(context)
     finally:
-        shop.release_fleet()
+        context.release_fleet()
     return time.monotonic() - started
 
 

@@ -17,7 +17,7 @@ from zj_ray.config.schema import Config, ModelConfig
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.files import read_jsonl, write_jsonl
 from zj_ray.runs.folder import Run
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.ppo import PPOLoop, started
 from zj_ray.stages.prepare import prepare
 from zj_ray.training.model import HEADS, new_heads
@@ -114,10 +114,10 @@ def settle(run: Run, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -
 def ppo_stage(run: Run) -> Iterator[PPOLoop]:
     """The PPO stage's own loop, started up and with the first weights published, on a Ray of its own."""
     with connect(run.config.ray, log_folder=run.folder):
-        shop = Workshop(run)
+        context = StageContext(run)
         try:
-            with started(shop) as loop:
-                shop.publish(loop.roles.weights(shop.next_version()))
+            with started(context) as loop:
+                context.publish(loop.roles.weights(context.next_version()))
                 yield loop
         finally:
-            shop.release_fleet()
+            context.release_fleet()

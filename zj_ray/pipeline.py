@@ -26,7 +26,7 @@ from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import PeakMemory, versions
 from zj_ray.runs.summary import read_summary, update_summary
 from zj_ray.stages.collect import collect
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.evaluate import evaluate
 from zj_ray.stages.feedback import feedback
 from zj_ray.stages.ppo import ppo
@@ -38,7 +38,7 @@ from zj_ray.stages.sft import sft
 
 logger = logging.getLogger("zj_ray")
 
-Stage = Callable[[Workshop], dict[str, Any]]
+Stage = Callable[[StageContext], dict[str, Any]]
 WORK: dict[str, Stage] = {
     "pretrain": pretrain,
     "sft": sft,
@@ -83,11 +83,11 @@ def run(config: Config, *, runs: Path, start_from: str | None = None, allowed: S
 def collect_round(work: Run, prompts: int) -> dict[str, Any]:
     """Let the run's PPO model answer for the next round of ranking; returns what `stages.collect.collect` tells."""
     with work.running(), connect(work.config.ray, log_folder=work.folder):
-        shop = Workshop(work)
+        context = StageContext(work)
         try:
-            return collect(shop, prompts)
+            return collect(context, prompts)
         finally:
-            shop.release_fleet()
+            context.release_fleet()
 
 
 def _run_stages(work: Run) -> None:
@@ -99,21 +99,21 @@ def _run_stages(work: Run) -> None:
     if not todo:
         return
     with control(work), connect(work.config.ray, log_folder=work.folder):
-        shop = Workshop(work)
+        context = StageContext(work)
         try:
             for stage in todo:
-                _run_stage(work, shop, stage)
+                _run_stage(work, context, stage)
         finally:
-            shop.release_fleet()
+            context.release_fleet()
 
 
-def _run_stage(work: Run, shop: Workshop, stage: str) -> None:
+def _run_stage(work: Run, context: StageContext, stage: str) -> None:
     work.status(stage=stage, step=0, total=0)
     update_summary(work.folder, {"stages": {stage: {"status": "running"}}})
     logger.info("stage %s started", stage)
     started = time.monotonic()
     try:
-        manifest = WORK[stage](shop)
+        manifest = WORK[stage](context)
     except BaseException as fault:
         status = "waiting" if isinstance(fault, PeopleNeeded) else "failed"
         update_summary(work.folder, {"stages": {stage: {"status": status, "seconds": time.monotonic() - started}}})

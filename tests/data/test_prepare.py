@@ -11,7 +11,7 @@ from zj_ray.config.schema import ClinicConfig, Config, DataConfig, ModelConfig, 
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.runs.folder import Run
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.prepare import prepare
 
 SMALL = DataConfig(clinic=ClinicConfig(consultations=24, single_turn=24, passages=24, cases=24))
@@ -25,7 +25,8 @@ def test_without_a_base_a_tiny_model_and_its_tokenizer_are_made(tmp_path: Path) 
     prepare(run)  # done already: nothing changes
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
     assert (
-        Workshop(run).base_model() == str(run.folder / "base") and (run.folder / "base" / "model.safetensors").is_file()
+        StageContext(run).base_model() == str(run.folder / "base")
+        and (run.folder / "base" / "model.safetensors").is_file()
     )
     assert len(load_tokenizer(run.folder / "tokenizer")) == 400
 
@@ -35,9 +36,9 @@ def test_a_base_model_brings_its_own_tokenizer_and_gets_a_chat_template_if_it_ha
     (base / "chat_template.jinja").unlink(missing_ok=True)
     run = Run.open(tmp_path / "run", Config(data=SMALL, model=replace(ModelConfig(), base=str(base))))
     prepare(run)
-    shop = Workshop(run)
-    assert shop.base_model() == str(base) and not (run.folder / "base").exists()
-    chat = shop.chat()
+    context = StageContext(run)
+    assert context.base_model() == str(base) and not (run.folder / "base").exists()
+    chat = context.chat()
     embeddings = json.loads((base / "config.json").read_text())["vocab_size"]
     assert isinstance(chat, ChatFormat) and len(chat.tokenizer) == embeddings, (
         "a token was added that the model has no embedding for"

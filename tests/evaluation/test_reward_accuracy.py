@@ -11,7 +11,7 @@ from zj_ray.algorithms.preference import disagreement
 from zj_ray.data.messages import Message
 from zj_ray.evaluation.ranking_accuracy import length_scores, measure, preferred_pairs
 from zj_ray.evaluation.reward_model import disagreements, measure_reward
-from zj_ray.rankings.labels import Labelled
+from zj_ray.rankings.labels import RankedForTraining
 from zj_ray.rankings.tables import Answer, Item
 from zj_ray.training.model import HEADS
 
@@ -22,15 +22,15 @@ def item(
     ranks: Sequence[float],
     kinds: Sequence[str] = "abcdefgh",
     department: str | None = None,
-) -> Labelled:
+) -> RankedForTraining:
     """Ranked overall by one annotator."""
     answers = tuple(Answer(text, {"kind": kind, "source": "test"}) for text, kind in zip(texts, kinds, strict=False))
     by_head = np.full((len(HEADS), len(texts), 1), np.nan)
     by_head[0, :, 0] = ranks
-    return Labelled(Item(name, name, (Message("user", "头痛。"),), department, answers), by_head, np.ones(1))
+    return RankedForTraining(Item(name, name, (Message("user", "头痛。"),), department, answers), by_head, np.ones(1))
 
 
-def random_items(count: int, seed: int = 0) -> tuple[list[Labelled], np.ndarray]:
+def random_items(count: int, seed: int = 0) -> tuple[list[RankedForTraining], np.ndarray]:
     """Items whose better answers are mostly longer, and the truth that ranked them `[answers]`."""
     random = np.random.default_rng(seed)
     lengths, truth = random.integers(5, 200, (count, 4)), random.normal(size=(count, 4))

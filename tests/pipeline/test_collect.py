@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.driver import end_orphans, zj
 from zj_ray.files import read_jsonl
-from zj_ray.rankings.store import open_store
+from zj_ray.rankings.store import open_rankings
 from zj_ray.runs.metrics import read_metrics
 from zj_ray.stages.collect import round_of
 
@@ -60,7 +60,7 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
     end_orphans([process for process in psutil.process_iter() if process.pid in left], patience=3.0)
     assert zj(*words, log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
 
-    store = open_store(run / "feedback", None)
+    store = open_rankings(run / "feedback", None)
     items, rankings = store.items(), store.all_rankings()
     store.close()
     added = [item for item in items if round_of(item) == 2]

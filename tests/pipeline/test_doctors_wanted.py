@@ -20,7 +20,7 @@ from zj_ray.stages.feedback import Context, feedback
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run whose four contexts were answered before, so that no engine is needed."""
     config = Config(feedback=FeedbackConfig(source="human", label=LabelConfig(enough=0.75)))
     run = Run.open(tmp_path / "run", config)
@@ -33,18 +33,18 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(run=run, config=config)
 
 
-def test_a_run_waits_for_doctors_and_goes_on_when_enough_is_ranked(shop: Any) -> None:
-    store = RankingStore(shop.run.folder / "feedback" / "rankings.sqlite")
+def test_a_run_waits_for_doctors_and_goes_on_when_enough_is_ranked(context: Any) -> None:
+    store = RankingStore(context.run.folder / "feedback" / "rankings.sqlite")
     for ranked, item in enumerate(items(3)):
         with (
             pytest.raises(PeopleNeeded, match=rf"{4 - ranked} of 4 items wait for doctors.*zj label"),
-            shop.run.running(),
+            context.run.running(),
         ):
-            feedback(shop)
-        assert read_status(shop.run.folder)["state"] == "waiting"
+            feedback(context)
+        assert read_status(context.run.folder)["state"] == "waiting"
         store.add_rankings([Ranking(item.id, "li", "human", (1, 2, 3, 4))])
-    manifest = feedback(shop)
+    manifest = feedback(context)
     assert manifest["items"] == 3 and manifest["agreement"]["simulated"] is False
-    assert not (shop.run.folder / "feedback" / "utilities.json").exists()  # nobody knows the true values
+    assert not (context.run.folder / "feedback" / "utilities.json").exists()  # nobody knows the true values
     assert {r.kind for said in store.all_rankings().values() for r in said} == {"human"}
     store.close()

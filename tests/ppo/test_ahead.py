@@ -10,7 +10,7 @@ import pytest
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import ZjError
 from zj_ray.fleet.fleet import Consultations
-from zj_ray.ppo.ahead import Rollout, Rollouts, check_staleness
+from zj_ray.ppo.ahead import Rollout, RolloutAhead, check_staleness
 
 STEPS = 6
 
@@ -26,7 +26,7 @@ def _holder(begun: list[int], gate: Callable[[int], None] = lambda step: None) -
 
 def test_without_staleness_a_rollout_begins_when_it_is_asked_for() -> None:
     begun: list[int] = []
-    with Rollouts(_holder(begun), 0, STEPS, limit=10) as rollouts:
+    with RolloutAhead(_holder(begun), 0, STEPS, limit=10) as rollouts:
         for step in range(STEPS):
             assert rollouts.take(step).consultations.lost == [str(step)] and begun == list(range(step + 1))
 
@@ -35,7 +35,7 @@ def test_without_staleness_a_rollout_begins_when_it_is_asked_for() -> None:
 def test_a_rollout_goes_on_beside_the_update_but_never_more_than_the_bound_ahead(bound: int) -> None:
     begun: list[int] = []
     at_work = {step: threading.Event() for step in range(STEPS)}
-    with Rollouts(_holder(begun, lambda step: at_work[step].set()), bound, STEPS, limit=10) as rollouts:
+    with RolloutAhead(_holder(begun, lambda step: at_work[step].set()), bound, STEPS, limit=10) as rollouts:
         for step in range(STEPS):
             assert rollouts.take(step).consultations.lost == [str(step)]
             furthest = min(step + bound, STEPS - 1)
@@ -51,7 +51,7 @@ def test_the_next_steps_consultations_are_held_while_this_steps_still_go_on() ->
         assert step != 0 or next_has_begun.wait(10)
         next_has_begun.set()
 
-    with Rollouts(_holder([], gate), 1, STEPS, limit=10) as rollouts:
+    with RolloutAhead(_holder([], gate), 1, STEPS, limit=10) as rollouts:
         assert rollouts.take(0).consultations.lost == ["0"]
 
 
@@ -60,7 +60,7 @@ def test_a_rollout_that_fails_ahead_is_told_when_its_step_comes() -> None:
         if step == 1:
             raise ZjError("no engine serves")
 
-    with Rollouts(_holder([], gate), 1, STEPS, limit=10) as rollouts:
+    with RolloutAhead(_holder([], gate), 1, STEPS, limit=10) as rollouts:
         rollouts.take(0)
         with pytest.raises(ZjError, match="no engine serves"):
             rollouts.take(1)

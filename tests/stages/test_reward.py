@@ -20,12 +20,12 @@ from zj_ray.data.datasets import load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.ranking_accuracy import preferred_pairs
-from zj_ray.rankings.labels import Labelled, is_held_out, label, stop_by
+from zj_ray.rankings.labels import RankedForTraining, is_held_out, label, stop_by
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 from zj_ray.runs.folder import Run
 from zj_ray.runs.summary import read_summary
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.reward import ranking_examples, read_feedback, reward
 from zj_ray.training.model import HEADS, load_heads
 from zj_ray.training.packing import make_shared_row
@@ -47,12 +47,12 @@ def ranking(annotator: str, *overall: int, **fields: Any) -> Ranking:
     return Ranking("q", annotator, "human", overall, **fields)
 
 
-def labelled(*rankings: Ranking, weights: dict[str, float] | None = None) -> Labelled:
+def labelled(*rankings: Ranking, weights: dict[str, float] | None = None) -> RankedForTraining:
     [found] = label([item("q", "甲", "乙", "丙")], {"q": list(rankings)}, weights)
     return found
 
 
-def preferred(of: Labelled, head: int = 0) -> set[tuple[str, str]]:
+def preferred(of: RankedForTraining, head: int = 0) -> set[tuple[str, str]]:
     pairs = preferred_pairs([of], head)
     texts = [answer.text for answer in of.item.answers]
     return {(texts[i], texts[j]) for i, j in zip(pairs.better, pairs.worse, strict=True)}
@@ -102,7 +102,7 @@ def test_weights_change_the_loss_where_they_are_asked_for_and_nowhere_else() -> 
     assert uneven.weights.tolist() == [1.0, 0.1, 0.1]
     scores = torch.tensor([2.0, 0.0, -1.0], dtype=torch.float64)  # as the good one says
 
-    def loss(of: Labelled, **settings: Any) -> float:
+    def loss(of: RankedForTraining, **settings: Any) -> float:
         return order_loss(scores, of.ranks[0], of.weights, RewardTrainConfig(**settings)).item()
 
     for kind in ("bradley_terry", "plackett_luce"):
@@ -161,7 +161,7 @@ def test_the_prompts_that_stop_training_are_neither_learnt_nor_reported(tmp_path
         store = RankingStore(run.stage("feedback") / "rankings.sqlite")
         store.add_items(items)
         store.add_rankings([Ranking(i.id, "a", "human", (1, 2)) for i in items])
-        found = read_feedback(Workshop(run))
+        found = read_feedback(StageContext(run))
         parts[patience] = {
             name: {each.item.prompt_id for each in getattr(found, name)} for name in ("train", "stopping", "valid")
         }
@@ -241,7 +241,7 @@ def test_the_stage_leaves_models_accuracy_and_what_to_rank_next(ray_session: Non
     store = RankingStore(run.stage("feedback") / "rankings.sqlite")
     _rank(store, 40)
     store.close()
-    manifest = reward(Workshop(run))
+    manifest = reward(StageContext(run))
     first, second = (
         load_heads(run.folder / "reward" / part, MODEL).heads.weight for part in ("model", "member-2/model")
     )

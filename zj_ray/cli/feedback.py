@@ -143,10 +143,10 @@ def collect(
 
 def _store(folder: Path, new: bool = False) -> RankingStore:
     """The store of a run folder's feedback stage. new: it may be empty."""
-    from zj_ray.rankings.store import open_store
+    from zj_ray.rankings.store import open_rankings
     from zj_ray.runs.folder import Run
 
     stage, url = folder / "feedback", Run.load(folder).config.feedback.label.store
     if not new and url is None and not (stage / "rankings.sqlite").is_file():
         raise DataError("this run has no rankings yet", where=str(stage), remedy="let its feedback stage run first")
-    return open_store(stage, url)
+    return open_rankings(stage, url)

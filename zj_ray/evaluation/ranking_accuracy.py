@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zj_ray.algorithms.preference import majority
 from zj_ray.evaluation.statistics import ratio_interval
-from zj_ray.rankings.labels import Labelled
+from zj_ray.rankings.labels import RankedForTraining
 
 LENGTH_BINS = (
     ("better is shorter by over 10 characters", -np.inf, -10),
@@ -43,7 +43,7 @@ class Pairs:
         return scores[self.better] - scores[self.worse]
 
 
-def preferred_pairs(items: Sequence[Labelled], head: int = 0) -> Pairs:
+def preferred_pairs(items: Sequence[RankedForTraining], head: int = 0) -> Pairs:
     """The pairs that most annotators order, overall (head 0) or on an aspect."""
     better, worse, prompts = list[int](), list[int](), list[int]()
     parts: dict[str, list[str]] = {"rank distance": [], "answers": [], "department": [], "source": [], "length": []}
@@ -58,7 +58,7 @@ def preferred_pairs(items: Sequence[Labelled], head: int = 0) -> Pairs:
     return Pairs(np.array(better, dtype=int), np.array(worse, dtype=int), np.array(prompts, dtype=int), lengths, parts)
 
 
-def _parts(labelled: Labelled, head: int, i: int, j: int) -> dict[str, str]:
+def _parts(labelled: RankedForTraining, head: int, i: int, j: int) -> dict[str, str]:
     better, worse = labelled.item.answers[i], labelled.item.answers[j]
     longer = len(better.text) - len(worse.text)
     return {

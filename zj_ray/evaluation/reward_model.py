@@ -15,12 +15,14 @@ from rich.table import Table
 from zj_ray.algorithms.preference import disagreement
 from zj_ray.evaluation.calibration import calibrate
 from zj_ray.evaluation.ranking_accuracy import length_scores, measure, preferred_pairs
-from zj_ray.rankings.labels import Labelled
+from zj_ray.rankings.labels import RankedForTraining
 from zj_ray.rules.rubric import rubric
 from zj_ray.training.model import HEADS
 
 
-def measure_reward(scores: np.ndarray, held_out: Sequence[Labelled], trained: Sequence[Labelled]) -> dict[str, Any]:
+def measure_reward(
+    scores: np.ndarray, held_out: Sequence[RankedForTraining], trained: Sequence[RankedForTraining]
+) -> dict[str, Any]:
     """The first member, the mean of all, and the baselines on the same held-out pairs. scores: `[members, held-out answers, heads]`."""
     pairs = preferred_pairs(held_out)
     rules = [
@@ -46,7 +48,7 @@ def measure_reward(scores: np.ndarray, held_out: Sequence[Labelled], trained: Se
     }
 
 
-def disagreements(items: Sequence[Labelled], scores: np.ndarray) -> dict[str, float]:
+def disagreements(items: Sequence[RankedForTraining], scores: np.ndarray) -> dict[str, float]:
     """How unlike the members order each item's answers, by the item's id. scores: `[members, answers, heads]`."""
     ends = np.cumsum([len(labelled.item.answers) for labelled in items])
     parts = np.split(scores[:, :, 0], ends[:-1], axis=1)

@@ -17,7 +17,7 @@ from zj_ray.labelling.accounts import Accounts
 from zj_ray.labelling.desk import Desk
 from zj_ray.labelling.routes import Page, create_app
 from zj_ray.progress import console
-from zj_ray.rankings.store import open_store
+from zj_ray.rankings.store import open_rankings
 
 IDLE_SECONDS = 120  # that a connection is kept while a doctor reads
 CLOSING_SECONDS = 5  # what a request in progress has left when the server is told to stop
@@ -25,7 +25,7 @@ CLOSING_SECONDS = 5  # what a request in progress has left when the server is to
 
 def open_page(folder: Path, config: LabelConfig) -> Page:
     """The page's parts for the store of a feedback stage, with all its items planned. folder: the stage's; priorities.json is read there."""
-    store = open_store(folder, config.store)
+    store = open_rankings(folder, config.store)
     page = Page(store, Desk(store, config), Accounts(store), folder / "priorities.json")
     page.plan()
     return page

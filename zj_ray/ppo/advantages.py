@@ -19,7 +19,7 @@ from zj_ray.roles.batch import RolloutBatch, pad, unpad
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PolicyDrift:
     """How far the policy is from the reference, and the engines' log-probs from the trainer's, over all generated tokens.
 
     mismatch: over the tokens that the policy's own version generated (NaN if there are none): the others differ because the
@@ -38,7 +38,7 @@ class Agreement:
 
 def estimate_advantages(
     batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig
-) -> Agreement:
+) -> PolicyDrift:
     """Fill in advantages, returns (for a critic) and importance weights. Rewards stand at turn ends; −β·KL at every token, if it is paid there."""
     old, mask = pad(batch.old_logprobs)
     reference, _ = pad(batch.reference_logprobs)
@@ -63,7 +63,7 @@ def estimate_advantages(
     batch.importance = unpad(importance, generated)
     stale = np.concatenate(batch.staleness)
     fresh = np.abs(np.concatenate(batch.old_logprobs) - np.concatenate(batch.behaviour_logprobs))[stale == 0]
-    return Agreement(
+    return PolicyDrift(
         kl=float(masked_mean(kl(old, reference, "k3"), mask)),
         mismatch_mean=float(fresh.mean()) if len(fresh) else float("nan"),
         mismatch_max=float(fresh.max()) if len(fresh) else float("nan"),

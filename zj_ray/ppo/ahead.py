@@ -36,7 +36,7 @@ class Rollout:
     consultations: Consultations
 
 
-class Rollouts:
+class RolloutAhead:
     def __init__(self, hold: Callable[[int], Rollout], max_staleness: int, steps: int, limit: float) -> None:
         """hold: holds the consultations of a step, within `limit` seconds, beside those of other steps; steps: of the whole run."""
         self._hold, self.max_staleness, self.steps, self.limit = hold, max_staleness, steps, limit
@@ -56,7 +56,7 @@ class Rollouts:
                 f"the consultations of step {step} were not held within {self.limit:.0f} s", where="ppo", remedy=remedy
             ) from None
 
-    def __enter__(self) -> Rollouts:
+    def __enter__(self) -> RolloutAhead:
         return self
 
     def __exit__(self, *_: object) -> None:

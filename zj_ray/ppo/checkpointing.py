@@ -18,7 +18,7 @@ POLL_SECONDS = 0.2
 CLOSE_SECONDS = 60.0
 
 
-class Saving:
+class CheckpointWriter:
     def __init__(self, store: CheckpointStore, roles: Roles, limit: float) -> None:
         """limit: longest that writing one may take [s]."""
         self.store, self.roles, self.limit = store, roles, limit

@@ -16,7 +16,7 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.files import read_jsonl, write_jsonl
 from zj_ray.fleet.publisher import SyncReport
-from zj_ray.ppo.advantages import Agreement
+from zj_ray.ppo.advantages import PolicyDrift
 from zj_ray.ppo.ahead import Rollout
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
@@ -37,7 +37,7 @@ class Stopwatch:
         self._last = now
 
 
-class PPORecord:
+class StepLog:
     def __init__(self, folder: Path, tensorboard: Path) -> None:
         self.rollouts = folder / "rollouts.jsonl"
         self.metrics = MetricLog(folder, tensorboard, "ppo")
@@ -49,7 +49,7 @@ class PPORecord:
         rollout: Rollout,
         scored: Sequence[ScoredTurns],
         batch: RolloutBatch,
-        agreement: Agreement,
+        agreement: PolicyDrift,
         updated: Updated,
         sync: SyncReport,
         kl_coefficient: float,

@@ -20,7 +20,7 @@ STOPPING = 0.1  # share of the training prompts by which early stopping decides
 
 
 @dataclass(frozen=True)
-class Labelled:
+class RankedForTraining:
     """ranks: `[heads, answers, annotators]`, lower is better, NaN where one did not rank. weights: `[annotators]`."""
 
     item: Item
@@ -30,12 +30,12 @@ class Labelled:
 
 def label(
     items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], weights: Mapping[str, float] | None = None
-) -> list[Labelled]:
+) -> list[RankedForTraining]:
     """Every item of `items` that was ranked. weights: of annotators by name (`annotator_weights`); who is not in it counts 1."""
     return [_label(item, settled(rankings[item.id]), weights or {}) for item in items if item.id in rankings]
 
 
-def _label(item: Item, rankings: Sequence[Ranking], weights: Mapping[str, float]) -> Labelled:
+def _label(item: Item, rankings: Sequence[Ranking], weights: Mapping[str, float]) -> RankedForTraining:
     texts = [answer.text for answer in item.answers]
     written = {r.right_answer: None for r in rankings if r.all_wrong and r.right_answer and r.right_answer not in texts}
     whole = replace(item, answers=(*item.answers, *(Answer(text, {"kind": "right_answer"}) for text in written)))
@@ -47,7 +47,7 @@ def _label(item: Item, rankings: Sequence[Ranking], weights: Mapping[str, float]
                 ranks[head, : len(texts), column] = given[name]
         if ranking.all_wrong and ranking.right_answer in written:
             ranks[0, len(texts) + list(written).index(ranking.right_answer), column] = 0
-    return Labelled(whole, ranks, np.array([weights.get(r.annotator, 1.0) for r in rankings]))
+    return RankedForTraining(whole, ranks, np.array([weights.get(r.annotator, 1.0) for r in rankings]))
 
 
 def is_held_out(items: Sequence[Item], share: float, seed: int) -> dict[str, bool]:

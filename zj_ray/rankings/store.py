@@ -243,7 +243,7 @@ def newest(connection: Connection, item_ids: Iterable[str] | None = None) -> dic
     return dict(found)
 
 
-def open_store(folder: Path, url: str | None) -> RankingStore:
+def open_rankings(folder: Path, url: str | None) -> RankingStore:
     """The store of a run's feedback stage: the database at `url`, or else the SQLite file in the stage's folder."""
     return RankingStore(url or folder / "rankings.sqlite")
 

@@ -12,26 +12,26 @@ from zj_ray.rankings.tables import Item
 from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.roles.reward import RewardRank
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.reward import ranking_examples, unranked
 from zj_ray.training.rows import plan_rows
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.zero_engine import EngineSpec
 
 
-def rate(shop: Workshop, items: Sequence[Item]) -> dict[str, float]:
+def rate(context: StageContext, items: Sequence[Item]) -> dict[str, float]:
     """{item id: disagreement} by the reward models that the run has; empty where it has but one."""
-    members = [shop.model("reward"), *sorted((shop.run.folder / "reward").glob("member-*/model"))]
+    members = [context.model("reward"), *sorted((context.run.folder / "reward").glob("member-*/model"))]
     if len(members) == 1 or not items:
         return {}
     labelled = [unranked(item) for item in items]
-    examples = ranking_examples(labelled, shop.chat(), shop.config.model.max_length)
-    return disagreements(labelled, np.array([_scores(shop, model, examples) for model in members]))
+    examples = ranking_examples(labelled, context.chat(), context.config.model.max_length)
+    return disagreements(labelled, np.array([_scores(context, model, examples) for model in members]))
 
 
-def _scores(shop: Workshop, model: Path, examples: Examples) -> np.ndarray:
+def _scores(context: StageContext, model: Path, examples: Examples) -> np.ndarray:
     """`[answers, heads]`, by the role that scores consultations in PPO."""
-    config, role, timeout = shop.config, shop.config.ppo.reward, shop.config.ppo.role_timeout
+    config, role, timeout = context.config, context.config.ppo.reward, context.config.ppo.role_timeout
     places = Places({"reward": role})
     group = RoleGroup("reward", RewardRank, role, places, timeout, config.model, config.seed, timeout)
     try:

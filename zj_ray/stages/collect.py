@@ -18,22 +18,22 @@ from zj_ray.data.datasets import load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.files import read_jsonl, write_json
-from zj_ray.rankings.store import open_store
+from zj_ray.rankings.store import open_rankings
 from zj_ray.rankings.tables import Item
 from zj_ray.stages.active import rate
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate
 
 LAST_STEPS = 0.25  # share of PPO's steps whose consultations count as the policy's own
 
 
-def collect(shop: Workshop, prompts: int) -> dict[str, Any]:
+def collect(context: StageContext, prompts: int) -> dict[str, Any]:
     """Add the answers of the PPO model to so many contexts to the run's store; returns {"round", "items", "ranked"}.
 
     Simulated annotators rank them at once where the run has those; a round of theirs that was interrupted is finished first.
     """
-    config = shop.config.feedback
-    store = open_store(shop.run.stage("feedback"), config.label.store)
+    config = context.config.feedback
+    store = open_rankings(context.run.stage("feedback"), config.label.store)
     items, rankings = store.items(), store.all_rankings()
     number = max(map(round_of, items), default=1)
     interrupted = (
@@ -42,25 +42,25 @@ def collect(shop: Workshop, prompts: int) -> dict[str, Any]:
         and any(i.id not in rankings for i in items if round_of(i) == number)
     )
     number += not interrupted
-    contexts = next_contexts(shop, number, prompts)
+    contexts = next_contexts(context, number, prompts)
     known = {item.id for item in items}
-    fresh = [context for context in contexts if context.id not in known]
+    fresh = [moment for moment in contexts if moment.id not in known]
     if fresh:
-        store.add_items(answer(shop, fresh, "ppo", number))
+        store.add_items(answer(context, fresh, "ppo", number))
     added = [item for item in store.items() if round_of(item) == number]
-    _order(shop, added)
+    _order(context, added)
     if config.source == "simulated":
-        simulate(shop, store, contexts)
+        simulate(context, store, contexts)
     rankings = store.all_rankings()
-    shop.run.finish("feedback", conclude(shop, store))
+    context.run.finish("feedback", conclude(context, store))
     return {"round": number, "items": len(added), "ranked": sum(item.id in rankings for item in added)}
 
 
-def _order(shop: Workshop, items: Sequence[Item]) -> None:
+def _order(context: StageContext, items: Sequence[Item]) -> None:
     """Let those come first at the ranking page about which the reward models disagree, where the run has several of them."""
-    shop.release_fleet()
-    path = shop.run.stage("feedback") / "priorities.json"
-    rated = rate(shop, items)
+    context.release_fleet()
+    path = context.run.stage("feedback") / "priorities.json"
+    rated = rate(context, items)
     if rated:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         write_json(path, known | rated)
@@ -71,19 +71,19 @@ def round_of(item: Item) -> int:
     return int(item.answers[0].origin.get("round", 1))
 
 
-def next_contexts(shop: Workshop, number: int, wanted: int) -> list[Context]:
+def next_contexts(context: StageContext, number: int, wanted: int) -> list[Context]:
     """Half from the training split as in the first round, half moments of the policy's own consultations; ids name the round."""
-    order = random.Random(f"{shop.config.seed}/contexts/{number}")
-    own = _own_moments(shop, order)
-    given = choose_contexts(shop, order, wanted)
+    order = random.Random(f"{context.config.seed}/contexts/{number}")
+    own = _own_moments(context, order)
+    given = choose_contexts(context, order, wanted)
     inside = order.sample(own, min(wanted // 2, len(own)))
     outside = order.sample(given, min(wanted - len(inside), len(given)))
-    return sorted((replace(c, id=f"round-{number}-{c.id}") for c in inside + outside), key=lambda context: context.id)
+    return sorted((replace(c, id=f"round-{number}-{c.id}") for c in inside + outside), key=lambda moment: moment.id)
 
 
-def _own_moments(shop: Workshop, order: random.Random) -> list[Context]:
+def _own_moments(context: StageContext, order: random.Random) -> list[Context]:
     """From each of the last consultations one moment at which the doctor was to speak, after his first turn."""
-    path = shop.run.stage("ppo") / "rollouts.jsonl"
+    path = context.run.stage("ppo") / "rollouts.jsonl"
     rows = [row for _, row in read_jsonl(path)]
     if not rows:
         raise DataError(
@@ -91,7 +91,7 @@ def _own_moments(shop: Workshop, order: random.Random) -> list[Context]:
             where=str(path),
             remedy="let `zj run` finish the ppo stage first",
         )
-    prompts = {prompt.id: prompt for prompt in load_prompts(shop.data_root, "train")}
+    prompts = {prompt.id: prompt for prompt in load_prompts(context.data_root, "train")}
     since = rows[-1]["step"] * (1.0 - LAST_STEPS)
     moments = []
     for row in rows:

@@ -22,7 +22,7 @@ from zj_ray.weights.bucket import PublishedWeights
 from zj_ray.weights.folder import publish_folder
 
 
-class Workshop:
+class StageContext:
     def __init__(self, run: Run) -> None:
         self.run, self.config = run, run.config
         self._fleet: Fleet | None = None

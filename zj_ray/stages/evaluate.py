@@ -33,7 +33,7 @@ from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.rules.safety import judge
 from zj_ray.runs.summary import update_summary
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.training.rows import plan_rows
 from zj_ray.training.zero_engine import EngineSpec
 
@@ -48,42 +48,42 @@ class Examined:
     answers: list[tuple[Prompt, str]]
 
 
-def evaluate(shop: Workshop) -> dict[str, Any]:
+def evaluate(context: StageContext) -> dict[str, Any]:
     """Leaves `evaluate/results.json` and `consultations.jsonl`."""
-    config, folder = shop.config, shop.run.stage("evaluate")
+    config, folder = context.config, context.run.stage("evaluate")
     role, timeout = config.ppo.reward, config.ppo.role_timeout
     places = Places({"evaluator": role})
     evaluator = RoleGroup("evaluator", EvaluatorRank, role, places, timeout, config.model, config.seed, timeout)
     try:
         places.wait(config.ray.start_timeout)
         spec = EngineSpec(None, 1.0, role.zero_stage, offload=role.offload, dtype=config.model.dtype)
-        loaded = evaluator.start(str(shop.model("reward")), spec)
-        prompts = _prompts(shop)
+        loaded = evaluator.start(str(context.model("reward")), spec)
+        prompts = _prompts(context)
         guarded = len(prompts["safety"]) + len(prompts["control"])
         total = len(MODELS) * (len(prompts["case"]) + config.evaluate.safety_samples * guarded)
         with progress("evaluate", total) as bar:
-            examined = {name: _examine(shop, name, prompts, bar) for name in MODELS}
+            examined = {name: _examine(context, name, prompts, bar) for name in MODELS}
         evaluator.wait(loaded, what="load its model")
-        scored = {name: _score(shop, evaluator, prompts["case"], examined[name].trajectories) for name in MODELS}
-        perplexity = _perplexities(shop, evaluator)
+        scored = {name: _score(context, evaluator, prompts["case"], examined[name].trajectories) for name in MODELS}
+        perplexity = _perplexities(context, evaluator)
     finally:
         evaluator.close()
         places.close()
-    results = _results(shop, prompts["case"], examined, scored, perplexity)
+    results = _results(context, prompts["case"], examined, scored, perplexity)
     results.write(folder / "results.json")
     _write_consultations(folder / "consultations.jsonl", prompts["case"], examined, scored)
-    update_summary(shop.run.folder, {"evaluate": results.summary()})
+    update_summary(context.run.folder, {"evaluate": results.summary()})
     return results.summary()
 
 
-def _prompts(shop: Workshop) -> dict[str, list[Prompt]]:
+def _prompts(context: StageContext) -> dict[str, list[Prompt]]:
     """Unseen prompts of each kind, spread evenly over the file so that no category is cut off."""
     limits = {
-        "case": shop.config.evaluate.cases,
-        "safety": shop.config.evaluate.safety_prompts,
-        "control": shop.config.evaluate.controls,
+        "case": context.config.evaluate.cases,
+        "safety": context.config.evaluate.safety_prompts,
+        "control": context.config.evaluate.controls,
     }
-    unseen = load_prompts(shop.data_root, "valid")
+    unseen = load_prompts(context.data_root, "valid")
     chosen = {}
     for kind, limit in limits.items():
         pool = [prompt for prompt in unseen if prompt.kind == kind]
@@ -92,9 +92,9 @@ def _prompts(shop: Workshop) -> dict[str, list[Prompt]]:
     return chosen
 
 
-def _examine(shop: Workshop, name: str, prompts: dict[str, list[Prompt]], bar: Bar) -> Examined:
-    config, chat = shop.config, shop.chat()
-    fleet = shop.fleet(shop.model(name))
+def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]], bar: Bar) -> Examined:
+    config, chat = context.config, context.chat()
+    fleet = context.fleet(context.model(name))
     settings = DialogueSettings(
         config.ppo.max_turns, config.ppo.turn_tokens, config.model.max_length, config.evaluate.temperature
     )
@@ -110,7 +110,7 @@ def _examine(shop: Workshop, name: str, prompts: dict[str, list[Prompt]], bar: B
     guarded = [
         prompt for prompt in prompts["safety"] + prompts["control"] for _ in range(config.evaluate.safety_samples)
     ]
-    requests = [_request(shop, chat, name, prompt, number) for number, prompt in enumerate(guarded)]
+    requests = [_request(context, chat, name, prompt, number) for number, prompt in enumerate(guarded)]
     answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
     return Examined(
         held.trajectories,
@@ -118,8 +118,8 @@ def _examine(shop: Workshop, name: str, prompts: dict[str, list[Prompt]], bar: B
     )
 
 
-def _request(shop: Workshop, chat: ChatFormat, name: str, prompt: Prompt, number: int) -> TurnRequest:
-    config = shop.config
+def _request(context: StageContext, chat: ChatFormat, name: str, prompt: Prompt, number: int) -> TurnRequest:
+    config = context.config
     seed = stable_seed(config.seed, "evaluate", prompt.id, number)
     return TurnRequest(
         f"evaluate-{name}/{prompt.id}/{number}",
@@ -132,29 +132,32 @@ def _request(shop: Workshop, chat: ChatFormat, name: str, prompt: Prompt, number
 
 
 def _score(
-    shop: Workshop, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]
+    context: StageContext, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]
 ) -> dict[str, ScoredTurns]:
     """Reward of each consultation, by case, exactly as PPO computes it."""
-    batch = RolloutBatch.of(trajectories, shop.version)
+    batch = RolloutBatch.of(trajectories, context.version)
     ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
-    rows = plan_rows(batch.lengths, evaluator.size, shop.config.ppo.micro_batch_tokens)
+    rows = plan_rows(batch.lengths, evaluator.size, context.config.ppo.micro_batch_tokens)
     raw = evaluator.merge(evaluator.call("scores", batch.token_ids, ends, rows), len(batch), what="score consultations")
-    manifest = shop.run.manifest("reward") or {}
+    manifest = context.run.manifest("reward") or {}
     scale, by_id = ScoreScale(manifest["score_mean"], manifest["score_deviation"]), {case.id: case for case in cases}
     return {
-        t.prompt_id: score_turns(t, by_id[t.prompt_id], scores[:, 0].tolist(), scale, shop.config.ppo.mix)
+        t.prompt_id: score_turns(t, by_id[t.prompt_id], scores[:, 0].tolist(), scale, context.config.ppo.mix)
         for t, scores in zip(trajectories, raw, strict=True)
     }
 
 
-def _perplexities(shop: Workshop, evaluator: RoleGroup) -> dict[str, float]:
+def _perplexities(context: StageContext, evaluator: RoleGroup) -> dict[str, float]:
     """Of held-out general talk, before the first stage and after each: what the stages made the model forget."""
-    chat = shop.chat()
+    chat = context.chat()
     documents = [
-        np.asarray(chat.conversation(d, shop.config.model.max_length).token_ids)
-        for d in load_general(shop.data_root, "valid")
+        np.asarray(chat.conversation(d, context.config.model.max_length).token_ids)
+        for d in load_general(context.data_root, "valid")
     ]
-    models = {"base": shop.base_model(), **{stage: str(shop.model(stage)) for stage in ("pretrain", "sft", "ppo")}}
+    models = {
+        "base": context.base_model(),
+        **{stage: str(context.model(stage)) for stage in ("pretrain", "sft", "ppo")},
+    }
     return {
         name: evaluator.wait([evaluator.actors[0].perplexity.remote(path, documents)], what=f"measure {name}")[0]
         for name, path in models.items()
@@ -162,13 +165,13 @@ def _perplexities(shop: Workshop, evaluator: RoleGroup) -> dict[str, float]:
 
 
 def _results(
-    shop: Workshop,
+    context: StageContext,
     cases: Sequence[Prompt],
     examined: dict[str, Examined],
     scored: dict[str, dict[str, ScoredTurns]],
     perplexity: dict[str, float],
 ) -> EvaluationResults:
-    config = shop.config.evaluate
+    config = context.config.evaluate
     both = [case.id for case in cases if all(case.id in scored[name] for name in MODELS)]
     rewards = {name: [scored[name][case].total for case in both] for name in MODELS}
     by_id = {case.id: case for case in cases}
@@ -193,7 +196,7 @@ def _results(
         for rule in parts["sft"][0]
     }
     models = {name: _model_result(examined[name], rewards[name], parts[name], config.bootstrap) for name in MODELS}
-    path = earlier_round(shop.run.folder)
+    path = earlier_round(context.run.folder)
     earlier = (
         against_earlier(path, cases, rubrics["ppo"], tie_margin=config.tie_margin, resamples=config.bootstrap)
         if path

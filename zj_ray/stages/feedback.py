@@ -24,11 +24,11 @@ from zj_ray.files import write_atomic
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.engine import TurnRequest
 from zj_ray.progress import progress
-from zj_ray.rankings.store import RankingStore, open_store
+from zj_ray.rankings.store import RankingStore, open_rankings
 from zj_ray.rankings.tables import Answer, Item
 from zj_ray.rules.rubric import rubric
 from zj_ray.runs.summary import update_summary
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,33 @@ class Context:
     prompt: Prompt | None
 
 
-def feedback(shop: Workshop) -> dict[str, Any]:
+def feedback(context: StageContext) -> dict[str, Any]:
     """Leaves `feedback/rankings.sqlite`, `rankings.jsonl` and `agreement.json`."""
-    folder = shop.run.stage("feedback")
-    config = shop.config.feedback
-    store = open_store(folder, config.label.store)
+    folder = context.run.stage("feedback")
+    config = context.config.feedback
+    store = open_rankings(folder, config.label.store)
     known = {item.id for item in store.items()}
     if config.source == "file":
         for split in SPLITS:
-            store.import_ranked([item for item in load_rankings(shop.data_root, split) if item.id not in known])
+            store.import_ranked([item for item in load_rankings(context.data_root, split) if item.id not in known])
     else:
-        contexts = choose_contexts(shop, random.Random(f"{shop.config.seed}/contexts"), config.prompts)
-        fresh = [context for context in contexts if context.id not in known]
+        contexts = choose_contexts(context, random.Random(f"{context.config.seed}/contexts"), config.prompts)
+        fresh = [moment for moment in contexts if moment.id not in known]
         if fresh:
-            store.add_items(answer(shop, fresh, "sft"))
+            store.add_items(answer(context, fresh, "sft"))
         if config.source == "human":
-            _wait_for_doctors(store, config.label.enough, shop.run.folder)
+            _wait_for_doctors(store, config.label.enough, context.run.folder)
         else:
-            simulate(shop, store, contexts)
-    return conclude(shop, store)
+            simulate(context, store, contexts)
+    return conclude(context, store)
 
 
-def conclude(shop: Workshop, store: RankingStore) -> dict[str, Any]:
+def conclude(context: StageContext, store: RankingStore) -> dict[str, Any]:
     """Write what the store's rankings say as a whole, and close it; returns the stage's manifest."""
-    folder = shop.run.stage("feedback")
-    agreement = measure_agreement(store.all_rankings(), gold=store.gold(), seed=shop.config.seed)
+    folder = context.run.stage("feedback")
+    agreement = measure_agreement(store.all_rankings(), gold=store.gold(), seed=context.config.seed)
     agreement.write(folder / "agreement.json")
-    update_summary(shop.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
+    update_summary(context.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
     rows = store.export_jsonl(folder / "rankings.jsonl")
     store.close()
     return {"items": rows, "agreement": agreement.as_dict()}
@@ -81,36 +81,36 @@ def _wait_for_doctors(store: RankingStore, enough: float, run_folder: Path) -> N
         raise PeopleNeeded(f"{waiting} of {len(items)} items wait for doctors", where="feedback", remedy=remedy)
 
 
-def simulate(shop: Workshop, store: RankingStore, contexts: Sequence[Context]) -> None:
+def simulate(context: StageContext, store: RankingStore, contexts: Sequence[Context]) -> None:
     """Simulated annotators rank the answers to these contexts; the true utilities go to `utilities.json`, as only they know them."""
-    path = shop.run.stage("feedback") / "utilities.json"
-    prompts = {context.id: context.prompt for context in contexts}
+    path = context.run.stage("feedback") / "utilities.json"
+    prompts = {moment.id: moment.prompt for moment in contexts}
     items = [item for item in store.items() if item.id in prompts]
     rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
-    rank_items(store, items, rubrics, panel(shop.config.feedback, shop.config.seed))
+    rank_items(store, items, rubrics, panel(context.config.feedback, context.config.seed))
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
     write_atomic(path, json.dumps(known | utilities))
 
 
-def choose_contexts(shop: Workshop, order: random.Random, wanted: int) -> list[Context]:
+def choose_contexts(context: StageContext, order: random.Random, wanted: int) -> list[Context]:
     """Half openings (cases, safety prompts, controls), half moments inside conversations, all from the training split."""
     openings = [
-        Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(shop.data_root, "train")
+        Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(context.data_root, "train")
     ]
     moments = [
         Context(f"turn-{number}", messages, _insisting(number, messages, expected))
-        for number, (messages, expected) in enumerate(load_moments(shop.data_root, "train"))
+        for number, (messages, expected) in enumerate(load_moments(context.data_root, "train"))
     ]
     inside = order.sample(moments, min(wanted // 2, len(moments)))
     outside = order.sample(openings, min(wanted - len(inside), len(openings)))
     if len(inside) + len(outside) < 10:
         raise DataError(
             f"only {len(inside) + len(outside)} contexts to rank",
-            where=str(shop.data_root),
+            where=str(context.data_root),
             remedy="add consultations or patient cases",
         )
-    return sorted(inside + outside, key=lambda context: context.id)
+    return sorted(inside + outside, key=lambda moment: moment.id)
 
 
 def _insisting(number: int, messages: Sequence[Message], expected: str | None) -> Prompt | None:
@@ -125,40 +125,40 @@ def _insisting(number: int, messages: Sequence[Message], expected: str | None) -
     )
 
 
-def answer(shop: Workshop, contexts: Sequence[Context], model: str, number: int = 1) -> list[Item]:
+def answer(context: StageContext, contexts: Sequence[Context], model: str, number: int = 1) -> list[Item]:
     """K answers for each context, sampled by the fleet from a stage's model in round `number`; fewer where it says the same twice."""
-    config, chat = shop.config, shop.chat()
-    fleet = shop.fleet(shop.model(model))
+    config, chat = context.config, context.chat()
+    fleet = context.fleet(context.model(model))
     origin = {"model": model, "round": number}
     requests = [
         TurnRequest(
-            f"feedback/{context.id}/{k}",
-            chat.prompt(context.messages, config.model.max_length - config.ppo.turn_tokens),
+            f"feedback/{moment.id}/{k}",
+            chat.prompt(moment.messages, config.model.max_length - config.ppo.turn_tokens),
             config.ppo.turn_tokens,
             config.feedback.temperatures[k],
-            stable_seed(config.seed, context.id, k),
+            stable_seed(config.seed, moment.id, k),
             chat.stop_id,
         )
-        for context in contexts
+        for moment in contexts
         for k in range(config.feedback.answers)
     ]
     with progress("sampling answers", len(requests)) as bar:
         answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
     items = []
-    for number, context in enumerate(contexts):
+    for number, moment in enumerate(contexts):
         group = answered[number * config.feedback.answers : (number + 1) * config.feedback.answers]
         answers = [_record(chat, config, k, a.output, origin) for k, a in enumerate(group)]
         distinct = tuple(
             {answer.text: answer for answer in answers}.values()
         )  # nobody can rank an answer against itself
         if len(distinct) > 1:
-            prompt_id = context.prompt.id if context.prompt else context.id
-            items.append(Item(context.id, prompt_id, context.messages, _department(context), distinct))
+            prompt_id = moment.prompt.id if moment.prompt else moment.id
+            items.append(Item(moment.id, prompt_id, moment.messages, _department(moment), distinct))
     return items
 
 
-def _department(context: Context) -> str | None:
-    return context.prompt.case.department if context.prompt is not None and context.prompt.case is not None else None
+def _department(moment: Context) -> str | None:
+    return moment.prompt.case.department if moment.prompt is not None and moment.prompt.case is not None else None
 
 
 def _record(chat: ChatFormat, config: Any, k: int, output: Any, origin: dict[str, Any]) -> Answer:

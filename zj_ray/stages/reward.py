@@ -16,11 +16,11 @@ from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
 from zj_ray.files import write_json
 from zj_ray.progress import console
-from zj_ray.rankings.labels import Labelled, is_held_out, label, stop_by
-from zj_ray.rankings.store import open_store, settled
+from zj_ray.rankings.labels import RankedForTraining, is_held_out, label, stop_by
+from zj_ray.rankings.store import open_rankings, settled
 from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.runs.summary import update_summary
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.supervised import train
 from zj_ray.training.model import HEADS
 from zj_ray.training.packing import shared_length
@@ -31,21 +31,21 @@ from zj_ray.training.supervised.examples import Examples
 class Feedback:
     """train, stopping, valid: what was ranked, to learn, to stop by and to measure; unseen: what nobody has ranked yet, without a rank."""
 
-    train: list[Labelled]
-    stopping: list[Labelled]
-    valid: list[Labelled]
-    unseen: list[Labelled]
+    train: list[RankedForTraining]
+    stopping: list[RankedForTraining]
+    valid: list[RankedForTraining]
+    unseen: list[RankedForTraining]
     rankings: Mapping[str, Sequence[Ranking]]
 
 
-def reward(shop: Workshop) -> dict[str, Any]:
+def reward(context: StageContext) -> dict[str, Any]:
     """Leaves `reward/model` (further members in `reward/member-2/model` …) and `reward/accuracy.json`; with an ensemble `feedback/priorities.json`.
 
     In the manifest `score_mean` and `score_deviation` of held-out answers: PPO's scale.
     """
-    config = shop.config.reward
-    feedback = read_feedback(shop)
-    chat, limit = shop.chat(), shop.config.model.max_length
+    config = context.config.reward
+    feedback = read_feedback(context)
+    chat, limit = context.chat(), context.config.model.max_length
     examples = {
         "train": ranking_examples(feedback.train, chat, limit),
         "valid": ranking_examples(feedback.valid, chat, limit),
@@ -55,39 +55,39 @@ def reward(shop: Workshop) -> dict[str, Any]:
     if config.ensemble > 1 and feedback.unseen:
         examples["unseen"] = ranking_examples(feedback.unseen, chat, limit)
     members = [
-        train(shop, "reward", "rankings", shop.model(config.init), examples, config, member)
+        train(context, "reward", "rankings", context.model(config.init), examples, config, member)
         for member in range(1, config.ensemble + 1)
     ]
     scores = np.array([member["after"]["scores"] for member in members])  # [members, answers, heads]
     measured = measure_reward(scores, feedback.valid, feedback.train)
-    measured |= {"ceiling": _ceiling(shop, feedback), "held_out": [member["held_out"] for member in members]}
-    write_json(shop.run.folder / "reward" / "accuracy.json", measured)
+    measured |= {"ceiling": _ceiling(context, feedback), "held_out": [member["held_out"] for member in members]}
+    write_json(context.run.folder / "reward" / "accuracy.json", measured)
     if "unseen" in examples:
         unlike = disagreements(feedback.unseen, np.array([member["unseen"]["scores"] for member in members]))
-        write_json(shop.run.folder / "feedback" / "priorities.json", unlike)
+        write_json(context.run.folder / "feedback" / "priorities.json", unlike)
     console.print(table(measured))
     summary = summarise(measured)
-    update_summary(shop.run.folder, {"reward": summary})
+    update_summary(context.run.folder, {"reward": summary})
     scale = {"score_mean": float(np.mean(scores[0, :, 0])), "score_deviation": float(np.std(scores[0, :, 0]))}
     steps = {name: [member[name] for member in members] for name in ("steps", "kept")}
     return {**scale, **summary, **steps, "disagreement": measured["disagreement"], "tokens": _tokens(examples["train"])}
 
 
-def read_feedback(shop: Workshop) -> Feedback:
+def read_feedback(context: StageContext) -> Feedback:
     """The store's items with their labels. Raises DataError where there is none to train on."""
-    store = open_store(shop.run.folder / "feedback", shop.config.feedback.label.store)
+    store = open_rankings(context.run.folder / "feedback", context.config.feedback.label.store)
     items, rankings = store.items(), store.all_rankings()
     store.close()
     ranked = [item for item in items if item.id in rankings]
-    held_out = is_held_out(ranked, shop.config.feedback.held_out, shop.config.seed)
+    held_out = is_held_out(ranked, context.config.feedback.held_out, context.config.seed)
     if not ranked or all(held_out.values()):
         raise DataError(
             "there is no ranking to train on", where=store.place, remedy="rank more items, or lower feedback.held_out"
         )
     learnt = {item: given for item, given in rankings.items() if not held_out[item]}
-    weights = annotator_weights(learnt) if shop.config.reward.noise_weighting else None
+    weights = annotator_weights(learnt) if context.config.reward.noise_weighting else None
     training, valid = [item for item in ranked if not held_out[item.id]], [item for item in ranked if held_out[item.id]]
-    stopping = stop_by(training, shop.config.seed) if shop.config.reward.patience is not None else set()
+    stopping = stop_by(training, context.config.seed) if context.config.reward.patience is not None else set()
     return Feedback(
         label([item for item in training if item.id not in stopping], rankings, weights),
         label([item for item in training if item.id in stopping], rankings, weights),
@@ -97,12 +97,12 @@ def read_feedback(shop: Workshop) -> Feedback:
     )
 
 
-def unranked(item: Item) -> Labelled:
+def unranked(item: Item) -> RankedForTraining:
     """An item that nobody has ranked: it has no label."""
-    return Labelled(item, np.full((len(HEADS), len(item.answers), 1), np.nan), np.ones(1))
+    return RankedForTraining(item, np.full((len(HEADS), len(item.answers), 1), np.nan), np.ones(1))
 
 
-def ranking_examples(items: Sequence[Labelled], chat: ChatFormat, limit: int) -> Examples:
+def ranking_examples(items: Sequence[RankedForTraining], chat: ChatFormat, limit: int) -> Examples:
     """Context and answer as one document for each answer, scored at its last token; left-truncated by whole turns, for all K alike."""
     documents, ranks, weights, groups = [], [], [], []
     annotators = max(len(labelled.weights) for labelled in items)
@@ -147,9 +147,9 @@ def _tokens(examples: Examples) -> dict[str, int]:
     }
 
 
-def _ceiling(shop: Workshop, feedback: Feedback) -> float | None:
+def _ceiling(context: StageContext, feedback: Feedback) -> float | None:
     """What the annotators' noise allows; known only where they are simulated."""
-    path = shop.run.folder / "feedback" / "utilities.json"
+    path = context.run.folder / "feedback" / "utilities.json"
     if not path.exists():
         return None
     utilities = json.loads(path.read_text(encoding="utf-8"))

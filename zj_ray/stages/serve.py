@@ -10,14 +10,14 @@ from typing import Any
 
 from zj_ray.progress import console
 from zj_ray.serving.serve import prove, served_model, serving
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 
 
-def serve(shop: Workshop) -> dict[str, Any]:
+def serve(context: StageContext) -> dict[str, Any]:
     """Leaves the answer in the manifest."""
-    shop.release_fleet()
-    config = shop.config.serve
-    with serving(served_model(shop.run), config, shop.config.model, name=shop.config.name) as endpoint:
+    context.release_fleet()
+    config = context.config.serve
+    with serving(served_model(context.run), config, context.config.model, name=context.config.name) as endpoint:
         answer = prove(endpoint, config)
     console.print(f"\n[bold]问 {config.question}[/bold]\n[green]答 {answer}[/green]\n")
     return {"endpoint": asdict(endpoint), "question": config.question, "answer": answer}

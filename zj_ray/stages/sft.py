@@ -6,22 +6,22 @@ from typing import Any
 
 from zj_ray.data.datasets import load_dialogues
 from zj_ray.runs.summary import update_summary
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.stages.supervised import train
 from zj_ray.training.supervised.examples import Examples, from_encoded
 
 
-def sft(shop: Workshop) -> dict[str, Any]:
+def sft(context: StageContext) -> dict[str, Any]:
     """Leaves `sft/model`."""
-    examples = {split: _conversations(shop, split) for split in ("train", "valid")}
-    result = train(shop, "sft", "tokens", shop.model("pretrain"), examples, shop.config.sft)
+    examples = {split: _conversations(context, split) for split in ("train", "valid")}
+    result = train(context, "sft", "tokens", context.model("pretrain"), examples, context.config.sft)
     update_summary(
-        shop.run.folder, {"sft": {"loss_before": result["before"]["loss"], "loss_after": result["after"]["loss"]}}
+        context.run.folder, {"sft": {"loss_before": result["before"]["loss"], "loss_after": result["after"]["loss"]}}
     )
     return result
 
 
-def _conversations(shop: Workshop, split: str) -> Examples:
-    chat = shop.chat()
-    dialogues = load_dialogues(shop.data_root, split, safety_repeats=shop.config.data.safety_repeats)
-    return from_encoded([chat.conversation(dialogue, shop.config.model.max_length) for dialogue in dialogues])
+def _conversations(context: StageContext, split: str) -> Examples:
+    chat = context.chat()
+    dialogues = load_dialogues(context.data_root, split, safety_repeats=context.config.data.safety_repeats)
+    return from_encoded([chat.conversation(dialogue, context.config.model.max_length) for dialogue in dialogues])

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from zj_ray.config.schema import TrainConfig
-from zj_ray.stages.context import Workshop
+from zj_ray.stages.context import StageContext
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.supervised.fit import fit
 from zj_ray.training.supervised.worker import FitSpec
 
 
 def train(
-    shop: Workshop,
+    context: StageContext,
     stage: str,
     objective: str,
     start: Path | str,
@@ -29,7 +29,7 @@ def train(
     member: of an ensemble; each has its own seed and, from the second on, its own folder `STAGE/member-2` below the stage's.
     """
     name = stage if member == 1 else f"{stage}/member-{member}"
-    folder = shop.run.stage(name)
+    folder = context.run.stage(name)
     for split, part in examples.items():
         part.save(folder / f"{split}.npz")
     spec = FitSpec(
@@ -40,14 +40,14 @@ def train(
         train=str(folder / "train.npz"),
         valid=str(folder / "valid.npz"),
         config=config,
-        model=shop.config.model,
-        seed=shop.config.seed + member - 1,
-        tensorboard=str(shop.tensorboard if member == 1 else shop.tensorboard / name),
-        checkpoint_url=shop.checkpoint_url(name),
+        model=context.config.model,
+        seed=context.config.seed + member - 1,
+        tensorboard=str(context.tensorboard if member == 1 else context.tensorboard / name),
+        checkpoint_url=context.checkpoint_url(name),
         **{split: str(folder / f"{split}.npz") for split in ("stopping", "unseen") if split in examples},
     )
     if config.gpus > 0:
-        shop.release_fleet()  # idle engines cost little on CPUs; on GPUs they hold what training needs
+        context.release_fleet()  # idle engines cost little on CPUs; on GPUs they hold what training needs
     result = fit(spec)
-    shutil.copytree(shop.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
+    shutil.copytree(context.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
     return result

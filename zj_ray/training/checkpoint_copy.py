@@ -19,7 +19,9 @@ from zj_ray.training.checkpoint import LIST, CheckpointStore, fault_of, listed
 logger = logging.getLogger(__name__)
 
 
-def open_store(url: str | None, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0) -> CheckpointStore:
+def open_checkpoints(
+    url: str | None, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0
+) -> CheckpointStore:
     """In `folder` alone, or with a URL below that too."""
     return (
         RemoteStore(url, folder, keep, keep_best, keep_every)

@@ -21,7 +21,7 @@ import torch
 from zj_ray.config.schema import ModelConfig, TrainConfig
 from zj_ray.errors import WaitTimeout
 from zj_ray.runs.metrics import MetricLog
-from zj_ray.training.checkpoint_copy import open_store
+from zj_ray.training.checkpoint_copy import open_checkpoints
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.supervised.objective import Objective, make_objective
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, adopt_process_group, compute_repeatably
@@ -131,7 +131,7 @@ class _Loop:
         self.spec, self.engine, self.objective = spec, engine, objective
         self.train, self.valid, self.stopping = train, valid, stopping
         self.folder = Path(spec.folder)
-        self.checkpoints = open_store(
+        self.checkpoints = open_checkpoints(
             spec.checkpoint_url, self.folder / "checkpoints", keep=2, keep_best=int(spec.config.patience is not None)
         )
         self.pending: tuple[int, dict[str, Any]] | None = (
