@@ -16,11 +16,12 @@ from zj_ray.cluster.connect import connect
 from zj_ray.config.schema import Config, ModelConfig
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.files import read_jsonl, write_jsonl
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.runs.folder import Run
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.ppo import PPOLoop, started
 from zj_ray.stages.prepare import prepare
-from zj_ray.training.model import HEADS, new_heads
+from zj_ray.training.model import new_heads
 
 SHAPE = LlamaConfig(
     vocab_size=8000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4

@@ -28,8 +28,8 @@ from zj_ray.agreement.measure import (
 )
 from zj_ray.agreement.overview import overview
 from zj_ray.agreement.quality import GoldAccuracy, gold_accuracy
-from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.errors import DataError
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.tables import Ranking
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)

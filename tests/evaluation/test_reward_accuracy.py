@@ -11,9 +11,9 @@ from zj_ray.algorithms.preference import disagreement
 from zj_ray.data.messages import Message
 from zj_ray.evaluation.ranking_accuracy import length_scores, measure, preferred_pairs
 from zj_ray.evaluation.reward_model import disagreements, measure_reward
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.labels import RankedForTraining
 from zj_ray.rankings.tables import Answer, Item
-from zj_ray.training.model import HEADS
 
 
 def item(

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.exchange import FORMATS, Format, take
 from zj_ray.rankings.formats import argilla, label_studio, zhongjing
 from zj_ray.rankings.store import RankingStore

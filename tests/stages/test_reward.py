@@ -20,6 +20,7 @@ from zj_ray.data.datasets import load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.ranking_accuracy import preferred_pairs
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.labels import RankedForTraining, is_held_out, label, stop_by
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
@@ -27,7 +28,7 @@ from zj_ray.runs.folder import Run
 from zj_ray.runs.summary import read_summary
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.reward import ranking_examples, read_feedback, reward
-from zj_ray.training.model import HEADS, load_heads
+from zj_ray.training.model import load_heads
 from zj_ray.training.packing import make_shared_row
 from zj_ray.training.supervised.objective import order_loss
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from bench.soak import kill
 from tests.helpers.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import RewardTrainConfig
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.runs.metrics import read_metrics
-from zj_ray.training.model import HEADS
 from zj_ray.training.shards import Saved
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.supervised.fit import fit

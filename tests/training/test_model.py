@@ -8,7 +8,8 @@ import torch
 
 from tests.helpers.tiny import MODEL, tiny_folder
 from zj_ray.errors import CheckpointError
-from zj_ray.training.model import HEADS, check_checkpoint, load_causal_lm, load_heads, new_heads
+from zj_ray.rankings.aspects import HEADS
+from zj_ray.training.model import check_checkpoint, load_causal_lm, load_heads, new_heads
 
 
 def _edit_config(folder: Path, **changes: object) -> None:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from zj_ray.agreement.concordance import PairAgreement, pair_agreement
 from zj_ray.agreement.drift import Drift, drift
 from zj_ray.agreement.quality import GoldAccuracy, Quality, annotator_quality, gold_accuracy
-from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.errors import DataError
 from zj_ray.files import write_atomic
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.tables import Ranking
 
 

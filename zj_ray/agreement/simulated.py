@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from zj_ray.config.schema import FeedbackConfig
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.store import RankingStore, pairs
 from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.rules.rubric import Rubric
 
-ASPECTS = ("safety", "professionalism", "fluency")
 JUST_NOTICEABLE = 0.5  # smallest difference that an annotator sees, in units of the spread
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from zj_ray.algorithms.preference import disagreement
 from zj_ray.evaluation.calibration import calibrate
 from zj_ray.evaluation.ranking_accuracy import length_scores, measure, preferred_pairs
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.labels import RankedForTraining
 from zj_ray.rules.rubric import rubric
-from zj_ray.training.model import HEADS
 
 
 def measure_reward(

@@ -24,7 +24,6 @@ from starlette.exceptions import HTTPException as HttpError
 from starlette.middleware.sessions import SessionMiddleware
 
 from zj_ray.agreement.measure import measure_agreement
-from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.errors import DataError
 from zj_ray.labelling.accounts import ROLES, Account, Accounts
 from zj_ray.labelling.desk import Desk, NotAssigned, display_order, read_priorities
@@ -42,6 +41,7 @@ from zj_ray.labelling.security import (
     signed_in,
 )
 from zj_ray.labelling.words import LANGUAGES, words
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.store import RankingStore, consensus, places, settled
 from zj_ray.rankings.tables import Ranking
 

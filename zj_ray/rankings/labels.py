@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.store import settled
 from zj_ray.rankings.tables import Answer, Item, Ranking
-from zj_ray.training.model import HEADS
 
 STOPPING = 0.1  # share of the training prompts by which early stopping decides
 

@@ -16,13 +16,13 @@ from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
 from zj_ray.files import write_json
 from zj_ray.progress import console
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.labels import RankedForTraining, is_held_out, label, stop_by
 from zj_ray.rankings.store import open_rankings, settled
 from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.supervised import train
-from zj_ray.training.model import HEADS
 from zj_ray.training.packing import shared_length
 from zj_ray.training.supervised.examples import Examples
 

@@ -27,10 +27,9 @@ from transformers import (
 from zj_ray.algorithms.logprobs import Entropy, sampled_logprobs
 from zj_ray.config.schema import ModelConfig, TinyConfig
 from zj_ray.errors import CheckpointError
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.training.attention import attend_by_document
 from zj_ray.training.lora import save_plain
-
-HEADS = ("overall", "safety", "professionalism", "fluency")
 
 
 def make_tiny(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int) -> LlamaForCausalLM:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.files import write_jsonl
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.rows import Extras, Row, by_item, parse_item, unique_rows
 from zj_ray.rankings.store import label_source, pairs, settled
 from zj_ray.rankings.tables import Item, Ranking

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from zj_ray.agreement.simulated import ASPECTS
 from zj_ray.errors import DataError
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.rows import utc
 from zj_ray.rankings.store import places
 from zj_ray.rankings.tables import Item, Ranking

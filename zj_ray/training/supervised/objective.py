@@ -14,8 +14,9 @@ from zj_ray.algorithms.balance import pack, partition
 from zj_ray.algorithms.preference import majority, votes
 from zj_ray.algorithms.ranking_loss import bradley_terry, pair_outcomes, plackett_luce
 from zj_ray.config.schema import ModelConfig, RewardTrainConfig, TrainConfig
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.training.lora import add_lora
-from zj_ray.training.model import HEADS, ScalarHeads, TokenLogprobs, load_causal_lm, new_heads
+from zj_ray.training.model import ScalarHeads, TokenLogprobs, load_causal_lm, new_heads
 from zj_ray.training.packing import make_row, make_shared_row, shared_length
 from zj_ray.training.rows import Row, plan_rows
 from zj_ray.training.supervised.examples import Examples
