@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tests.rankings.test_formats import FULL, ITEM
 from zj_ray.cli.main import app
 from zj_ray.config import Config
-from zj_ray.rankings.exchange import FORMATS
+from zj_ray.rankings.formats.exchange import FORMATS
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Ranking
 from zj_ray.runs.folder import Run

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.rankings.aspects import ASPECTS
-from zj_ray.rankings.exchange import FORMATS, Format, take
 from zj_ray.rankings.formats import argilla, label_studio, zhongjing
+from zj_ray.rankings.formats.exchange import FORMATS, Format, take
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 

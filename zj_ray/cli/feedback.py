@@ -76,7 +76,7 @@ def import_(
 
     Example: [bold]zj feedback import demo labelled.json --format label_studio[/]
     """
-    from zj_ray.rankings.exchange import choose, take
+    from zj_ray.rankings.formats.exchange import choose, take
     from zj_ray.runs.folder import find_run
 
     items, rankings = choose(format).read(file, annotator)
@@ -105,7 +105,7 @@ def export(
 
     Example: [bold]zj feedback export demo --to tasks.json --format label_studio[/]
     """
-    from zj_ray.rankings.exchange import choose
+    from zj_ray.rankings.formats.exchange import choose
     from zj_ray.runs.folder import find_run
 
     chosen = choose(format)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,7 +172,8 @@ class PolicyRank(Rank):
                 f"weights of version {version} were to be sent, but the policy has moved on", where="role policy"
             )
         if self.sender is None:
-            self.sender = Sender(transport, self.rank, self.engine.module.backbone, self.engine.gather, timeout)  # type: ignore[arg-type]
+            lm: nn.Module = self.engine.module.backbone  # type: ignore[assignment]
+            self.sender = Sender(transport, self.rank, partial(plain_weights, lm), self.engine.gather, timeout)
         return self.sender.send(engines)
 
     def export(self, folder: str) -> None:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from zj_ray.config.schema import LoraConfig
 from zj_ray.errors import ConfigError
+from zj_ray.weights.bucket import Weight
 
 ADAPTER = "default"  # peft's name for a model's only adapter
 NO_LORA = LoraConfig(rank=0)
-Weight = tuple[str, list[Tensor], Callable[[], Tensor]]
 
 
 def add_lora(model: nn.Module, lora: LoraConfig, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import xxhash
 from torch import Tensor
 
 BUCKET_BYTES = 256 << 20
+# A weight that may be cut over ranks or made of several: its name, the tensors to be gathered, and what makes it of them.
+Weight = tuple[str, list[Tensor], Callable[[], Tensor]]
 ALIGNMENT = 64  # so that every tensor is a valid view of its buffer
 
 

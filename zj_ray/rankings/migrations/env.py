@@ -2,7 +2,5 @@
 
 from alembic import context
 
-from zj_ray.rankings.tables import Table
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata)
+context.configure(connection=context.config.attributes["connection"])
 context.run_migrations()

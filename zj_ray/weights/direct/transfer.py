@@ -17,14 +17,14 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
-from torch import Tensor, nn
+from torch import Tensor
 
 from zj_ray.cluster.ports import free_port
 from zj_ray.errors import ConfigError, brief
-from zj_ray.training.lora import Weight, plain_weights
-from zj_ray.weights.bucket import Fingerprint
+from zj_ray.weights.bucket import Fingerprint, Weight
 
 STEPS = 4  # of a transfer, each with a limit of its own: join, start, receive, finish
+Plain = Callable[[], Iterator[Weight]]
 Gather = Callable[[Iterator[Weight]], Iterator[tuple[str, Tensor]]]
 
 
@@ -96,10 +96,14 @@ class Engines:
 class Sender:
     """One policy rank's end. All ranks must call `send` together."""
 
-    def __init__(self, transport: str, rank: int, model: nn.Module, gather: Gather, timeout: float) -> None:
-        """gather: of the training engine, collective; timeout: of each call to the engines [s]."""
+    def __init__(self, transport: str, rank: int, plain: Plain, gather: Gather, timeout: float) -> None:
+        """Prepare to send; all ranks do so with the same arguments.
+
+        plain: the policy's weights as a model without adapters has them. gather: of the training engine, collective.
+        timeout: of each call to the engines [s].
+        """
         self.transport, self.rank, self.timeout = transport, rank, timeout
-        self.source = _source(model, gather)
+        self.source = _source(plain, gather)
         self.client: Engines | None = None
         self.trainer: Any = None
 
@@ -178,7 +182,7 @@ class Sender:
         return GlooTrainerInitInfo(**group, timeout=self.timeout)
 
 
-def _source(model: nn.Module, gather: Gather) -> Any:
+def _source(plain: Plain, gather: Gather) -> Any:
     """The policy's plain weights as vLLM's trainer side wants them. The class is made here so that importing this costs no vLLM."""
     try:
         from vllm.distributed.weight_transfer import ParamMeta, WeightSource
@@ -200,7 +204,7 @@ def _source(model: nn.Module, gather: Gather) -> Any:
                 pass
 
         def metadata(self) -> list[ParamMeta]:
-            whole = [(name, parts[0]) for name, parts, _ in plain_weights(model)]
+            whole = [(name, parts[0]) for name, parts, _ in plain()]
             return [ParamMeta(name, part.dtype, tuple(getattr(part, "ds_shape", part.shape))) for name, part in whole]
 
         def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -208,7 +212,7 @@ def _source(model: nn.Module, gather: Gather) -> Any:
             return self.passing
 
         def _pass(self) -> Iterator[tuple[str, Tensor]]:
-            for name, tensor in gather(plain_weights(model)):
+            for name, tensor in gather(plain()):
                 self.fingerprint.add(name, tensor)
                 yield (
                     name,
