@@ -103,7 +103,7 @@ def idle(phrases: list[list[int]]) -> Iterator[None]:
         return ray.remote(IdleEngine).options(num_cpus=0, max_concurrency=4 * CONSULTATIONS).remote(phrases)
 
     with ExitStack() as stack:
-        stack.enter_context(patch("zj_ray.fleet.fleet.start_engine", start))
+        stack.enter_context(patch("zj_ray.fleet.control.fleet.start_engine", start))
         for name in ("PolicyRank", "ReferenceRank", "CriticRank", "RewardRank"):
             stack.enter_context(patch(f"zj_ray.roles.roles.{name}", IdleRank))
         yield

@@ -33,11 +33,11 @@ from bench.ceilings import table
 from zj_ray.config.schema import FleetConfig
 from zj_ray.errors import ZjError
 from zj_ray.evaluation.plots import line_plot
+from zj_ray.fleet.control.roster import ALIVE, Roster, Seat
+from zj_ray.fleet.control.supervisor import TICK_SECONDS, Supervisor
 from zj_ray.fleet.dispatch import Assignment, GivenUp
-from zj_ray.fleet.roster import ALIVE, Roster, Seat
 from zj_ray.fleet.scaling import Bounds, Scaler
 from zj_ray.fleet.states import EngineState
-from zj_ray.fleet.supervisor import TICK_SECONDS, Supervisor
 
 DOCS = Path(__file__).parents[1] / "docs"
 SIZES = (4, 16, 64, 256, 512)
@@ -408,7 +408,7 @@ class Simulation:
     # --- engines ------------------------------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
-        """As `fleet/publisher.py`: an engine finishes its turns, takes the weights and works on; who may hang is not waited for."""
+        """As `fleet/control/publisher.py`: an engine finishes its turns, takes the weights and works on; who may hang is not waited for."""
         self.version, self.publishing, self.pulled_at = self.version + 1, True, self.now + self.scenario.pull
         for seat in self.roster.among(ALIVE):
             self._spend(seat.life.outdated)

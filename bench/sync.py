@@ -29,8 +29,8 @@ from bench.subject import SMOLLM2_135M
 from zj_ray.cluster.connect import connect
 from zj_ray.config.schema import FleetConfig, ModelConfig, PolicyRoleConfig, RayConfig
 from zj_ray.data.tokenizer import train_tokenizer
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.engine import RolloutEngine
-from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.roles.policy import PolicyObjective, PolicyRank

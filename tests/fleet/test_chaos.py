@@ -30,8 +30,8 @@ from zj_ray.config.schema import FleetConfig
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
+from zj_ray.fleet.control.fleet import Consultations, Fleet
 from zj_ray.fleet.dialogue import DialogueSettings
-from zj_ray.fleet.fleet import Consultations, Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.weights.folder import publish_folder
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 from zj_ray.config.schema import FleetConfig, ModelConfig
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.engine import TurnOutput, TurnRequest
-from zj_ray.fleet.fleet import Fleet
 
 DIALOGUES, TURNS = 24, 4
 

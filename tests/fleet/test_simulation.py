@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.fleet import CAPACITY, FULL_STEP, PULL, READING, Consultation, Scenario, Simulation
-from zj_ray.fleet.roster import LONGEST_PAUSE
+from zj_ray.fleet.control.roster import LONGEST_PAUSE
 from zj_ray.fleet.router import FIRST_TURNS
 from zj_ray.fleet.states import EngineState
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.helpers.tiny import MODEL, tiny_tokenizer
 from zj_ray.config.schema import FleetConfig
 from zj_ray.data.chat import ChatFormat
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.engine import TurnRequest
-from zj_ray.fleet.fleet import Fleet
 from zj_ray.training.model import make_tiny
 from zj_ray.weights.folder import publish_folder
 

@@ -16,8 +16,8 @@ from tests.helpers.tiny import MODEL
 from zj_ray.config.schema import FleetConfig, LearnerRoleConfig, ModelConfig, PolicyRoleConfig, PPOConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.engine import TurnRequest
-from zj_ray.fleet.fleet import Fleet
 from zj_ray.roles.roles import Models, Roles
 
 FLEET = FleetConfig(

@@ -46,7 +46,7 @@ ALLOWED = {
         "fleet/engine.py",
         "RolloutEngine.wait_ready",
     ): "vLLM starts as long as it takes; who asks has a limit and then kills the actor",
-    ("fleet/supervisor.py", "Supervisor._again"): "looks after the fleet as long as there is one",
+    ("fleet/control/supervisor.py", "Supervisor._again"): "looks after the fleet as long as there is one",
 }
 
 # Where the limit of a function stands among its positional arguments; None: it can only be named.
@@ -405,8 +405,8 @@ def test_a_wait_with_a_limit_is_none(source: str) -> None:
 
 def test_a_fault_names_its_file_line_function_and_call() -> None:
     source = "class Fleet:\n    def wait(self):\n        return ray.get(self.answers)\n"
-    assert [str(wait) for wait in unlimited(source, "fleet/fleet.py")] == [
-        "zj_ray/fleet/fleet.py:3: ray.get(self.answers)  (in Fleet.wait)"
+    assert [str(wait) for wait in unlimited(source, "fleet/control/fleet.py")] == [
+        "zj_ray/fleet/control/fleet.py:3: ray.get(self.answers)  (in Fleet.wait)"
     ]
 
 

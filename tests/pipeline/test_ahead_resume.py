@@ -15,9 +15,9 @@ from zj_ray.cluster.connect import connect
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.files import read_jsonl
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.dialogue import Answered
 from zj_ray.fleet.engine import TurnOutput, TurnRequest
-from zj_ray.fleet.fleet import Fleet
 from zj_ray.ppo.ahead import SPOKEN, load_spoken, save_spoken
 from zj_ray.runs.folder import Run
 from zj_ray.stages.ppo import PPOLoop

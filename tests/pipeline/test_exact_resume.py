@@ -47,10 +47,10 @@ PLACES = {  # the phase → the function whose call is fatal, which call of the 
     "reward training": ("zj_ray.training.supervised.fit:read_metrics@/reward/", (1, 3), 0.0),
     "sampling answers": ("zj_ray.stages.feedback:answer", (1, 1), 1.5),
     "between stages": ("zj_ray.pipeline:_run_stage", (1, 1), 1e6),
-    "rollout": ("zj_ray.fleet.fleet:Fleet.rollout", (1, 2), 0.3),
+    "rollout": ("zj_ray.fleet.control.fleet:Fleet.rollout", (1, 2), 0.3),
     "scoring": ("zj_ray.roles.roles:Roles.score", (1, 2), 0.1),
     "update": ("zj_ray.roles.roles:Roles.update", (1, 2), 0.12),
-    "weight sync": ("zj_ray.fleet.fleet:Fleet.publish", (3, 4), 0.015),  # two before the first step
+    "weight sync": ("zj_ray.fleet.control.fleet:Fleet.publish", (3, 4), 0.015),  # two before the first step
     "checkpoint copy": ("zj_ray.roles.roles:Roles.save", (1, 2), 0.015),
     "checkpoint write": ("zj_ray.training.checkpoint:CheckpointStore.commit", (1, 2), 0.01),
     "evaluation": ("zj_ray.stages.evaluate:_examine", (1, 2), 0.5),

@@ -9,7 +9,7 @@ import pytest
 
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import ZjError
-from zj_ray.fleet.fleet import Consultations
+from zj_ray.fleet.control.fleet import Consultations
 from zj_ray.ppo.ahead import Rollout, RolloutAhead, check_staleness
 
 STEPS = 6

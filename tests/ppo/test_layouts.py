@@ -25,7 +25,7 @@ from zj_ray.config.schema import (
 )
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.errors import WaitTimeout, ZjError
-from zj_ray.fleet.fleet import Fleet
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.placement import Places, in_turns, plan_places
 from zj_ray.roles.roles import Models, Roles

@@ -19,9 +19,9 @@ from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.dialogue import DialogueSettings
 from zj_ray.fleet.engine import TurnRequest
-from zj_ray.fleet.fleet import Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.rewards.mix import ScoredTurns

@@ -13,8 +13,8 @@ import ray
 
 from tests.helpers.transfer import FLEET, by_object_store, greedy, save, shake_weights, started
 from zj_ray.errors import ZjError
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.engine import TurnRequest
-from zj_ray.fleet.fleet import Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.roles.roles import Roles
 from zj_ray.weights.bucket import PublishedWeights, WeightManifest

@@ -12,7 +12,7 @@ import torch
 from tests.helpers.tiny import MODEL
 from tests.helpers.transfer import CONFIG, FLEET, by_object_store, greedy, shake_weights, started
 from zj_ray.config.schema import PolicyRoleConfig
-from zj_ray.fleet.fleet import Fleet
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.roles.roles import Roles
 

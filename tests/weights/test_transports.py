@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.helpers.tiny import MODEL
 from tests.helpers.transfer import CONFIG, FLEET, asleep, by_object_store, greedy, shake_weights, started
 from zj_ray.config.schema import LoraConfig, PolicyRoleConfig
-from zj_ray.fleet.fleet import Fleet
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.roles.roles import Models, Roles
 from zj_ray.weights.bucket import Fingerprint

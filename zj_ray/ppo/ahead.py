@@ -21,9 +21,9 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.files import read_jsonl, write_jsonl
+from zj_ray.fleet.control.fleet import Consultations, Spoken
 from zj_ray.fleet.dialogue import Answered
 from zj_ray.fleet.engine import TurnOutput
-from zj_ray.fleet.fleet import Consultations, Spoken
 
 SPOKEN = "spoken.jsonl"
 

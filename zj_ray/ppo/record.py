@@ -15,7 +15,7 @@ import numpy as np
 from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.files import read_jsonl, write_jsonl
-from zj_ray.fleet.publisher import SyncReport
+from zj_ray.fleet.control.publisher import SyncReport
 from zj_ray.ppo.advantages import PolicyDrift
 from zj_ray.ppo.ahead import Rollout
 from zj_ray.rewards.mix import ScoredTurns

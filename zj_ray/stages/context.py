@@ -15,8 +15,8 @@ from zj_ray.config.schema import Config
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import CheckpointError
-from zj_ray.fleet.fleet import Fleet
-from zj_ray.fleet.publisher import SyncReport
+from zj_ray.fleet.control.fleet import Fleet
+from zj_ray.fleet.control.publisher import SyncReport
 from zj_ray.runs.folder import Run, wanted_rollouts
 from zj_ray.weights.bucket import PublishedWeights
 from zj_ray.weights.folder import publish_folder

@@ -15,9 +15,9 @@ from zj_ray.algorithms.kl import KLController
 from zj_ray.config.schema import PPOConfig
 from zj_ray.data.datasets import load_prompts
 from zj_ray.errors import RoleLost, ZjError
+from zj_ray.fleet.control.fleet import Spoken
+from zj_ray.fleet.control.publisher import GRACE
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
-from zj_ray.fleet.fleet import Spoken
-from zj_ray.fleet.publisher import GRACE
 from zj_ray.patients.stream import PromptStream
 from zj_ray.ppo.advantages import PolicyDrift, estimate_advantages
 from zj_ray.ppo.ahead import Rollout, RolloutAhead, check_staleness, load_spoken, save_spoken

@@ -22,16 +22,16 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError, brief
+from zj_ray.fleet.control.publisher import GRACE, Publisher, SyncReport
+from zj_ray.fleet.control.roster import Roster, Seat
+from zj_ray.fleet.control.supervisor import Supervisor
 from zj_ray.fleet.dialogue import Answered, DialogueSettings, consult
 from zj_ray.fleet.dispatch import Assignment, GivenUp
 from zj_ray.fleet.engine import TurnRequest, start_engine
 from zj_ray.fleet.loop import Loop
-from zj_ray.fleet.publisher import GRACE, Publisher, SyncReport
-from zj_ray.fleet.roster import Roster, Seat
 from zj_ray.fleet.router import Router
 from zj_ray.fleet.scaling import Bounds, Scaler
 from zj_ray.fleet.states import EngineLife, EngineState
-from zj_ray.fleet.supervisor import Supervisor
 from zj_ray.weights.bucket import PublishedWeights
 
 logger = logging.getLogger(__name__)

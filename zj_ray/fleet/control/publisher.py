@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayError
 
 from zj_ray.config.schema import FleetConfig
 from zj_ray.errors import RoleLost, WaitTimeout, ZjError, brief
-from zj_ray.fleet.roster import ALIVE, LOST, Roster, Seat
+from zj_ray.fleet.control.roster import ALIVE, LOST, Roster, Seat
 from zj_ray.fleet.states import EngineState
 from zj_ray.weights.bucket import PublishedWeights
 from zj_ray.weights.direct.transfer import STEPS, Sent

@@ -13,8 +13,8 @@ from typing import Any
 
 from zj_ray.config.schema import FleetConfig
 from zj_ray.errors import WaitTimeout, ZjError, brief
-from zj_ray.fleet.publisher import Publisher
-from zj_ray.fleet.roster import ALIVE, LOST, Roster, Seat
+from zj_ray.fleet.control.publisher import Publisher
+from zj_ray.fleet.control.roster import ALIVE, LOST, Roster, Seat
 from zj_ray.fleet.scaling import Scaler
 from zj_ray.fleet.states import EngineState
 
