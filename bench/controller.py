@@ -31,11 +31,11 @@ from zj_ray.config.schema import Config, PPOConfig
 from zj_ray.data.datasets import load_dialogues
 from zj_ray.fleet.engine import SyncReceipt, TurnOutput, TurnRequest
 from zj_ray.ppo.advantages import estimate_advantages
+from zj_ray.ppo.loop import PPOLoop
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.policy import UpdateStats
 from zj_ray.roles.rank import Rank
-from zj_ray.stages.ppo import PPOLoop
 from zj_ray.training.zero_engine import EngineSpec
 from zj_ray.weights.bucket import PublishedWeights, pack_weights
 

@@ -21,7 +21,7 @@ from transformers import LlamaConfig
 
 from bench.ceilings import table
 from bench.subject import config, ppo_stage, room, settle, speaker
-from zj_ray.stages.ppo import PPOLoop
+from zj_ray.ppo.loop import PPOLoop
 
 TINY = LlamaConfig(vocab_size=3000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1)
 

@@ -16,10 +16,11 @@ from zj_ray.cluster.connect import connect
 from zj_ray.config.schema import Config, ModelConfig
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.files import read_jsonl, write_jsonl
+from zj_ray.ppo.loop import PPOLoop
 from zj_ray.rankings.aspects import HEADS
 from zj_ray.runs.folder import Run
 from zj_ray.stages.context import StageContext
-from zj_ray.stages.ppo import PPOLoop, started
+from zj_ray.stages.ppo import started
 from zj_ray.stages.prepare import prepare
 from zj_ray.training.model import new_heads
 
@@ -118,7 +119,7 @@ def ppo_stage(run: Run) -> Iterator[PPOLoop]:
         context = StageContext(run)
         try:
             with started(context) as loop:
-                context.publish(loop.roles.weights(context.next_version()))
+                loop.fleet.publish(loop.roles.weights(context.versions.next()))
                 yield loop
         finally:
             context.release_fleet()

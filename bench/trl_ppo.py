@@ -34,7 +34,7 @@ from bench.subject import SHAPE, config, only_cases, ppo_stage, room, settle, sp
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_dialogues, load_texts
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.stages.ppo import PPOLoop
+from zj_ray.ppo.loop import PPOLoop
 
 PROMPTS, MINI_BATCHES, EPOCHS = 64, 2, 1
 WHOLE, PROCESSOR = "whole step", "processor seconds"

@@ -19,8 +19,8 @@ from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.dialogue import Answered
 from zj_ray.fleet.engine import TurnOutput, TurnRequest
 from zj_ray.ppo.ahead import SPOKEN, load_spoken, save_spoken
+from zj_ray.ppo.loop import PPOLoop
 from zj_ray.runs.folder import Run
-from zj_ray.stages.ppo import PPOLoop
 
 STEPS, STOPPED_AT, CONSULTATIONS = 5, 2, 8
 LIMIT = 120.0

@@ -49,7 +49,7 @@ class StepLog:
         rollout: Rollout,
         scored: Sequence[ScoredTurns],
         batch: RolloutBatch,
-        agreement: PolicyDrift,
+        drift: PolicyDrift,
         updated: Updated,
         sync: SyncReport,
         kl_coefficient: float,
@@ -68,12 +68,12 @@ class StepLog:
         }
         row = {
             "reward": float(np.mean([s.total for s in scored])),
-            "kl": agreement.kl,
+            "kl": drift.kl,
             "kl_coefficient": kl_coefficient,
-            "mismatch_mean": agreement.mismatch_mean,
-            "mismatch_max": agreement.mismatch_max,
-            "staleness": agreement.staleness,
-            "importance": agreement.importance,
+            "mismatch_mean": drift.mismatch_mean,
+            "mismatch_max": drift.mismatch_max,
+            "staleness": drift.staleness,
+            "importance": drift.importance,
             "length": generated / len(turns),
             "turns": len(turns) / len(trajectories),
             "new_facts": float(np.mean([sum(len(turn.new_facts) for turn in t.turns) for t in cases])),
@@ -86,11 +86,7 @@ class StepLog:
             "weight_version": float(sync.version),
             "generated_tokens": float(generated),
             "tokens_per_second": sum(batch.lengths) / sum(watch.laps.values()),
-            **(
-                {"value_loss": updated.critic.loss, "value_explained": agreement.value_explained}
-                if updated.critic
-                else {}
-            ),
+            **({"value_loss": updated.critic.loss, "value_explained": drift.value_explained} if updated.critic else {}),
             **({f"policy_{k}": v for k, v in asdict(updated.policy).items()} if updated.policy else {}),
             **(
                 {"clip_fraction": updated.policy.clip_fraction, "entropy": updated.policy.entropy}

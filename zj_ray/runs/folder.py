@@ -78,6 +78,19 @@ class Run:
             )
         return cls(folder, load_config(folder / "config.yaml"))
 
+    @property
+    def data_root(self) -> Path:
+        """Where train/ and valid/ lie: the clinic's texts inside the run, or the user's own folder."""
+        return self.folder / "data" if self.config.data.source == "clinic" else Path(self.config.data.root or "")
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    def checkpoint_url(self, stage: str) -> str | None:
+        """Where a stage's checkpoints are copied to, if anywhere."""
+        return f"{self.config.checkpoints.rstrip('/')}/{self.config.name}/{stage}" if self.config.checkpoints else None
+
     def stage(self, name: str) -> Path:
         """The folder of a stage, made if need be."""
         path = self.folder / name

@@ -91,7 +91,7 @@ def _own_moments(context: StageContext, order: random.Random) -> list[Context]:
             where=str(path),
             remedy="let `zj run` finish the ppo stage first",
         )
-    prompts = {prompt.id: prompt for prompt in load_prompts(context.data_root, "train")}
+    prompts = {prompt.id: prompt for prompt in load_prompts(context.run.data_root, "train")}
     since = rows[-1]["step"] * (1.0 - LAST_STEPS)
     moments = []
     for row in rows:

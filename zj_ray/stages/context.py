@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zj_ray.config.schema import Config
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import CheckpointError
 from zj_ray.fleet.control.fleet import Fleet
-from zj_ray.fleet.control.publisher import SyncReport
 from zj_ray.runs.folder import Run, wanted_rollouts
-from zj_ray.weights.bucket import PublishedWeights
+from zj_ray.weights.bucket import WeightVersions
 from zj_ray.weights.folder import publish_folder
 
 
@@ -26,19 +24,7 @@ class StageContext:
     def __init__(self, run: Run) -> None:
         self.run, self.config = run, run.config
         self._fleet: Fleet | None = None
-        self.version = 0  # of the weights published last
-
-    @property
-    def data_root(self) -> Path:
-        return data_root(self.run.folder, self.config)
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.run.folder / "tensorboard"
-
-    def checkpoint_url(self, stage: str) -> str | None:
-        """Where a stage's checkpoints are copied to, if anywhere."""
-        return f"{self.config.checkpoints.rstrip('/')}/{self.config.name}/{stage}" if self.config.checkpoints else None
+        self.versions = WeightVersions()
 
     def chat(self) -> ChatFormat:
         return ChatFormat(load_tokenizer(self.run.folder / "tokenizer"))
@@ -84,26 +70,11 @@ class StageContext:
         fleet = self.launch_fleet(model)
         fleet.wait_ready()
         fleet.supervise()
-        self.publish(publish_folder(model, self.next_version()))
+        fleet.publish(publish_folder(model, self.versions.next()))
+        self.run.status(fleet=fleet.table())
         return fleet
-
-    def next_version(self) -> int:
-        """Weight versions only ever grow, across stages too: an engine's version names its weights."""
-        self.version += 1
-        return self.version
-
-    def publish(self, weights: PublishedWeights) -> SyncReport:
-        assert self._fleet is not None
-        report = self._fleet.publish(weights)
-        self.run.status(fleet=self._fleet.table())
-        return report
 
     def release_fleet(self) -> None:
         if self._fleet is not None:
             self._fleet.close()
             self._fleet = None
-
-
-def data_root(run_folder: Path, config: Config) -> Path:
-    """Where train/ and valid/ lie: the clinic's texts inside the run, or the user's own folder."""
-    return run_folder / "data" if config.data.source == "clinic" else Path(config.data.root or "")

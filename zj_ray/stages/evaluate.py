@@ -83,7 +83,7 @@ def _prompts(context: StageContext) -> dict[str, list[Prompt]]:
         "safety": context.config.evaluate.safety_prompts,
         "control": context.config.evaluate.controls,
     }
-    unseen = load_prompts(context.data_root, "valid")
+    unseen = load_prompts(context.run.data_root, "valid")
     chosen = {}
     for kind, limit in limits.items():
         pool = [prompt for prompt in unseen if prompt.kind == kind]
@@ -135,7 +135,7 @@ def _score(
     context: StageContext, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]
 ) -> dict[str, ScoredTurns]:
     """Reward of each consultation, by case, exactly as PPO computes it."""
-    batch = RolloutBatch.of(trajectories, context.version)
+    batch = RolloutBatch.of(trajectories, context.versions.current)
     ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
     rows = plan_rows(batch.lengths, evaluator.size, context.config.ppo.micro_batch_tokens)
     raw = evaluator.merge(evaluator.call("scores", batch.token_ids, ends, rows), len(batch), what="score consultations")
@@ -152,7 +152,7 @@ def _perplexities(context: StageContext, evaluator: RoleGroup) -> dict[str, floa
     chat = context.chat()
     documents = [
         np.asarray(chat.conversation(d, context.config.model.max_length).token_ids)
-        for d in load_general(context.data_root, "valid")
+        for d in load_general(context.run.data_root, "valid")
     ]
     models = {
         "base": context.base_model(),

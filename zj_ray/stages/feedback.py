@@ -48,7 +48,7 @@ def feedback(context: StageContext) -> dict[str, Any]:
     known = {item.id for item in store.items()}
     if config.source == "file":
         for split in SPLITS:
-            store.import_ranked([item for item in load_rankings(context.data_root, split) if item.id not in known])
+            store.import_ranked([item for item in load_rankings(context.run.data_root, split) if item.id not in known])
     else:
         contexts = choose_contexts(context, random.Random(f"{context.config.seed}/contexts"), config.prompts)
         fresh = [moment for moment in contexts if moment.id not in known]
@@ -96,18 +96,18 @@ def simulate(context: StageContext, store: RankingStore, contexts: Sequence[Cont
 def choose_contexts(context: StageContext, order: random.Random, wanted: int) -> list[Context]:
     """Half openings (cases, safety prompts, controls), half moments inside conversations, all from the training split."""
     openings = [
-        Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(context.data_root, "train")
+        Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(context.run.data_root, "train")
     ]
     moments = [
         Context(f"turn-{number}", messages, _insisting(number, messages, expected))
-        for number, (messages, expected) in enumerate(load_moments(context.data_root, "train"))
+        for number, (messages, expected) in enumerate(load_moments(context.run.data_root, "train"))
     ]
     inside = order.sample(moments, min(wanted // 2, len(moments)))
     outside = order.sample(openings, min(wanted - len(inside), len(openings)))
     if len(inside) + len(outside) < 10:
         raise DataError(
             f"only {len(inside) + len(outside)} contexts to rank",
-            where=str(context.data_root),
+            where=str(context.run.data_root),
             remedy="add consultations or patient cases",
         )
     return sorted(inside + outside, key=lambda moment: moment.id)

@@ -15,7 +15,6 @@ from zj_ray.data.datasets import load_dialogues, load_prompts, load_texts
 from zj_ray.data.tokenizer import load_tokenizer, train_tokenizer
 from zj_ray.progress import console
 from zj_ray.runs.folder import Run
-from zj_ray.stages.context import data_root
 from zj_ray.training.model import check_checkpoint, make_tiny
 
 
@@ -26,7 +25,7 @@ def prepare(run: Run) -> None:
         os.environ.setdefault(
             "DS_ACCELERATOR", "cpu"
         )  # transformers imports DeepSpeed, which else warns that it found no GPU
-    config, root = run.config, data_root(run.folder, run.config)
+    config, root = run.config, run.data_root
     if config.data.source == "clinic" and not (root / "train").is_dir():
         counts = write_clinic(root, config.data.clinic)
         console.print(f"synthetic clinic: {sum(counts.values())} rows in {root}")

@@ -25,5 +25,5 @@ def pretrain(context: StageContext) -> dict[str, Any]:
 
 def _blocks(context: StageContext, split: str) -> Examples:
     chat = context.chat()
-    documents = [chat.text_ids(text) for text in load_texts(context.data_root, split)]
+    documents = [chat.text_ids(text) for text in load_texts(context.run.data_root, split)]
     return concatenate_and_chunk(documents, chat.stop_id, context.config.model.max_length)

@@ -23,5 +23,5 @@ def sft(context: StageContext) -> dict[str, Any]:
 
 def _conversations(context: StageContext, split: str) -> Examples:
     chat = context.chat()
-    dialogues = load_dialogues(context.data_root, split, safety_repeats=context.config.data.safety_repeats)
+    dialogues = load_dialogues(context.run.data_root, split, safety_repeats=context.config.data.safety_repeats)
     return from_encoded([chat.conversation(dialogue, context.config.model.max_length) for dialogue in dialogues])

@@ -42,8 +42,8 @@ def train(
         config=config,
         model=context.config.model,
         seed=context.config.seed + member - 1,
-        tensorboard=str(context.tensorboard if member == 1 else context.tensorboard / name),
-        checkpoint_url=context.checkpoint_url(name),
+        tensorboard=str(context.run.tensorboard if member == 1 else context.run.tensorboard / name),
+        checkpoint_url=context.run.checkpoint_url(name),
         **{split: str(folder / f"{split}.npz") for split in ("stopping", "unseen") if split in examples},
     )
     if config.gpus > 0:

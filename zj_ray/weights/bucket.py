@@ -49,6 +49,17 @@ class PublishedWeights:
     senders: tuple[Any, ...] = ()
 
 
+class WeightVersions:
+    """Numbers for publications. They only ever grow, across the stages of a run too: an engine's version names its weights."""
+
+    def __init__(self) -> None:
+        self.current = 0  # of the weights published last
+
+    def next(self) -> int:
+        self.current += 1
+        return self.current
+
+
 class Fingerprint:
     """Whether two ends saw the same tensors: for each name the sum of its elements' bits, computed where the tensor is."""
 

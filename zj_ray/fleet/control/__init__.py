@@ -1,0 +1,1 @@
+"""The living fleet: its engines, their number and health, and the weights that they speak with."""
