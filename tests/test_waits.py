@@ -22,7 +22,7 @@ from zj_ray.errors import WaitTimeout
 from zj_ray.runs import job_server
 from zj_ray.runs.job_server import JobServer
 
-PACKAGE = Path(__file__).parents[2] / "zj_ray"
+PACKAGE = Path(__file__).parents[1] / "zj_ray"
 
 # One wait each, by file and function: those that are meant to last as long as something else does.
 ALLOWED = {
