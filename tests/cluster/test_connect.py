@@ -28,8 +28,9 @@ def test_the_token_is_read_where_ray_reads_it(tmp_path: Path, monkeypatch: pytes
         auth_token()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "named")
     assert auth_token() == "named"
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert auth_token() is None
+    for mode in ("disabled", "DISABLED"):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        assert auth_token() is None
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265", "head"])

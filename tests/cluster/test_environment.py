@@ -181,21 +181,32 @@ def test_a_run_folder_that_cannot_be_written_fails(monkeypatch: pytest.MonkeyPat
 
 def test_a_cluster_that_does_not_answer_fails() -> None:
     reached, _ = environment.check_ray(f"127.0.0.1:{free_port()}")
-    fails(reached, "does not answer", "ray start --head")
+    fails(reached, "no Ray answers", "ray start --head")
+
+
+def test_an_address_that_a_run_would_refuse_fails() -> None:
+    reached, _ = environment.check_ray("ray://127.0.0.1:10001")
+    fails(reached, "no address of a Ray cluster", "host:port")
 
 
 def test_a_cluster_that_answers_wants_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket() as head:
         head.bind(("127.0.0.1", 0))
         head.listen()
-        reached, token = environment.check_ray(f"ray://127.0.0.1:{head.getsockname()[1]}")
+        reached, token = environment.check_ray(f"127.0.0.1:{head.getsockname()[1]}")
     assert reached.ok is True
     fails(token, "no RAY_AUTH_TOKEN", "ray get-auth-token")
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret", encoding="utf-8")
     found = environment.check_ray_token()
     assert found.ok is True and "secret" not in found.detail
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
+    fails(environment.check_ray_token(), "can't be read", "RAY_AUTH_TOKEN_PATH")
+
+
+@pytest.mark.parametrize("mode", ["disabled", "DISABLED"])
+def test_a_cluster_without_tokens_is_a_warning_and_no_fault(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
     warns(environment.check_ray_token(), "tokens")
 
 

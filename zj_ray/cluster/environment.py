@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,14 +19,14 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 from rich.table import Table
 
+from zj_ray.cluster.connect import auth_disabled, auth_token, cluster_address, reach, token_file
 from zj_ray.cluster.ports import listen
 from zj_ray.config.schema import Config
-from zj_ray.errors import ConfigError
+from zj_ray.errors import ConfigError, ZjError
 
 GIB = 2**30
 IMPORT_SECONDS = 300  # longest wait for torch, vLLM and DeepSpeed to import on a busy laptop
@@ -50,7 +49,8 @@ start = time.monotonic()
 import torch, transformers, deepspeed
 from vllm import LLM
 gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-print("\\n" + json.dumps({"seconds": time.monotonic() - start, "cuda": torch.version.cuda, "gpus": [[g.name, g.total_memory] for g in gpus]}))
+found = {"cuda": torch.version.cuda, "gpus": [[gpu.name, gpu.total_memory] for gpu in gpus]}
+print("\\n" + json.dumps({"seconds": time.monotonic() - start} | found))
 """
 
 
@@ -65,7 +65,7 @@ class Check:
 
 
 def diagnose(config: Config | None, runs: Path) -> list[Check]:
-    """Every check of this machine; with a config also whether that run fits it. Takes about as long as importing vLLM."""
+    """Every check of this machine; with a config also whether that run fits it. Takes as long as importing vLLM."""
     settings = config or Config()
     modules, probe = check_imports()
     return [
@@ -79,7 +79,7 @@ def diagnose(config: Config | None, runs: Path) -> list[Check]:
         check_shared_memory(settings.ray.object_store_mb),
         check_disk(runs),
         check_run_folder(runs),
-        *check_ray(settings.ray.address or os.environ.get("RAY_ADDRESS")),
+        *check_ray(cluster_address(settings.ray)),
         check_port(settings.serve.host, settings.serve.port),
     ]
 
@@ -99,12 +99,8 @@ def check_python() -> Check:
     if sys.version_info[:2] == (3, 11):
         return Check("Python", True, version)
     too_old = sys.version_info < (3, 11)
-    return Check(
-        "Python",
-        False if too_old else None,
-        f"{version}; everything was run with 3.11",
-        "make the environment with Python 3.11",
-    )
+    detail = f"{version}; everything was run with 3.11"
+    return Check("Python", False if too_old else None, detail, "make the environment with Python 3.11")
 
 
 def check_versions() -> Check:
@@ -114,12 +110,8 @@ def check_versions() -> Check:
     line = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
     missing = [name for name, version in found.items() if version is None]
     if missing:
-        return Check(
-            "versions",
-            False,
-            line,
-            f"{', '.join(missing)} not installed: run requirements/install.sh (CPU) or pip install '.[gpu]'",
-        )
+        remedy = f"{', '.join(missing)} not installed: run requirements/install.sh (CPU) or pip install '.[gpu]'"
+        return Check("versions", False, line, remedy)
     other = {name: wanted[name] for name, version in found.items() if not _fits(version or "", wanted[name])}
     if other:
         fit = ", ".join(f"{name} {version}" for name, version in other.items())
@@ -129,16 +121,13 @@ def check_versions() -> Check:
 
 
 def check_cuda_only_packages() -> Check:
-    there = [name for name in CUDA_ONLY if find_spec(name) is not None]
-    if there and "+cpu" in (_version("torch") or ""):
-        remedy = f"{sys.executable} -m pip uninstall {' '.join(there)}   (nothing here uses them)"
+    name, installed = "torch's companions", [module for module in CUDA_ONLY if find_spec(module) is not None]
+    if installed and "+cpu" in (_version("torch") or ""):
+        remedy = f"{sys.executable} -m pip uninstall {' '.join(installed)}   (nothing here uses them)"
         return Check(
-            "torch's companions",
-            False,
-            f"{', '.join(there)} beside a CPU torch: they break vLLM and transformers",
-            remedy,
+            name, False, f"{', '.join(installed)} beside a CPU torch: they break vLLM and transformers", remedy
         )
-    return Check("torch's companions", True, f"{', '.join(there) or 'none'} installed")
+    return Check(name, True, f"{', '.join(installed) or 'none'} installed")
 
 
 def check_imports() -> tuple[Check, dict[str, Any] | None]:
@@ -175,26 +164,16 @@ def check_gpus(probe: dict[str, Any] | None, config: Config) -> list[Check]:
     checks = [Check("GPUs", True, seen)]
     if not gpus and shutil.which("nvidia-smi") and probe is not None:
         build = f"CUDA {probe['cuda']}" if probe["cuda"] else "a CPU build"
-        remedy = (
-            "install the GPU set in an environment of its own: pip install '.[gpu]'; and check that nvidia-smi works"
-        )
+        remedy = "install the GPU set in an environment of its own: pip install '.[gpu]'; check that nvidia-smi works"
         checks = [Check("GPUs", None, f"this machine has an NVIDIA driver, but torch ({build}) sees no GPU", remedy)]
     wanted = gpus_wanted(config)
     if wanted > len(gpus) and probe is not None:
-        joins = config.ray.address or os.environ.get("RAY_ADDRESS")
-        remedy = (
-            "the cluster must have them"
-            if joins
-            else "set ray.address to a cluster that has them, or fleet.engine_gpus and ppo.*.gpus to 0"
-        )
-        checks.append(
-            Check(
-                "GPUs for the run",
-                None if joins else False,
-                f"it reserves {wanted:g}, this machine has {len(gpus)}",
-                remedy,
-            )
-        )
+        detail = f"it reserves {wanted:g}, this machine has {len(gpus)}"
+        if cluster_address(config.ray) is not None:
+            checks.append(Check("GPUs for the run", None, detail, "the cluster must have them"))
+        else:
+            remedy = "set ray.address to a cluster that has them, or fleet.engine_gpus and ppo.*.gpus to 0"
+            checks.append(Check("GPUs for the run", False, detail, remedy))
     return checks
 
 
@@ -211,19 +190,12 @@ def check_memory() -> Check:
     memory = psutil.virtual_memory()
     detail = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
     if memory.available < 6 * GIB:
-        return Check(
-            "memory",
-            False,
-            detail,
-            "close other programs: the demo needs about 9 GiB; fleet.initial=1 and ranks of 1 need less",
-        )
-    ok = True if memory.available >= 10 * GIB else None
-    return Check(
-        "memory",
-        ok,
-        detail,
-        "" if ok else "tight for the demo (about 9 GiB): set fleet.initial=1, or close other programs",
-    )
+        remedy = "close other programs: the demo needs about 9 GiB; fleet.initial=1 and ranks of 1 need less"
+        return Check("memory", False, detail, remedy)
+    if memory.available < 10 * GIB:
+        remedy = "tight for the demo (about 9 GiB): set fleet.initial=1, or close other programs"
+        return Check("memory", None, detail, remedy)
+    return Check("memory", True, detail)
 
 
 def check_shared_memory(object_store_mb: int) -> Check:
@@ -233,9 +205,8 @@ def check_shared_memory(object_store_mb: int) -> Check:
     free = shutil.disk_usage(folder).free
     detail = f"{free / 2**20:,.0f} MiB free, ray.object_store_mb is {object_store_mb}"
     if free < object_store_mb * 2**20:
-        return Check(
-            "/dev/shm", None, detail, "Ray will keep objects on disk, which is slow; in Docker start with --shm-size=2g"
-        )
+        remedy = "Ray will keep objects on disk, which is slow; in Docker start with --shm-size=2g"
+        return Check("/dev/shm", None, detail, remedy)
     return Check("/dev/shm", True, detail)
 
 
@@ -244,9 +215,9 @@ def check_disk(runs: Path) -> Check:
     detail = f"{free / GIB:.1f} GiB free for {runs}"
     if free < 2 * GIB:
         return Check("disk", False, detail, "free some space, or put the runs elsewhere with --runs")
-    return Check(
-        "disk", True if free >= 5 * GIB else None, detail, "" if free >= 5 * GIB else "enough for the demo only"
-    )
+    if free < 5 * GIB:
+        return Check("disk", None, detail, "enough for the demo only")
+    return Check("disk", True, detail)
 
 
 def check_run_folder(runs: Path) -> Check:
@@ -255,41 +226,35 @@ def check_run_folder(runs: Path) -> Check:
         with tempfile.TemporaryFile(dir=home):
             return Check("run folder", True, f"{runs} can be written")
     except OSError as error:
-        return Check(
-            "run folder", False, f"{home} can't be written: {error.strerror}", "choose another folder with --runs"
-        )
+        detail = f"{home} can't be written: {error.strerror}"
+        return Check("run folder", False, detail, "choose another folder with --runs")
 
 
 def check_ray(address: str | None) -> list[Check]:
-    """The cluster to join answers, and there is a token to show it."""
-    if address is None or address in ("auto", "local"):
+    """Whether the cluster to join answers, and whether there is a token to show it."""
+    if address is None or address == "auto":
         return [Check("Ray", True, "no cluster address: a Ray on this machine is used")]
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    host, port = parts.hostname or "", parts.port or {"ray": 10001, "http": 8265, "https": 443}.get(parts.scheme, 6379)
     try:
-        socket.create_connection((host, port), timeout=5).close()
-        reached = Check("Ray", True, f"{host}:{port} answers")
-    except OSError as error:
-        remedy = f"start it (ray start --head), mend ray.address or RAY_ADDRESS, or open port {port} in the firewall"
-        reached = Check("Ray", False, f"{host}:{port} does not answer: {error}", remedy)
-    return [reached, check_ray_token()]
+        reach(address)
+    except ZjError as error:
+        return [Check("Ray", False, error.what, error.remedy), check_ray_token()]
+    return [Check("Ray", True, f"{address} answers"), check_ray_token()]
 
 
 def check_ray_token() -> Check:
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        return Check(
-            "Ray token",
-            None,
-            "RAY_AUTH_MODE is disabled: whoever reaches the cluster can run code on it",
-            "use tokens outside of tests",
-        )
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if os.environ.get("RAY_AUTH_TOKEN") or path.is_file():
-        return Check("Ray token", True, "found")
-    remedy = f"copy the head's token to {path} (on the head: ray get-auth-token)"
-    return Check(
-        "Ray token", False, f"no RAY_AUTH_TOKEN and no {path}, but clusters ask for a token by default", remedy
-    )
+    """Whether a cluster that asks for a token, as clusters do by default, would be shown one."""
+    name = "Ray token"
+    if auth_disabled():
+        detail = "RAY_AUTH_MODE is disabled: whoever reaches the cluster can run code on it"
+        return Check(name, None, detail, "use tokens outside of tests")
+    try:
+        token = auth_token()
+    except ZjError as error:
+        return Check(name, False, error.what, error.remedy)
+    if token:
+        return Check(name, True, "found")
+    detail = f"no RAY_AUTH_TOKEN and no {token_file()}, but clusters ask for a token by default"
+    return Check(name, False, detail, f"copy the head's token to {token_file()} (on the head: ray get-auth-token)")
 
 
 def check_port(host: str, port: int) -> Check:

@@ -16,7 +16,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from zj_ray.cluster.connect import auth_token, token_remedy
+from zj_ray.cluster.connect import TOKEN_REMEDY, auth_token
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
 
 REQUEST_SECONDS = 60.0
@@ -57,7 +57,7 @@ class JobServer:
             remedy = "check the address (it is the dashboard's port, 8265 by default) and that the head node runs"
             raise ZjError("no Ray job server answers", where=address, remedy=remedy) from error
         except AuthenticationError as error:
-            raise ZjError(_first_line(error), where=address, remedy=token_remedy()) from error
+            raise ZjError(_first_line(error), where=address, remedy=TOKEN_REMEDY) from error
         except (RuntimeError, requests.exceptions.RequestException) as error:
             raise ZjError(
                 f"this is no Ray job server: {_first_line(error)}", where=address, remedy="give the dashboard's URL"
