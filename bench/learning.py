@@ -32,7 +32,7 @@ from zj_ray.roles.batch import RolloutBatch, pad, unpad
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank
 from zj_ray.training.model import ScalarHeads, TokenLogprobs
-from zj_ray.training.rows import plan_rows
+from zj_ray.training.packing import plan_rows
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
 
 VOCABULARY, OPENING, ASK, SILENCE = 8, 1, 3, 4

@@ -31,8 +31,7 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_dialogues
 from zj_ray.data.tokenizer import train_tokenizer
 from zj_ray.training.model import TokenLogprobs
-from zj_ray.training.packing import make_row
-from zj_ray.training.rows import Row, plan_rows
+from zj_ray.training.packing import Row, make_row, plan_rows
 from zj_ray.training.supervised.examples import Examples, from_encoded
 from zj_ray.training.supervised.objective import TokenObjective
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group

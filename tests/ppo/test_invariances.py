@@ -40,7 +40,7 @@ from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.roles import Roles
 from zj_ray.training.model import new_heads
-from zj_ray.training.rows import EMPTY, plan_rows
+from zj_ray.training.packing import EMPTY, plan_rows
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine
 
 SHAPE = LlamaConfig(

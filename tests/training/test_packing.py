@@ -8,9 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from tests.helpers.tiny import MODEL, tiny_tokenizer
 from zj_ray.data.chat import Encoded
 from zj_ray.training.model import ScalarHeads, TokenLogprobs, make_tiny
-from zj_ray.training.packing import make_shared_row, pack_rows, shared_length
-from zj_ray.training.rows import plan_rows
+from zj_ray.training.packing import make_row, make_shared_row, plan_rows, shared_length
 from zj_ray.training.supervised.examples import Examples, concatenate_and_chunk, from_encoded
+
+SHAPE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96}
 
 
 def _documents() -> list[np.ndarray]:
@@ -24,25 +25,19 @@ def test_packed_documents_do_not_see_each_other() -> None:
     positions = [np.arange(1, len(d)) for d in documents]
     alone = {}
     for i, document in enumerate(documents):
-        row = pack_rows([document], 64)[0]
+        row = make_row([document], [0])
         alone[i] = model(row.input_ids, row.position_ids, row.index([positions[i]]))[0]
-    [row] = pack_rows(documents, 64)
+    row = make_row(documents, [1, 0, 3, 2])
     together = model(row.input_ids, row.position_ids, row.index([positions[m] for m in row.members]))[0]
     torch.testing.assert_close(together, torch.cat([alone[m] for m in row.members]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("key_heads", [1, 2])
 def test_packed_documents_learn_as_under_the_block_diagonal_mask(key_heads: int) -> None:
-    """Document by document, also where heads share their keys: the same numbers and gradients as transformers' own masked row."""
-    shape = {
-        "vocab_size": 300,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
+    """The same numbers and gradients as of transformers' own masked row, also where heads share their keys."""
+    shape = dict(SHAPE, num_hidden_layers=2, num_attention_heads=2)
     lm = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=key_heads))
-    [row] = pack_rows(_documents(), 64)
+    row = make_row(_documents(), [1, 0, 3, 2])
     index = row.index([np.arange(1, len(_documents()[m])) for m in row.members])
     masked = torch.log_softmax(
         lm(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False).logits[0, index - 1], -1
@@ -57,13 +52,7 @@ def test_packed_documents_learn_as_under_the_block_diagonal_mask(key_heads: int)
 
 
 def test_a_model_with_sliding_windows_keeps_its_own_attention() -> None:
-    shape = {
-        "vocab_size": 300,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-    }
+    shape = dict(SHAPE, num_hidden_layers=1, num_attention_heads=1)
     lm = MistralForCausalLM(MistralConfig(**shape, num_key_value_heads=1, sliding_window=8))
     TokenLogprobs(lm)
     assert lm.config._attn_implementation == "sdpa"
@@ -73,16 +62,13 @@ def test_scores_of_packed_documents_equal_those_alone() -> None:
     trunk = make_tiny(MODEL.tiny, tiny_tokenizer(), MODEL.max_length, 0).get_decoder()
     model = ScalarHeads(trunk, 4)
     documents = _documents()
-    [row] = pack_rows(documents, 64)
-    together = model(
-        row.input_ids, row.position_ids, row.index([np.array([len(documents[m]) - 1]) for m in row.members])
-    )
-    for place, m in enumerate(row.members):
-        single = pack_rows([documents[m]], 64)[0]
-        torch.testing.assert_close(
-            together[place : place + 1],
-            model(single.input_ids, single.position_ids, torch.tensor([len(documents[m]) - 1])),
-        )
+    row = make_row(documents, [1, 0, 3, 2])
+    ends = [np.array([len(documents[m]) - 1]) for m in row.members]
+    together = model(row.input_ids, row.position_ids, row.index(ends))
+    for number, m in enumerate(row.members):
+        single = make_row([documents[m]], [0])
+        alone = model(single.input_ids, single.position_ids, torch.tensor([len(documents[m]) - 1]))
+        torch.testing.assert_close(together[number : number + 1], alone)
 
 
 def test_logprobs_are_those_of_a_plain_forward_pass() -> None:

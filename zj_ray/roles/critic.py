@@ -15,8 +15,7 @@ from zj_ray.roles.policy import MiniBatchPlan, UpdateStats
 from zj_ray.roles.rank import Rank, flat, packed
 from zj_ray.training.lora import NO_LORA, add_lora
 from zj_ray.training.model import load_heads
-from zj_ray.training.packing import PackedRow
-from zj_ray.training.rows import Row
+from zj_ray.training.packing import PackedRow, Row
 from zj_ray.training.zero_engine import StepResult
 
 

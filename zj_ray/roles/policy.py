@@ -22,8 +22,7 @@ from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.rank import Rank, flat, packed
 from zj_ray.training.lora import NO_LORA, adapter_config, adapter_weights, adapters_off, add_lora, plain_weights
 from zj_ray.training.model import TokenLogprobs, load_causal_lm
-from zj_ray.training.packing import PackedRow
-from zj_ray.training.rows import Row
+from zj_ray.training.packing import PackedRow, Row
 from zj_ray.training.zero_engine import StepResult
 from zj_ray.weights.bucket import PublishedWeights, pack_weights
 from zj_ray.weights.direct.transfer import Sender, Sent

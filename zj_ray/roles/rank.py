@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from zj_ray.cluster.ports import free_port
 from zj_ray.config.schema import ModelConfig
-from zj_ray.training.packing import PackedRow, make_row
-from zj_ray.training.rows import Row
+from zj_ray.training.packing import PackedRow, Row, make_row
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, compute_repeatably, join_process_group
 
 

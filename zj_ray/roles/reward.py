@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from zj_ray.roles.rank import Rank
 from zj_ray.training.model import load_heads
-from zj_ray.training.packing import PackedRow
-from zj_ray.training.rows import Row
+from zj_ray.training.packing import PackedRow, Row
 
 
 class RewardRank(Rank):

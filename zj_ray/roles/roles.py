@@ -19,7 +19,7 @@ from zj_ray.roles.placement import Places, in_turns
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.reference import ReferenceRank
 from zj_ray.roles.reward import RewardRank
-from zj_ray.training.rows import Row, plan_rows
+from zj_ray.training.packing import Row, plan_rows
 from zj_ray.training.zero_engine import EngineSpec
 from zj_ray.weights.bucket import PublishedWeights, WeightManifest
 

@@ -14,7 +14,7 @@ from zj_ray.roles.placement import Places
 from zj_ray.roles.reward import RewardRank
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.reward import ranking_examples, unranked
-from zj_ray.training.rows import plan_rows
+from zj_ray.training.packing import plan_rows
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.zero_engine import EngineSpec
 

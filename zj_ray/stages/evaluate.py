@@ -23,7 +23,7 @@ from zj_ray.evaluation.rounds import against_earlier, earlier_round, mean_utilit
 from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
 from zj_ray.files import write_jsonl
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
-from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.turns import TurnRequest
 from zj_ray.ppo.record import rollout_row
 from zj_ray.progress import Bar, progress
 from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_turns
@@ -34,7 +34,7 @@ from zj_ray.roles.placement import Places
 from zj_ray.rules.safety import judge
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
-from zj_ray.training.rows import plan_rows
+from zj_ray.training.packing import plan_rows
 from zj_ray.training.zero_engine import EngineSpec
 
 MODELS = ("sft", "ppo")

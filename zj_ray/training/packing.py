@@ -1,7 +1,10 @@
-"""Packed rows: several documents end to end in one forward pass, each blind to the others.
+"""Packed rows: several documents end to end in one forward pass, each blind to the others; and which rank computes which row.
 
-The K answers of a prompt are documents that begin alike: in a shared row that beginning is computed once, and every answer
-sees it as if it stood right before.
+The K answers of a prompt are documents that begin alike: in a shared row that beginning is computed once, and every
+answer sees it as if it stood right before.
+
+All ranks of a role follow one plan of rows in step. They must make the same number of forward passes, or their collectives
+hang: where a rank has fewer rows, `EMPTY` ones fill up, in which it computes one document and keeps nothing of it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zj_ray.algorithms.balance import pack
+from zj_ray.algorithms.balance import pack, partition
+
+Row = list[int]  # indices of the documents in one packed row
+EMPTY: Row = []
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,10 @@ class PackedRow:
     """members: which documents, in order. input_ids, position_ids: `[1, row]`; starts: each document's first position.
 
     attention: `[1, 1, row, row]`, true where a token sees another; None where `position_ids` tell. With it, `starts` are
-    those that each document's own tokens have in the row, as if its shared beginning stood before them.
+    those of each document's own tokens in the row, as if its shared beginning stood before them.
     """
 
-    members: list[int]
+    members: Row
     starts: list[int]
     input_ids: Tensor
     position_ids: Tensor
@@ -32,9 +38,8 @@ class PackedRow:
 
     def to(self, device: torch.device | str) -> PackedRow:
         attention = None if self.attention is None else self.attention.to(device)
-        return replace(
-            self, input_ids=self.input_ids.to(device), position_ids=self.position_ids.to(device), attention=attention
-        )
+        ids, positions = self.input_ids.to(device), self.position_ids.to(device)
+        return replace(self, input_ids=ids, position_ids=positions, attention=attention)
 
     def index(self, positions: Sequence[np.ndarray]) -> Tensor:
         """Positions within each member (in the order of `members`) as positions in the row, `[n]`."""
@@ -42,12 +47,16 @@ class PackedRow:
         return torch.from_numpy(np.concatenate(flat).astype(np.int64)) if flat else torch.zeros(0, dtype=torch.long)
 
 
-def pack_rows(documents: Sequence[np.ndarray], capacity: int) -> list[PackedRow]:
-    """Documents (`[length]` int arrays) in rows of at most `capacity` tokens; a longer document has a row of its own."""
-    return [make_row(documents, members) for members in pack([len(d) for d in documents], capacity)]
+def plan_rows(lengths: Sequence[int], ranks: int, capacity: int) -> list[list[Row]]:
+    """For each rank its rows of at most `capacity` tokens; all ranks get the same number of rows, at least one."""
+    shares = partition(lengths, ranks)
+    plans = [[[share[i] for i in row] for row in pack([lengths[i] for i in share], capacity)] for share in shares]
+    most = max(1, max(map(len, plans)))
+    return [plan + [EMPTY] * (most - len(plan)) for plan in plans]
 
 
-def make_row(documents: Sequence[np.ndarray], members: list[int]) -> PackedRow:
+def make_row(documents: Sequence[np.ndarray], members: Row) -> PackedRow:
+    """The documents `members` (`[length]` int arrays), end to end."""
     lengths = [len(documents[m]) for m in members]
     starts = [0, *np.cumsum(lengths)[:-1].tolist()]
     ids = np.concatenate([documents[m] for m in members]).astype(np.int64)
@@ -56,7 +65,7 @@ def make_row(documents: Sequence[np.ndarray], members: list[int]) -> PackedRow:
 
 
 def make_shared_row(documents: Sequence[np.ndarray], groups: Sequence[Sequence[int]]) -> PackedRow:
-    """Groups of documents, each group's common beginning once and then what each of its documents has of its own."""
+    """Groups of documents in one row: of each group its common beginning once, then what each document has of its own."""
     pieces: list[np.ndarray] = []
     positions, group_of, branch_of = [], [], []
     starts, length = [], 0

@@ -17,8 +17,7 @@ from zj_ray.config.schema import ModelConfig, RewardTrainConfig, TrainConfig
 from zj_ray.rankings.aspects import HEADS
 from zj_ray.training.lora import add_lora
 from zj_ray.training.model import ScalarHeads, TokenLogprobs, load_causal_lm, new_heads
-from zj_ray.training.packing import make_row, make_shared_row, shared_length
-from zj_ray.training.rows import Row, plan_rows
+from zj_ray.training.packing import Row, make_row, make_shared_row, plan_rows, shared_length
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.zero_engine import TrainEngine
 
