@@ -35,7 +35,6 @@ ALLOWED = {
         "runs/job_server.py",
         "JobServer.wait",
     ): "zj submit --wait lasts as long as the job, which the job server is asked about, each time with a limit",
-    ("runs/metrics.py", "PeakMemory._watch"): "samples in a daemon thread for as long as its block runs",
     ("runs/lock.py", "RunLock._beat"): "shows in a daemon thread that the run's owner lives, for as long as it does",
     ("serving/serve.py", "serve"): "zj serve lasts until Ctrl-C",
     (

@@ -17,14 +17,13 @@ from rich.table import Table
 
 from zj_ray.cluster.connect import connect
 from zj_ray.config.schema import STAGES, Config
-from zj_ray.control import control
 from zj_ray.errors import ConfigError, PeopleNeeded
 from zj_ray.evaluation.report import write_report
 from zj_ray.progress import console
 from zj_ray.roles.placement import plan_places
 from zj_ray.runs.folder import Run
-from zj_ray.runs.metrics import PeakMemory, versions
-from zj_ray.runs.summary import read_summary, update_summary
+from zj_ray.runs.metrics import versions
+from zj_ray.runs.summary import update_summary
 from zj_ray.stages.collect import collect
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.evaluate import evaluate
@@ -62,26 +61,23 @@ NEEDS = {
 def run(config: Config, *, runs: Path, start_from: str | None = None, allowed: Sequence[str] = ()) -> Path:
     """Do every stage of the run that is not done; returns the run folder.
 
-    start_from: forget this stage and those after it first, keeping their folders as `STAGE.before-…`. Raises ZjError for
-    whatever the user can mend.
-
+    start_from: forget this stage and those after it first, keeping their folders as `STAGE.before-…`.
     allowed: keys or sections of the config that may differ from those that the run was started with.
+    Raises ZjError for whatever the user can mend.
     """
     work = Run.open(runs / config.name, config, allowed)
     with work.running():
         if start_from is not None:
             _forget_from(work, start_from)
-        with PeakMemory() as memory:
-            _run_stages(work)
-        peak = max(memory.peak_gib, read_summary(work.folder).get("peak_rss_gib") or 0.0)
-        update_summary(work.folder, {"peak_rss_gib": round(peak, 2), "versions": versions()})
+        _run_stages(work)
+        update_summary(work.folder, {"versions": versions()})
         report = write_report(work.folder)
     console.print(f"report: {report}")
     return work.folder
 
 
 def collect_round(work: Run, prompts: int) -> dict[str, Any]:
-    """Let the run's PPO model answer for the next round of ranking; returns what `stages.collect.collect` tells."""
+    """Let the run's PPO model answer for the next round of ranking; returns what `stages.collect.collect` reports."""
     with work.running(), connect(work.config.ray, log_folder=work.folder):
         context = StageContext(work)
         try:
@@ -98,7 +94,7 @@ def _run_stages(work: Run) -> None:
     prepare(work)
     if not todo:
         return
-    with control(work), connect(work.config.ray, log_folder=work.folder):
+    with connect(work.config.ray, log_folder=work.folder):
         context = StageContext(work)
         try:
             for stage in todo:

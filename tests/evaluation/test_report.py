@@ -149,7 +149,6 @@ def run_folder(tmp_path: Path) -> Path:
             "evaluate": evaluation().summary(),
             "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
             "logprob_mismatch": {"mean_abs": 2e-5, "max_abs": 4e-4},
-            "peak_rss_gib": 9.7,
             "versions": {"ray": "2.60.0"},
         },
     )

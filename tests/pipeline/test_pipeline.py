@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.memory import PeakMemory
 from tests.helpers.driver import kill_driver, zj
 from zj_ray.config.schema import STAGES
 from zj_ray.files import read_jsonl
@@ -29,7 +30,8 @@ sft: {max_steps: 4, batch_tokens: 1024, micro_batch_tokens: 512, optimizer: muon
 feedback: {prompts: 20}
 reward: {epochs: 1, batch_tokens: 2048}
 fleet: {kv_cache_mb: 64, max_in_flight: 16}
-ppo: {steps: 4, consultations: 6, turn_tokens: 16, max_turns: 3, checkpoint_every: 2, critic_warmup: 0}
+consultation: {turn_tokens: 16, max_turns: 3}
+ppo: {steps: 4, consultations: 6, checkpoint_every: 2, critic_warmup: 0}
 evaluate: {cases: 6, safety_prompts: 6, controls: 6, bootstrap: 200}
 serve: {port: 0}
 """
@@ -43,6 +45,7 @@ class Story:
     killed_at: int  # PPO steps recorded when the run was killed
     exit_status: int
     output: str
+    peak_gib: float  # resident memory while the second run worked
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +55,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = root / "runs" / "mini"
     first = _start(root, "first.log")
     killed_at = _kill_in_ppo(first, folder, root / "first.log")
-    second = _start(root, "second.log")
-    status = second.wait(timeout=TIMEOUT)
-    yield Story(folder, killed_at, status, (root / "second.log").read_text(encoding="utf-8"))
+    with PeakMemory() as memory:
+        status = _start(root, "second.log").wait(timeout=TIMEOUT)
+    yield Story(folder, killed_at, status, (root / "second.log").read_text(encoding="utf-8"), memory.peak_gib)
 
 
 def _start(root: Path, log: str) -> subprocess.Popen[bytes]:
@@ -94,7 +97,7 @@ def test_every_stage_is_done_and_the_summary_lacks_no_key(story: Story) -> None:
     assert set(missing_keys(summary)) <= {"evaluate.new_facts_per_question_sft", "evaluate.new_facts_per_question_ppo"}
     assert summary["ppo"]["steps"] == 4 and summary["pretrain"]["ppl_after"] < summary["pretrain"]["ppl_before"]
     assert summary["logprob_mismatch"]["mean_abs"] < 1e-4 and summary["weight_sync"]["checksum_failures"] == 0
-    assert summary["weight_sync"]["bytes"] > 100_000 and 0.5 < summary["peak_rss_gib"] < 14
+    assert summary["weight_sync"]["bytes"] > 100_000 and 0.5 < story.peak_gib < 14
 
 
 def test_every_consultation_has_three_doctor_turns_on_the_version_that_was_current(story: Story) -> None:

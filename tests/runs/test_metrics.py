@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from zj_ray.errors import DataError
-from zj_ray.runs.metrics import MetricLog, PeakMemory, is_ray_process, read_metrics, resident_gib, versions
+from zj_ray.files import write_json
+from zj_ray.runs.metrics import MetricLog, read_metrics, versions
 from zj_ray.runs.summary import KEYS, missing_keys, read_summary, update_summary
 
 
@@ -68,23 +67,6 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None
     assert [(e.step, e.value) for e in events.Scalars("ppo/reward")] == [(0, 0.0), (1, 0.0), (2, 1.0)]
 
 
-def test_ray_processes_are_known_by_their_command_line() -> None:
-    assert is_ray_process(["ray::PolicyRank.update()"])
-    assert is_ray_process(["/site-packages/ray/core/src/ray/raylet/raylet", "--x"])
-    assert not is_ray_process(["python", "train.py"])
-
-
-def test_memory_counts_children_and_processes_that_the_predicate_names() -> None:
-    program = "block = bytearray(200 << 20); print('up', flush=True); input()"
-    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdout is not None and child.stdout.readline()
-    with PeakMemory(lambda command: False, every=0.05) as memory:
-        inside = resident_gib(lambda command: False)
-    child.communicate(b"\n", timeout=20)
-    assert memory.peak_gib >= inside * 0.9
-    assert inside - resident_gib(lambda command: False) > 0.19
-
-
 def test_versions_name_what_a_run_depends_on() -> None:
     assert {"python", "torch", "ray", "transformers"} <= versions().keys()
 
@@ -107,6 +89,12 @@ def test_a_key_that_the_summary_does_not_have_is_refused(tmp_path: Path) -> None
         with pytest.raises(ValueError, match="has no key"):
             update_summary(tmp_path, patch)
     assert read_summary(tmp_path) == {}
+
+
+def test_a_key_that_an_older_version_left_is_kept(tmp_path: Path) -> None:
+    write_json(tmp_path / "summary.json", {"peak_rss_gib": 9.7, "sft": {"loss_before": 5.0}})
+    update_summary(tmp_path, {"sft": {"loss_after": 1.0}})
+    assert read_summary(tmp_path) == {"peak_rss_gib": 9.7, "sft": {"loss_before": 5.0, "loss_after": 1.0}}
 
 
 def test_missing_keys_are_all_before_and_none_after_every_stage(tmp_path: Path) -> None:

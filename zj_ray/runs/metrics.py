@@ -1,4 +1,4 @@
-"""What a stage measures while it runs: one JSON line a step, the same in TensorBoard, and the peak memory.
+"""What a stage measures while it runs: one JSON line a step, and the same in TensorBoard.
 
 `metrics.jsonl` is the record; TensorBoard is a view of it. A stage that resumes calls `truncate_after` with the step of
 its checkpoint before it writes, so that no step stands in the file twice.
@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
-from threading import Event, Thread
-from types import TracebackType
 from typing import Any
-
-import psutil
 
 from zj_ray.errors import DataError
 from zj_ray.files import write_jsonl
@@ -35,16 +31,6 @@ PACKAGES = (
     "numpy",
     "sqlalchemy",
 )
-RAY_WORDS = (
-    "ray::",
-    "raylet",
-    "gcs_server",
-    "ray/dashboard",
-    "_private/log_monitor",
-    "_private/monitor",
-    "runtime_env/agent",
-)
-SAMPLE_SECONDS = 2.0
 
 
 class MetricLog:
@@ -84,16 +70,18 @@ class MetricLog:
 
     def _open_writer(self, folder: Path) -> Any:
         if self._writer is None:
-            from torch.utils.tensorboard import (
-                SummaryWriter,  # seconds of imports that a reader of metrics must not pay
-            )
+            # Seconds of imports that a reader of metrics must not pay.
+            from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder / self.stage), purge_step=self._purge)
         return self._writer
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl. A last line without its end is dropped (its writer was killed); any other damage is a DataError."""
+    """The rows of a metrics.jsonl, without a last line that has no end: its writer was killed.
+
+    Raises DataError with the place of any other damage.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines[:-1], start=1):
@@ -104,75 +92,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def is_ray_process(command: list[str]) -> bool:
-    """Whether a command line belongs to Ray: its daemons, its agents or a worker."""
-    line = " ".join(command)
-    return any(word in line for word in RAY_WORDS)
-
-
-class PeakMemory:
-    """Samples, while its block runs, the resident memory of this process, of this user's Ray processes and of all their descendants.
-
-    `peak_gib` is the largest sum of RSS [GiB]. Pages that processes share (the object store, libraries) count once in each,
-    so it is an upper bound of what the machine had to give.
-    """
-
-    def __init__(self, belongs: Callable[[list[str]], bool] = is_ray_process, *, every: float = SAMPLE_SECONDS) -> None:
-        self._belongs, self._every = belongs, every
-        self._stop, self._thread = Event(), Thread(target=self._watch, name="peak-memory", daemon=True)
-        self.peak_gib = 0.0
-
-    def __enter__(self) -> PeakMemory:
-        self._sample()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10 * self._every)
-        self._sample()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every):
-            self._sample()
-
-    def _sample(self) -> None:
-        self.peak_gib = max(self.peak_gib, resident_gib(self._belongs))
-
-
-def resident_gib(belongs: Callable[[list[str]], bool] = is_ray_process) -> float:
-    """Summed RSS [GiB] now of this process, of this user's processes whose command line `belongs`, and of all their descendants."""
-    parents: dict[int, int] = {}
-    sizes: dict[int, int] = {}
-    roots = {os.getpid()}
-    for process in psutil.process_iter(["pid", "ppid", "uids", "cmdline", "memory_info"]):
-        found = process.info  # a value is None where the process is not ours to look at, or has just ended
-        if found["memory_info"] is None:
-            continue
-        parents[found["pid"]], sizes[found["pid"]] = found["ppid"], found["memory_info"].rss
-        if found["uids"] and found["uids"].real == os.getuid() and belongs(found["cmdline"] or []):
-            roots.add(found["pid"])
-    return sum(size for pid, size in sizes.items() if _descends(pid, parents, roots)) / 2**30
-
-
-def _descends(pid: int, parents: Mapping[int, int], roots: set[int]) -> bool:
-    seen: set[int] = set()  # process ids are reused: a chain read while processes come and go may have a loop
-    while pid not in seen:
-        if pid in roots:
-            return True
-        seen.add(pid)
-        pid = parents.get(pid, pid)
-    return False
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a run's numbers; absent where a package is not installed."""
-    found = {"python": python_version()}
+    numbers = {"python": python_version()}
     for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            numbers[name] = metadata.version(name)
+    return numbers

@@ -1,7 +1,7 @@
 """summary.json: the numbers of a run that other programs read. Each stage adds its piece; its keys are fixed here.
 
 A key that is not in `KEYS` is a fault of the code that writes it, not of a user, so it raises ValueError; a run that is not
-finished simply lacks keys (`missing_keys`).
+finished simply lacks keys (`missing_keys`). A key that an older version left in the file stays there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ KEYS = (
     ),
     *(f"weight_sync.{key}" for key in ("bytes", "seconds", "checksum_failures")),
     *(f"logprob_mismatch.{key}" for key in ("mean_abs", "max_abs")),
-    "peak_rss_gib",
     "versions",
 )
 
