@@ -1,6 +1,6 @@
 # A fresh machine with Python 3.11 needs nothing but these. Every target sets up .venv first; the second time that is instant.
 #   make demo    the whole pipeline on small sizes, without a GPU, then its report        (runs/demo/report.html)
-#   make test    all tests          make lint    ruff and mypy          make bench    what the last demo took
+#   make test    all tests          make lint    ruff and mypy
 #   make learning    two problems with a known optimum, by every advantage estimator     (docs/learning.md)
 #   make performance    every benchmark of docs/performance.md, one after the other, about fifteen minutes on an idle machine
 #   make fleet    fleets of up to 512 simulated engines, with failures: twenty minutes   (docs/fleet.md)
@@ -11,7 +11,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 export VENV PYTHON
 
-.PHONY: demo test lint bench learning performance fleet soak install clean
+.PHONY: demo test lint learning performance fleet soak install clean
 
 demo: install
 	$(VENV)/bin/zj run configs/demo.yaml
@@ -22,9 +22,6 @@ test: install
 lint: install
 	$(PY) -m ruff check zj_ray tests bench
 	$(PY) -m mypy
-
-bench: install
-	@$(VENV)/bin/zj bench demo
 
 # Longer than a test should be.
 learning: install

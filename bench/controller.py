@@ -29,7 +29,7 @@ from bench.ceilings import fastest, measure, table
 from bench.subject import SHAPE, SMOLLM2_135M, config, ppo_stage, room, settle, speaker
 from zj_ray.config.schema import Config, PPOConfig
 from zj_ray.data.datasets import load_dialogues
-from zj_ray.fleet.engine import SyncReceipt, TurnOutput, TurnRequest
+from zj_ray.fleet.turns import SyncReceipt, TurnOutput, TurnRequest
 from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.ppo.loop import PPOLoop
 from zj_ray.rewards.mix import ScoredTurns
@@ -99,7 +99,7 @@ class IdleRank(Rank):
 def idle(phrases: list[list[int]]) -> Iterator[None]:
     """Inside, fleets start engines and roles start ranks that compute nothing."""
 
-    def start(*_: Any) -> Any:
+    def start(*_: Any, **__: Any) -> Any:
         return ray.remote(IdleEngine).options(num_cpus=0, max_concurrency=4 * CONSULTATIONS).remote(phrases)
 
     with ExitStack() as stack:
@@ -169,8 +169,7 @@ def main() -> None:
         1,
         max_length=LENGTH + 256,
         consultations=options.consultations,
-        max_turns=TURNS,
-        turn_tokens=TURN_TOKENS,
+        talk={"max_turns": TURNS, "turn_tokens": TURN_TOKENS},
         epochs=1,
         mini_batches=4,
     )

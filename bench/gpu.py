@@ -41,14 +41,18 @@ WARMUP = 1  # steps that compile and allocate
 def settings_of(transport: str, consultations: int, micro_batch_tokens: int) -> tuple[LlamaConfig, Config]:
     on_gpu = torch.cuda.is_available()
     shape = TINYLLAMA_1_1B if on_gpu else TINY
-    talk: dict[str, Any] = {
-        "consultations": consultations,
-        "max_turns": 4,
-        "turn_tokens": 128,
-        "epochs": 1,
-        "mini_batches": 4,
-    }
-    base = config(shape, 1, 1, max_length=1024, **talk, micro_batch_tokens=micro_batch_tokens, mismatch_bound=1.0)
+    base = config(
+        shape,
+        1,
+        1,
+        max_length=1024,
+        talk={"max_turns": 4, "turn_tokens": 128},
+        consultations=consultations,
+        epochs=1,
+        mini_batches=4,
+        micro_batch_tokens=micro_batch_tokens,
+        mismatch_bound=1.0,
+    )
     if not on_gpu:
         return shape, replace(base, fleet=replace(base.fleet, transport=transport))
     roles: dict[str, Any] = {

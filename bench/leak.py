@@ -65,7 +65,14 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     settings = config(
-        TINY, 1, 1, consultations=16, max_turns=3, turn_tokens=16, epochs=1, mini_batches=2, micro_batch_tokens=1024
+        TINY,
+        1,
+        1,
+        talk={"max_turns": 3, "turn_tokens": 16},
+        consultations=16,
+        epochs=1,
+        mini_batches=2,
+        micro_batch_tokens=1024,
     )
     driver, resident, others = psutil.Process(), [], []
     with tempfile.TemporaryDirectory() as folder:

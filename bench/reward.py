@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def clinic(finished: Path, runs: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The reward stage alone, on what `finished` has made before it."""
-    config = load_config(finished / "config.yaml")
+    config = load_config(finished / "config.yaml", frozen=True)
     config = replace(config, name="clinic", stages=("reward",), reward=replace(config.reward, **changes))
     for part in ("data", "base", "tokenizer", "pretrain", "sft", "feedback"):
         if not (runs / "clinic" / part).exists():

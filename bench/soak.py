@@ -39,7 +39,15 @@ LONGEST_STEP = 600.0  # with the recovery in it [s]
 def small_run(folder: Path, steps: int, seed: int = 0, engines: int = 1, **ppo: Any) -> Run:
     """PPO alone, with a checkpoint after every step."""
     settings = config(
-        SHAPE, engines, 1, max_length=384, ranks=2, consultations=8, turn_tokens=12, max_turns=3, steps=steps, **ppo
+        SHAPE,
+        engines,
+        1,
+        max_length=384,
+        ranks=2,
+        talk={"max_turns": 3, "turn_tokens": 12},
+        consultations=8,
+        steps=steps,
+        **ppo,
     )
     settings = replace(
         settings,

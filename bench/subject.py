@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,10 +60,19 @@ def speaker(shape: LlamaConfig, tokenizer: PreTrainedTokenizerBase, stop: float)
     return lm
 
 
-def config(shape: LlamaConfig, engines: int, threads: int, max_length: int = 512, ranks: int = 1, **ppo: Any) -> Config:
-    """A PPO run without safety prompts. ranks: of policy and critic; every rank has one thread and whole weights (ZeRO 0).
+def config(
+    shape: LlamaConfig,
+    engines: int,
+    threads: int,
+    max_length: int = 512,
+    ranks: int = 1,
+    talk: Mapping[str, int] | None = None,
+    **ppo: Any,
+) -> Config:
+    """A PPO run without safety prompts. talk: keys of the section `consultation`. ranks: of policy and critic.
 
-    Two roles share each place and take turns there, the heavier with the lighter, as two cores have room for two at a time.
+    Every rank has one thread and whole weights (ZeRO 0). Two roles share each place and take turns there, the heavier with
+    the lighter, as two cores have room for two at a time.
     """
     base = Config()
     pairs = (("policy", "reward"), ("critic", "reference"))
@@ -81,6 +90,7 @@ def config(shape: LlamaConfig, engines: int, threads: int, max_length: int = 512
         base,
         name="bench",
         model=ModelConfig(tiny=replace(base.model.tiny, vocab_size=shape.vocab_size), max_length=max_length),
+        consultation=replace(base.consultation, **(talk or {})),
         fleet=replace(base.fleet, initial=engines, threads=threads),
         ppo=replace(base.ppo, **kind),
     )

@@ -145,7 +145,7 @@ def histories(loop: PPOLoop, turns: int) -> list[list[list[int]]]:
         seed=1,
         chat=loop.chat,
         settings=loop.settings,
-        timeout=loop.config.rollout_timeout,
+        timeout=loop.run.config.consultation.timeout,
     )
     found = [
         [t.token_ids[: t.turns[turn].start] for t in held.trajectories if len(t.turns) > turn] for turn in range(turns)
@@ -193,10 +193,11 @@ def compare(name: str, rounds: int, layout: dict[str, int], ceilings: Ceilings, 
     chat, data = ChatFormat(tokenizer), run.folder / "data"
     case = EQUAL if name == EQUAL.name else natural(chat, data)
     ppo = replace(
-        run.config.ppo, consultations=PROMPTS, epochs=EPOCHS, mini_batches=MINI_BATCHES, max_turns=case.turns, turn_tokens=case.turn_tokens,
+        run.config.ppo, consultations=PROMPTS, epochs=EPOCHS, mini_batches=MINI_BATCHES,
         micro_batch_tokens=layout["micro"], learning_rate=1e-5, critic_learning_rate=1e-5,
     )  # fmt: skip
-    run.config = replace(run.config, ppo=ppo)
+    consultation = replace(run.config.consultation, max_turns=case.turns, turn_tokens=case.turn_tokens)
+    run.config = replace(run.config, consultation=consultation, ppo=ppo)
     only_cases(run, openings(case, chat, data))
     settle(run, speaker(SHAPE, tokenizer, case.stop), tokenizer)
     with ppo_stage(run) as loop:

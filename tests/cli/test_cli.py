@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -28,7 +27,6 @@ COMMANDS = (
     "logs",
     "stop",
     "report",
-    "bench",
     "serve",
     "chat",
     "data",
@@ -176,29 +174,17 @@ def test_submit_refuses_a_bad_file_before_it_reaches_the_cluster(
         raise AssertionError("submitted a bad file")
 
     stub(monkeypatch, "zj_ray.runs.jobs", submit=submit)
-    (tmp_path / "bad.yaml").write_text("ppo: {top_p: 0.9}\n", encoding="utf-8")
+    (tmp_path / "bad.yaml").write_text("ppo: {gamma: 2}\n", encoding="utf-8")
     answer = runner.invoke(app, ["submit", str(tmp_path / "bad.yaml"), "--address", "http://head:8265"])
     assert answer.exit_code == 2
     assert "bad.yaml:1" in answer.stderr
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for command in ("report", "bench", "chat", "serve"):
+    for command in ("report", "chat", "serve"):
         answer = runner.invoke(app, [command, "nowhere", "--runs", str(tmp_path)])
         assert answer.exit_code == 2, command
         assert "nowhere" in answer.stderr
-
-
-def test_bench_prints_the_stages_of_a_finished_run_and_fails_without_one(tmp_path: Path) -> None:
-    folder = tmp_path / "tested"
-    folder.mkdir()
-    (folder / "config.yaml").write_text("name: tested\n", encoding="utf-8")
-    assert runner.invoke(app, ["bench", "tested", "--runs", str(tmp_path)]).exit_code == 2
-    summary = {"stages": {"sft": {"seconds": 12.3, "status": "done"}}, "ppo": {"tokens_per_second": 250.0}}
-    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    answer = runner.invoke(app, ["bench", "tested", "--runs", str(tmp_path)])
-    assert answer.exit_code == 0, answer.output
-    assert "12.3" in answer.output and "250" in answer.output and "not measured" in answer.output
 
 
 def test_config_prints_one_section() -> None:

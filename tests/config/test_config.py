@@ -104,8 +104,7 @@ RULE_FAULTS = {
     "suspicion after the verdict": ("fleet: {slow_after: 70}", "comes after fleet.stall_timeout 60", "lower"),
     "share above one": ("ppo: {safety_share: 1.5}", "at least 0 and at most 1", "range"),
     "nothing held out": ("feedback: {held_out: 0}", "more than 0 and less than 1", "range"),
-    "sampling that can't be compared": ("ppo: {top_p: 0.9}", "must be 1", "log-probs"),
-    "too few turns": ("ppo: {max_turns: 2}", "must be at least 3", "advice"),
+    "too few turns": ("consultation: {max_turns: 2}", "must be at least 3", "advice"),
     "reward for danger": ("ppo: {mix: {unsafe: 1}}", "at most 0", "must not be rewarded"),
     "one temperature of four": (
         "feedback: {temperatures: [1.0]}",
@@ -117,7 +116,7 @@ RULE_FAULTS = {
     "no data folder": ("data: {source: files}", "'data.root' is not set", "--set data.root="),
     "rankings without files": ("feedback: {source: file}", "data.source is clinic", "data.source: files"),
     "fewer consultations than mini-batches": ("ppo: {consultations: 3}", "leave a rank without one", "at least 4"),
-    "no room for the patient": ("ppo: {turn_tokens: 128}", "no room for the patient", "model.max_length"),
+    "no room for the patient": ("consultation: {turn_tokens: 128}", "no room for the patient", "model.max_length"),
     "samples do not divide": ("ppo: {consultations: 32, samples: 3}", "does not divide", "multiple of 3"),
     "nobody to compare with": ("ppo: {advantage: rloo}", "compares the consultations of a prompt", "ppo.samples to 4"),
     "a KL that holds nothing": ("ppo: {kl_in: loss}", "zero on average", "k2 or k3"),
@@ -240,7 +239,7 @@ def test_a_fault_between_two_keys_is_placed_at_the_one_that_was_written(tmp_path
 
 @pytest.mark.parametrize(
     "override",
-    ["ppo.stesp=3", "ppo.steps=many", "ppo.steps", "ppo=3", "=3", "ppo.top_p=0.5", "data.root=/x", "ppo.gamma=["],
+    ["ppo.stesp=3", "ppo.steps=many", "ppo.steps", "ppo=3", "=3", "ppo.gamma=2", "data.root=/x", "ppo.gamma=["],
 )
 def test_a_fault_in_an_override_names_the_override(override: str, tmp_path: Path) -> None:
     assert fault(tmp_path, "name: a\n", override).where == f"--set {override}"

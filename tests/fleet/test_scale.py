@@ -1,28 +1,23 @@
-"""Asking for another number of rollout engines: by command, by Python, by HTTP; what is refused, and with which words."""
+"""Asking for another number of rollout engines: by command, by Python; what is refused, and with which words."""
 
 from __future__ import annotations
 
-import json
-import socket
-import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import requests
 from typer.testing import CliRunner
 
 from zj_ray.cli.main import app
 from zj_ray.config.schema import Config
-from zj_ray.control import control
 from zj_ray.errors import ConfigError
 from zj_ray.runs.folder import Run, want_rollouts, wanted_rollouts
 from zj_ray.runs.jobs import scale
 
 
-def _run(folder: Path, http_port: int | None = None) -> Run:
+def _run(folder: Path) -> Run:
     base = Config()
-    return Run.open(folder, replace(base, name=folder.name, fleet=replace(base.fleet, max=5, http_port=http_port)))
+    return Run.open(folder, replace(base, name=folder.name, fleet=replace(base.fleet, max=5)))
 
 
 def test_a_wish_stays_in_the_run_folder_until_it_is_taken_back(tmp_path: Path) -> None:
@@ -65,51 +60,3 @@ def test_engines_with_fixed_places_are_not_scaled(tmp_path: Path) -> None:
     run = Run.open(tmp_path / "r", replace(base, ppo=replace(base.ppo, colocate=(("policy", "engines"),))))
     with pytest.raises(ConfigError, match="fixed places"):
         want_rollouts(run, 2)
-
-
-def test_http_shows_and_sets_the_fleet_for_who_has_the_token(tmp_path: Path) -> None:
-    run = _run(tmp_path / "r", http_port=0)
-    run.status(fleet=[{"engine": "engine-0", "state": "serving"}])
-    with control(run):
-        path = run.folder / "control.json"
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        told = json.loads(path.read_text(encoding="utf-8"))
-        url, allowed = told["url"] + "/fleet", {"Authorization": f"Bearer {told['token']}"}
-        assert told["url"].startswith("http://127.0.0.1:")
-        assert requests.get(url, timeout=10).status_code in (401, 403)
-        assert (
-            requests.put(url, json={"rollouts": 3}, headers={"Authorization": "Bearer guess"}, timeout=10).status_code
-            == 401
-        )
-        assert wanted_rollouts(run.folder) is None
-        assert requests.get(url, headers=allowed, timeout=10).json() == {
-            "wanted": None,
-            "engines": [{"engine": "engine-0", "state": "serving"}],
-        }
-        assert requests.put(url, json={"rollouts": 3}, headers=allowed, timeout=10).json()["wanted"] == 3
-        assert wanted_rollouts(run.folder) == 3
-        refused = requests.put(url, json={"rollouts": 9}, headers=allowed, timeout=10)
-        assert refused.status_code == 422 and "fleet.max 5" in refused.text and wanted_rollouts(run.folder) == 3
-        assert requests.put(url, json={"rollouts": "many"}, headers=allowed, timeout=10).status_code == 422
-        assert requests.put(url, json={"rollouts": None}, headers=allowed, timeout=10).json()["wanted"] is None
-    assert not path.exists()
-    with pytest.raises(requests.ConnectionError):
-        requests.get(url, headers=allowed, timeout=10)
-
-
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        port = other.getsockname()[1]
-        other.listen()
-        with (
-            pytest.raises(ConfigError, match=f"fleet.http_port: can't listen on 127.0.0.1:{port}"),
-            control(_run(tmp_path / "r", http_port=port)),
-        ):
-            pass
-
-
-def test_without_a_port_nothing_listens(tmp_path: Path) -> None:
-    run = _run(tmp_path / "r")
-    with control(run):
-        assert not (run.folder / "control.json").exists()

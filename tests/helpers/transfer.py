@@ -17,7 +17,7 @@ from zj_ray.config.schema import FleetConfig, LearnerRoleConfig, ModelConfig, Po
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.control.fleet import Fleet
-from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.turns import TurnRequest
 from zj_ray.roles.roles import Models, Roles
 
 FLEET = FleetConfig(
@@ -36,7 +36,7 @@ def started(
     models: Path, ppo: PPOConfig = CONFIG, config: FleetConfig = FLEET, model: ModelConfig = MODEL
 ) -> Iterator[tuple[Roles, Fleet]]:
     """models: a folder as the fixture `tiny_models` makes it."""
-    roles = Roles(ppo, model, seed=0, start_timeout=120, fleet=config)
+    roles = Roles(ppo, model, seed=0, temperature=1.0, start_timeout=120, fleet=config)
     fleet = Fleet(str(models / "lm"), model, config, start_timeout=400, place=roles.places.of_engines)
     try:
         fleet.launch()

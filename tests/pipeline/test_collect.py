@@ -28,7 +28,8 @@ sft: {max_steps: 40, epochs: 20, batch_tokens: 1024, micro_batch_tokens: 512}
 feedback: {prompts: 16}
 reward: {epochs: 2, batch_tokens: 2048, ensemble: 2}
 fleet: {initial: 1, kv_cache_mb: 64}
-ppo: {steps: 2, consultations: 8, turn_tokens: 12, max_turns: 4, critic_warmup: 0}
+consultation: {turn_tokens: 12, max_turns: 4}
+ppo: {steps: 2, consultations: 8, critic_warmup: 0}
 evaluate: {cases: 6, safety_prompts: 4, controls: 4, safety_samples: 1, bootstrap: 200}
 """
 TIMEOUT = 400.0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import requests
 
 from bench.soak import asked, kill, small_run, steps_done
 from tests.helpers.driver import kill_driver, zj
@@ -25,12 +23,7 @@ STEPS, LIMIT = 40, 400.0
 def _prepared(root: Path) -> Run:
     """A run folder with everything before PPO, and a config that asks for PPO alone."""
     run = small_run(root / "bench", STEPS, engines=2)
-    run.config = replace(
-        run.config,
-        stages=("ppo",),
-        ray=replace(run.config.ray, local_cpus=4),
-        fleet=replace(run.config.fleet, http_port=0),
-    )
+    run.config = replace(run.config, stages=("ppo",), ray=replace(run.config.ray, local_cpus=4))
     for path in (run.folder / "config.yaml", root / "bench.yaml"):
         write_atomic(path, dump_config(run.config))
     return run
@@ -79,13 +72,9 @@ def test_a_driver_killed_in_a_scale_in_and_in_a_rebuild_is_resumed_as_if_nothing
     log = tmp_path / "disturbed" / "third.log"
     third = zj("run", "bench.yaml", "--runs", ".", log=log)
     _until(lambda: read_status(run.folder)["pid"] == third.pid and _serving(run) == 1, "the resumed run serves", log)
-    told = json.loads((run.folder / "control.json").read_text(encoding="utf-8"))
-    access = {"Authorization": f"Bearer {told['token']}"}
-    assert requests.put(told["url"] + "/fleet", json={"rollouts": 2}, headers=access, timeout=10).json()["wanted"] == 2
+    assert zj("scale", "bench", "--rollouts", "2", "--runs", ".", log=said).wait(60) == 0, said.read_text()
     _until(lambda: _serving(run) == 2 or third.poll() is not None, "two engines serve again", log)
     assert third.poll() is None, "the run ended before the second engine served"
-    engines = requests.get(told["url"] + "/fleet", headers=access, timeout=10).json()["engines"]
-    assert [engine["state"] for engine in engines] == ["serving"] * 2
     assert third.wait(LIMIT) == 0, log.read_text()[-3000:]
 
     assert asked(run) == asked(quiet)  # the same prompts in the same steps, each once

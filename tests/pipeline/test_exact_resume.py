@@ -32,7 +32,8 @@ sft: {max_steps: 50, epochs: 20, batch_tokens: 1024, micro_batch_tokens: 512, sa
 feedback: {prompts: 16}
 reward: {epochs: 80, batch_tokens: 2048, save_every: 5, patience: 99}
 fleet: {initial: 1, kv_cache_mb: 64, max_in_flight: 1}
-ppo: {steps: 8, consultations: 6, turn_tokens: 12, max_turns: 3, checkpoint_every: 1, critic_warmup: 0}
+consultation: {turn_tokens: 12, max_turns: 3}
+ppo: {steps: 8, consultations: 6, checkpoint_every: 1, critic_warmup: 0}
 evaluate: {cases: 6, safety_prompts: 4, controls: 4, safety_samples: 1, bootstrap: 200}
 """
 TIMEOUT = 600.0

@@ -136,7 +136,7 @@ def _batch() -> RolloutBatch:
 
 def _compute(config: PPOConfig, model: ModelConfig, folder: Path) -> Computed:
     """Score a batch, make three optimizer steps, and look where everybody sat."""
-    roles = Roles(config, model, seed=0, start_timeout=120, fleet=FleetConfig())
+    roles = Roles(config, model, seed=0, temperature=1.0, start_timeout=120, fleet=FleetConfig())
     try:
         roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
         batch = _batch()

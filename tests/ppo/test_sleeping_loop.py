@@ -26,7 +26,8 @@ def _asleep(loop: PPOLoop) -> set[bool]:
 
 def test_engines_sleep_from_the_end_of_a_rollout_to_the_next_publication(tmp_path: Path) -> None:
     """On a CPU the config refuses `fleet.sleep`, as it frees nothing there; the loop and the engines go through the same steps."""
-    settings = config(SHAPE, 1, 1, max_length=384, consultations=4, turn_tokens=12, max_turns=3, steps=2)
+    talk = {"max_turns": 3, "turn_tokens": 12}
+    settings = config(SHAPE, 1, 1, max_length=384, talk=talk, consultations=4, steps=2)
     run, tokenizer = room(tmp_path, replace(settings, fleet=replace(settings.fleet, sleep=True, kv_cache_mb=64)))
     settle(run, speaker(SHAPE, tokenizer, stop=0.1), tokenizer)
     seen: list[tuple[str, set[bool]]] = []

@@ -21,8 +21,8 @@ from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.dialogue import DialogueSettings
-from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.states import EngineState
+from zj_ray.fleet.turns import TurnRequest
 from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
@@ -70,7 +70,7 @@ def fleet(ray_session: None, folders: dict[str, Path]) -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def roles(ray_session: None, folders: dict[str, Path]) -> Iterator[Roles]:
     config = replace(PPOConfig(), epochs=1, learning_rate=1e-2, critic_warmup=0, micro_batch_tokens=128)
-    roles = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
+    roles = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
     roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
     yield roles
     roles.close()
@@ -100,7 +100,7 @@ def _scored_batch(roles: Roles, trajectories: list) -> tuple[RolloutBatch, list[
 
 def test_an_engine_without_confirmed_weights_gets_no_work(fleet: Fleet, chat: ChatFormat) -> None:
     assert {life.state for life in fleet.lives.values()} == {EngineState.STALE}  # loaded, and nothing was published yet
-    assert fleet.router.choose() is None
+    assert fleet.roster.router.choose() is None
     request = TurnRequest("early", chat.open("头痛。"), 4, 0.0, 0, chat.stop_id)
     with pytest.raises(WaitTimeout, match="0 turns in flight"):
         fleet.generate([request], timeout=2)
@@ -178,7 +178,7 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
         learning_rate=3e-2,
         advantage="reinforce_pp",
     )
-    learner = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
+    learner = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
     fleet = Fleet(str(folders["sft"]), MODEL, replace(FLEET, initial=1), start_timeout=300, lora_rank=4)
     try:
         fleet.launch()
@@ -202,7 +202,7 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
         ray.kill(engine, no_restart=True)
         with pytest.raises(ZjError):
             _greedy(fleet, chat, "nobody is there", timeout=5)
-        assert fleet.heal() == ["engine-0"]  # the newcomer is sent the base and the adapter
+        assert heal(fleet) == ["engine-0"]  # the newcomer is sent the base and the adapter
         assert _greedy(fleet, chat, "newcomer") == answers[2]
         merged = learner.policy.wait(learner.policy.call("weights", 5, False), what="merge")[0]
         fleet.publish(merged)
@@ -244,7 +244,7 @@ def test_weights_that_come_in_mid_rollout_wait_for_the_turns_in_flight_and_no_tu
     prompts = [(prompt, sample) for prompt, _ in PROMPTS for sample in range(6)]
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(fleet.rollout, prompts, key="overlap", seed=3, chat=chat, settings=settings, timeout=120)
-        while not held.done() and sum(fleet.router.in_flight.values()) < 10:
+        while not held.done() and sum(fleet.roster.router.in_flight.values()) < 10:
             time.sleep(0.01)
         fleet.publish(newer)
         trajectories = held.result(120).trajectories
@@ -287,7 +287,7 @@ def test_a_killed_engine_loses_no_consultation_and_is_replaced(fleet: Fleet, rol
     trajectories = _rollout(fleet, chat, "chaos")
     assert len(trajectories) == len(PROMPTS)
     assert fleet.lives["engine-0"].state is EngineState.DEAD  # the witness that the fault took place
-    assert fleet.heal() == ["engine-0"]
+    assert heal(fleet) == ["engine-0"]
     life = fleet.lives["engine-0"]
     assert life.state is EngineState.SERVING and life.version == 6 and life.restarts == 1
     assert ray.get(fleet.actors["engine-0"].wait_ready.remote(), timeout=60) != pid
@@ -320,7 +320,7 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
         dual_clip=3.0,
         learning_rate=1e-2,
     )
-    roles = Roles(config, MODEL, seed=0, start_timeout=60, fleet=FLEET)
+    roles = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
     try:
         roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
         assert [group.name for group in roles.groups] == ["policy", "reference", "reward"]

@@ -12,6 +12,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.fleet import heal
 from tests.helpers.tiny import MODEL
 from tests.helpers.transfer import CONFIG, FLEET, asleep, by_object_store, greedy, shake_weights, started
 from zj_ray.config.schema import LoraConfig, PolicyRoleConfig
@@ -57,7 +58,7 @@ def test_what_the_policy_sends_is_what_the_object_store_brings(fleet: Fleet, rol
     shake_weights(roles, seed=1)
     report = fleet.publish(roles.weights(2))
     assert len(report.confirmed) == 2 and report.checksum_failures == 0
-    assert fleet.published[-1].senders  # no packed copy had to repair a broken transfer
+    assert fleet.publisher.published[-1].senders  # no packed copy had to repair a broken transfer
     assert report.bytes == sum(tensor.nbytes for tensor in load_file(tiny_models / "lm" / "model.safetensors").values())
     sent = greedy(fleet, tiny_models, "sent")
     assert {life.version for life in fleet.lives.values()} == {2}
@@ -98,7 +99,7 @@ def test_a_dead_engine_is_left_out_and_its_successor_joins_the_next_transfer(
     assert fleet.lives["engine-0"].state is EngineState.DEAD  # the witness that the fault took place
     [alone] = greedy(fleet, tiny_models, "alone")
     assert (
-        fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.SERVING
+        heal(fleet) == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.SERVING
     )  # a packed copy brought it up to date
     assert greedy(fleet, tiny_models, "healed") == [alone, alone]
     assert fleet.publish(roles.weights(70)).confirmed == ("engine-0", "engine-1")
@@ -121,12 +122,12 @@ def test_an_engine_that_got_something_else_leaves(fleet: Fleet, roles: Roles) ->
     report = fleet.publish(roles.weights(80))
     assert report.confirmed == ("engine-0",) and report.checksum_failures == 1
     assert "arrived damaged" in fleet.lives["engine-1"].last_error
-    fleet.heal()
+    heal(fleet)
 
 
 def test_merged_adapters_are_sent_like_whole_weights_and_under_zero_2_too(fleet: Fleet, tiny_models: Path) -> None:
     policy = PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=2, lora=LoraConfig(rank=4))
-    roles = Roles(replace(CONFIG, policy=policy), MODEL, seed=0, start_timeout=60, fleet=FLEET)
+    roles = Roles(replace(CONFIG, policy=policy), MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
     try:
         roles.start(Models(reference=tiny_models / "lm", reward=tiny_models / "reward"))
         fleet.publish(roles.weights(90))
@@ -134,7 +135,7 @@ def test_merged_adapters_are_sent_like_whole_weights_and_under_zero_2_too(fleet:
         shake_weights(roles, seed=4)
         fleet.publish(roles.weights(91))
         sent = greedy(fleet, tiny_models, "sent by ZeRO-2")
-        assert {life.version for life in fleet.lives.values()} == {91} and fleet.published[-1].senders
+        assert {life.version for life in fleet.lives.values()} == {91} and fleet.publisher.published[-1].senders
         fleet.publish(by_object_store(roles, 92))
         assert greedy(fleet, tiny_models, "packed by ZeRO-2") == sent != before
     finally:

@@ -259,33 +259,6 @@ def report(run: RunName, runs: Runs = RUNS) -> None:
 
 
 @app.command()
-def bench(run: RunName, runs: Runs = RUNS) -> None:
-    """Print what a run took, stage by stage, and its speed. Example: [bold]zj bench demo[/]"""
-    from rich.table import Table
-
-    from zj_ray.progress import console
-    from zj_ray.runs.folder import find_run
-    from zj_ray.runs.summary import read_summary
-
-    folder = find_run(run, runs)
-    summary = read_summary(folder)
-    stages = {name: stage for name, stage in (summary.get("stages") or {}).items() if stage.get("seconds") is not None}
-    if not stages:
-        where = str(folder / "summary.json")
-        raise ZjError(
-            "no stage of this run is finished, so there is nothing to time",
-            where=where,
-            remedy="let `zj run` finish a stage first",
-        )
-    table = Table("stage", "seconds", title=f"{run}: {sum(stage['seconds'] for stage in stages.values()):.0f} s in all")
-    for name, stage in stages.items():
-        table.add_row(name, f"{stage['seconds']:.1f}")
-    console.print(table)
-    speed, memory = (summary.get("ppo") or {}).get("tokens_per_second"), summary.get("peak_rss_gib")
-    console.print(f"PPO: {_figure(speed)} generated tokens/s; memory at its peak: {_figure(memory)} GiB")
-
-
-@app.command()
 def label(
     run: RunName,
     runs: Runs = RUNS,
@@ -318,7 +291,7 @@ def label(
 
     found = find_run(run, runs)
     folder = found / "feedback"
-    page = open_page(folder, load_config(found / "config.yaml", overrides).feedback.label)
+    page = open_page(folder, load_config(found / "config.yaml", overrides, frozen=True).feedback.label)
     if account is not None:
         typer.echo(f"the token of {account}, shown only now: {page.accounts.give(account, role)}")
     if gold is not None:
@@ -410,10 +383,6 @@ def _show(answer: Any) -> None:
         from zj_ray.progress import console
 
         console.print(answer, soft_wrap=isinstance(answer, str), markup=not isinstance(answer, str))
-
-
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4g}"
 
 
 def main() -> None:

@@ -13,7 +13,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from zj_ray.config.schema import ROLES, STAGES, Config, FeedbackConfig, FleetConfig, PPOConfig, RoleConfig, TrainConfig
+from zj_ray.config.schema import (
+    ROLES,
+    STAGES,
+    Config,
+    ConsultationConfig,
+    FeedbackConfig,
+    FleetConfig,
+    PPOConfig,
+    RoleConfig,
+    TrainConfig,
+)
 from zj_ray.errors import ConfigError
 
 
@@ -74,7 +84,7 @@ _BOUNDS: dict[str, Bound] = {
             "turn_timeout",
             "sync_timeout",
             "wait_timeout",
-            "rollout_timeout",
+            "consultation.timeout",
             "role_timeout",
         ),
         POSITIVE,
@@ -107,7 +117,7 @@ _BOUNDS: dict[str, Bound] = {
     "gamma": Bound(0.0, 1.0, open_low=True),
     "gpu_memory_utilization": Bound(0.0, 1.0, open_low=True),
     "importance_cap": AT_LEAST_ONE,
-    **dict.fromkeys(("port", "http_port"), PORT),
+    "port": PORT,
     "answers": Bound(2),
     "safety_repeats": AT_LEAST_ONE,
     "safety_samples": AT_LEAST_ONE,
@@ -118,9 +128,8 @@ _BOUNDS: dict[str, Bound] = {
     "vocab_size": Bound(300),
     "zero_stage": Bound(0, 3),
     "max_turns": Bound(3),
-    "ppo.temperature": POSITIVE,
+    "consultation.temperature": POSITIVE,
     "evaluate.temperature": NOT_NEGATIVE,
-    "ppo.top_p": Bound(1.0, 1.0),
     **dict.fromkeys(
         ("reward_model", "new_facts", "red_flag", "advice", "repetition", "length", "format", "safety"),
         NOT_NEGATIVE,  # weights of ppo.mix
@@ -129,8 +138,7 @@ _BOUNDS: dict[str, Bound] = {
 }
 
 _HINTS = {
-    "ppo.top_p": "leave it at 1: engine and trainer log-probs can't be compared otherwise",
-    "ppo.max_turns": "a consultation needs room for two questions and the advice",
+    "consultation.max_turns": "a consultation needs room for two questions and the advice",
     "ppo.mix.unsafe": "a turn that the safety gate stops must not be rewarded",
     "model.tiny.vocab_size": "a byte-level vocabulary has 256 bytes, the special tokens and some merges",
     "ray.object_store_mb": "Ray refuses a smaller object store",
@@ -247,7 +255,8 @@ def _faults(config: Config) -> Iterator[Fault]:
         )
     if config.model.deterministic:
         yield from _determinism_faults(config.fleet, config.ppo)
-    yield from _ppo_faults(config.ppo, config.model.max_length)
+    yield from _consultation_faults(config.consultation, config.model.max_length)
+    yield from _ppo_faults(config.ppo)
     if config.fleet.autoscale and any("engines" in group for group in config.ppo.colocate):
         what = "'fleet.autoscale' adds and removes engines, but ppo.colocate gives them fixed places beside roles"
         yield Fault(
@@ -406,19 +415,23 @@ def _determinism_faults(fleet: FleetConfig, ppo: PPOConfig) -> Iterator[Fault]:
         yield Fault(("ppo.max_staleness", "model.deterministic"), what, "set ppo.max_staleness to 0")
 
 
-def _ppo_faults(ppo: PPOConfig, max_length: int) -> Iterator[Fault]:
+def _consultation_faults(consultation: ConsultationConfig, max_length: int) -> Iterator[Fault]:
+    turns, tokens = consultation.max_turns, consultation.turn_tokens
+    if turns * tokens >= max_length:
+        what = f"{turns} turns (consultation.max_turns) of {tokens} tokens (consultation.turn_tokens) leave no room for the patient in {max_length}"
+        yield Fault(
+            ("consultation.turn_tokens", "consultation.max_turns", "model.max_length"),
+            what,
+            "lower consultation.turn_tokens or raise model.max_length",
+        )
+
+
+def _ppo_faults(ppo: PPOConfig) -> Iterator[Fault]:
     ranks = max(ppo.policy.ranks, ppo.critic.ranks)
     if ppo.consultations < ppo.mini_batches * ranks:
         what = f"'ppo.consultations' is {ppo.consultations}: {ppo.mini_batches} mini-batches for {ranks} ranks leave a rank without one"
         remedy = f"set ppo.consultations to at least {ppo.mini_batches * ranks}, or ppo.mini_batches lower"
         yield Fault(("ppo.consultations", "ppo.mini_batches", "ppo.policy.ranks", "ppo.critic.ranks"), what, remedy)
-    if ppo.max_turns * ppo.turn_tokens >= max_length:
-        what = f"{ppo.max_turns} turns (ppo.max_turns) of {ppo.turn_tokens} tokens (ppo.turn_tokens) leave no room for the patient in {max_length}"
-        yield Fault(
-            ("ppo.turn_tokens", "ppo.max_turns", "model.max_length"),
-            what,
-            "lower ppo.turn_tokens or raise model.max_length",
-        )
     if ppo.consultations % ppo.samples:
         what = f"'ppo.consultations' is {ppo.consultations}, which does not divide by ppo.samples {ppo.samples}"
         yield Fault(("ppo.consultations", "ppo.samples"), what, f"set ppo.consultations to a multiple of {ppo.samples}")

@@ -8,6 +8,7 @@ string). What a reader must not get wrong: a key counts as set when it is writte
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +20,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from zj_ray.config.checks import check, ineffective
+from zj_ray.config.moved import MOVED, REMOVED
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _NULL = "tag:yaml.org,2002:null"
 _BOOL = "tag:yaml.org,2002:bool"
@@ -34,15 +38,21 @@ class _Written:
     where: str
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, frozen: bool = False) -> Config:
     """The run that a YAML file and `--set` overrides ("ppo.steps=3") describe; overrides win.
+
+    frozen: the file is a run folder's own, perhaps by an earlier version. Keys that have moved since then are read at their
+    new place and keys that are gone left out, with one warning that names them; elsewhere they are refused.
 
     Raises ConfigError naming file and line (or the override), the key and the remedy for a missing file, bad YAML, an
     unknown or repeated key, a wrong type, a value out of range and a key that has no effect beside the others.
     """
     written = dict(_read_file(Path(path)))
+    if frozen:
+        written = _translated(written, path)
     for override in overrides:
         written.update(_read_override(override))
+    _refuse_old_keys(written)
     config = _build(Config, "", written)
     check(config, {key: value.where for key, value in written.items()})
     return config
@@ -129,7 +139,7 @@ def _compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
 def _flatten(
     node: yaml.Node, section: type, prefix: str, place: Callable[[yaml.Node], str], seen: dict[str, str]
 ) -> Iterator[tuple[str, _Written]]:
-    """The written leaves of one section as (dotted key, value); rejects unknown and repeated keys."""
+    """The written leaves of one section as (dotted key, value), old keys among them; rejects unknown and repeated keys."""
     if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
         return  # a section whose lines are all commented out
     if not isinstance(node, yaml.MappingNode):
@@ -140,17 +150,34 @@ def _flatten(
     for key_node, value in node.value:
         name = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else _node_name(key_node)
         key, where = prefix + name, place(key_node)
-        if name not in hints:
+        if name not in hints and key not in MOVED and key not in REMOVED:
             raise ConfigError(f"unknown key '{key}'", where=where, remedy=_nearest_key(key, prefix, tuple(hints)))
         if key in seen:
             raise ConfigError(
                 f"'{key}' is written twice", where=where, remedy=f"keep one of the two; the first is at {seen[key]}"
             )
         seen[key] = where
-        if is_dataclass(hints[name]):
+        if is_dataclass(hints.get(name)):
             yield from _flatten(value, hints[name], key + ".", place, seen)
         else:
             yield key, _Written(value, where)
+
+
+def _translated(written: Mapping[str, _Written], path: str | Path) -> dict[str, _Written]:
+    """What an earlier version wrote, by the keys of today."""
+    old = [f"{key} is now {MOVED[key]}" for key in written if key in MOVED]
+    old += [f"{key} is gone" for key in written if key in REMOVED]
+    if old:
+        logger.warning("%s is by an earlier version: %s", path, ", ".join(old))
+    return {MOVED.get(key, key): value for key, value in written.items() if key not in REMOVED}
+
+
+def _refuse_old_keys(written: Mapping[str, _Written]) -> None:
+    for key, value in written.items():
+        if key in MOVED:
+            raise ConfigError(f"'{key}' moved", where=value.where, remedy=f"write {MOVED[key]}")
+        if key in REMOVED:
+            raise ConfigError(f"'{key}' is gone", where=value.where, remedy=REMOVED[key])
 
 
 def _build(section: type, prefix: str, written: Mapping[str, _Written]) -> Any:

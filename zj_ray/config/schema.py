@@ -83,6 +83,20 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class ConsultationConfig:
+    """What PPO, feedback, collect and evaluate have in common when the doctor speaks."""
+
+    max_turns: int = setting(4, "doctor turns of a consultation at most")
+    turn_tokens: int = setting(64, "tokens of one doctor turn at most")
+    temperature: float = setting(
+        1.0, "sampling temperature in PPO; the trainer's log-probs are taken at the same temperature"
+    )
+    timeout: float = setting(
+        1800.0, "longest wait for the consultations of one PPO step, or for all answers of another stage [s]"
+    )
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Adapters that learn in place of a model's weights (Hu et al. 2021)."""
 
@@ -218,10 +232,6 @@ class FleetConfig:
     idle_seconds: float = setting(
         300.0, "fewer engines must have been enough for so long before the autoscaler lets some go [s]"
     )
-    http_port: int | None = setting(
-        None,
-        "port on this machine where GET and PUT /fleet show and set the number of engines; 0: any free one; null: none",
-    )
     engine_cpus: float = setting(0.25, "logical CPUs each engine reserves")
     engine_gpus: float = setting(0.0, "GPUs each engine reserves; 0 runs vLLM on the CPU")
     tensor_parallel: int = setting(
@@ -319,14 +329,10 @@ class PPOConfig:
     )
     consultations: int = setting(32, "consultations of one step")
     safety_share: float = setting(0.2, "share of the prompts that are safety prompts or benign controls")
-    max_turns: int = setting(4, "doctor turns of a consultation at most")
-    turn_tokens: int = setting(64, "tokens of one doctor turn at most")
-    temperature: float = setting(1.0, "sampling temperature; log-probs are compared at the same temperature")
     max_staleness: int = setting(
         0,
         "steps that consultations may be ahead of the updates: 0 learns on-policy; 1 holds the next step's while this one is learnt from",
     )
-    top_p: float = setting(1.0, "must be 1: engine and trainer log-probs can't be compared otherwise")
     advantage: Literal["gae", "grpo", "rloo", "reinforce_pp"] = setting(
         "gae",
         "gae learns a critic; grpo and rloo compare a prompt's own consultations (ppo.samples); reinforce_pp compares with the whole batch",
@@ -378,7 +384,6 @@ class PPOConfig:
     keep_checkpoints: int = setting(2, "the last checkpoints that are kept")
     keep_best: int = setting(1, "checkpoints with the highest reward that are kept besides")
     keep_every: int = setting(0, "checkpoints of every so many steps are kept besides; 0: none")
-    rollout_timeout: float = setting(1800.0, "longest wait for one step's consultations [s]")
     role_timeout: float = setting(1800.0, "longest wait for one call to a role [s]")
     role_restarts: int = setting(
         3, "times that the roles are built anew from the last checkpoint, inside the run, because a rank died"
@@ -448,6 +453,7 @@ class Config:
     ray: RayConfig = field(default_factory=RayConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    consultation: ConsultationConfig = field(default_factory=ConsultationConfig)
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     sft: TrainConfig = field(default_factory=TrainConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)

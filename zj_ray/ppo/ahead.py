@@ -21,9 +21,8 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.errors import WaitTimeout, ZjError
 from zj_ray.files import read_jsonl, write_jsonl
-from zj_ray.fleet.control.fleet import Consultations, Spoken
-from zj_ray.fleet.dialogue import Answered
-from zj_ray.fleet.engine import TurnOutput
+from zj_ray.fleet.control.fleet import Consultations
+from zj_ray.fleet.turns import SpokenTurn, SpokenTurns, TurnOutput
 
 SPOKEN = "spoken.jsonl"
 
@@ -51,7 +50,7 @@ class RolloutAhead:
         try:
             return self._asked.pop(step).result(self.limit)
         except TimeoutError:
-            remedy = "raise ppo.rollout_timeout, or add engines"
+            remedy = "raise consultation.timeout, or add engines"
             raise WaitTimeout(
                 f"the consultations of step {step} were not held within {self.limit:.0f} s", where="ppo", remedy=remedy
             ) from None
@@ -76,7 +75,7 @@ def check_staleness(trajectories: Sequence[Trajectory], version: int, bound: int
                 )
 
 
-def save_spoken(folder: Path, steps: Mapping[int, Spoken], version: int) -> None:
+def save_spoken(folder: Path, steps: Mapping[int, SpokenTurns], version: int) -> None:
     """The finished turns of these steps, each with its age in publications before `version`."""
     rows = [
         {
@@ -95,10 +94,10 @@ def save_spoken(folder: Path, steps: Mapping[int, Spoken], version: int) -> None
     write_jsonl(folder / SPOKEN, rows)
 
 
-def load_spoken(folder: Path, version: int) -> dict[int, Spoken]:
+def load_spoken(folder: Path, version: int) -> dict[int, SpokenTurns]:
     """What `save_spoken` wrote; `version` is the number that the weights of then have now."""
-    steps: dict[int, Spoken] = {}
+    steps: dict[int, SpokenTurns] = {}
     for _, row in read_jsonl(folder / SPOKEN):
         output = TurnOutput(row["token_ids"], row["logprobs"], row["finished"], version - row["age"])
-        steps.setdefault(row["step"], {})[row["turn"]] = Answered(output, row["engine"], row["attempts"])
+        steps.setdefault(row["step"], {})[row["turn"]] = SpokenTurn(output, row["engine"], row["attempts"])
     return steps

@@ -15,9 +15,10 @@ from zj_ray.config.schema import PPOConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_prompts
 from zj_ray.errors import ZjError
-from zj_ray.fleet.control.fleet import Fleet, Spoken
+from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.control.publisher import GRACE
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
+from zj_ray.fleet.turns import SpokenTurns
 from zj_ray.patients.stream import PromptStream
 from zj_ray.ppo.advantages import PolicyDrift, estimate_advantages
 from zj_ray.ppo.ahead import Rollout, RolloutAhead, check_staleness, load_spoken, save_spoken
@@ -43,21 +44,24 @@ class PPOLoop:
         self.scale = ScoreScale(manifest["score_mean"], manifest["score_deviation"])
         target = self.config.kl_target if self.config.kl_controller == "adaptive" else None
         self.kl = KLController(self.config.kl_coefficient, target, self.config.kl_horizon)
+        consultation = run.config.consultation
         self.settings = DialogueSettings(
-            self.config.max_turns, self.config.turn_tokens, run.config.model.max_length, self.config.temperature
+            max_turns=consultation.max_turns,
+            turn_tokens=consultation.turn_tokens,
+            max_length=run.config.model.max_length,
+            temperature=consultation.temperature,
         )
         folder = run.stage("ppo")
         kept = self.config.keep_checkpoints, self.config.keep_best, self.config.keep_every
         self.checkpoints = open_checkpoints(run.checkpoint_url("ppo"), folder / "checkpoints", *kept)
         self.saving = CheckpointWriter(self.checkpoints, roles, self.config.role_timeout)
         self.record = StepLog(folder, run.tensorboard)
-        self.rollout_limit = (
-            self.config.max_staleness + 1
-        ) * self.config.rollout_timeout  # as so many steps share the fleet
+        # As so many steps share the fleet.
+        self.rollout_limit = (self.config.max_staleness + 1) * consultation.timeout
         self.rollouts = RolloutAhead(
             self._consult, self.config.max_staleness, self.config.steps, self.rollout_limit + GRACE
         )
-        self.spoken: dict[int, Spoken] = {}  # by step: of the consultations that have begun and are not learnt from yet
+        self.spoken: dict[int, SpokenTurns] = {}  # by step: of the consultations that have begun and are not learnt from yet
         self.skipped = 0
         self.warmup = self.config.critic_warmup if self.config.advantage == "gae" else 0
 

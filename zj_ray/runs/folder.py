@@ -54,7 +54,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         frozen = folder / "config.yaml"
         if frozen.exists():
-            changed = _first_difference(load_config(frozen), config, allowed)
+            changed = _first_difference(load_config(frozen, frozen=True), config, allowed)
             if changed is not None:
                 key, before, now = changed
                 raise ConfigError(
@@ -76,7 +76,7 @@ class Run:
                 where=str(folder),
                 remedy="start it with: zj run CONFIG",
             )
-        return cls(folder, load_config(folder / "config.yaml"))
+        return cls(folder, load_config(folder / "config.yaml", frozen=True))
 
     @property
     def data_root(self) -> Path:

@@ -102,7 +102,7 @@ def _bytes(folder: Path) -> int:
 def _stages(folder: Path, record: dict[str, Any]) -> RenderableType:
     table = Table("stage", "state", "seconds", "finished")
     config = folder / "config.yaml"
-    for stage in load_config(config).stages if config.exists() else STAGES:
+    for stage in load_config(config, frozen=True).stages if config.exists() else STAGES:
         manifest = folder / stage / "manifest.json"
         if manifest.exists():
             seconds = json.loads(manifest.read_text(encoding="utf-8")).get("seconds")

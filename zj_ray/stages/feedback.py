@@ -22,7 +22,7 @@ from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
 from zj_ray.files import write_atomic
 from zj_ray.fleet.dialogue import stable_seed
-from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.turns import TurnRequest
 from zj_ray.progress import progress
 from zj_ray.rankings.store import RankingStore, open_rankings
 from zj_ray.rankings.tables import Answer, Item
@@ -133,8 +133,8 @@ def answer(context: StageContext, contexts: Sequence[Context], model: str, numbe
     requests = [
         TurnRequest(
             f"feedback/{moment.id}/{k}",
-            chat.prompt(moment.messages, config.model.max_length - config.ppo.turn_tokens),
-            config.ppo.turn_tokens,
+            chat.prompt(moment.messages, config.model.max_length - config.consultation.turn_tokens),
+            config.consultation.turn_tokens,
             config.feedback.temperatures[k],
             stable_seed(config.seed, moment.id, k),
             chat.stop_id,
@@ -143,7 +143,7 @@ def answer(context: StageContext, contexts: Sequence[Context], model: str, numbe
         for k in range(config.feedback.answers)
     ]
     with progress("sampling answers", len(requests)) as bar:
-        answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
+        answered = fleet.generate(requests, timeout=config.consultation.timeout, on_done=bar.advance)
     items = []
     for number, moment in enumerate(contexts):
         group = answered[number * config.feedback.answers : (number + 1) * config.feedback.answers]

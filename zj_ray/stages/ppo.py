@@ -45,7 +45,14 @@ def started(context: StageContext) -> Iterator[PPOLoop]:
     """The loop with its roles and engines, which start up side by side unless they share GPUs."""
     config = context.config
     policy = context.earlier_model("ppo") if config.ppo.init == "earlier" else None
-    roles = Roles(config.ppo, config.model, config.seed, config.ray.start_timeout, config.fleet)
+    roles = Roles(
+        config.ppo,
+        config.model,
+        seed=config.seed,
+        temperature=config.consultation.temperature,
+        start_timeout=config.ray.start_timeout,
+        fleet=config.fleet,
+    )
     shared = roles.places.of_engines
     if shared:
         context.release_fleet()  # those of an earlier stage sit elsewhere
