@@ -102,9 +102,8 @@ def _measure(folder: str, rounds: int, stage: int) -> None:
     fleet = Fleet(folder, model, replace(FleetConfig(), initial=2, kv_cache_mb=256), start_timeout=300)
     fleet.launch()
     role = PolicyRoleConfig(ranks=1, threads=2)
-    policy = RoleGroup(
-        "policy", PolicyRank, role, Places({"policy": role}), 300.0, model, 0, 300.0, PolicyObjective(1.0, 0.2, 0.2)
-    )
+    arguments = model, 0, 300.0, PolicyObjective(1.0, 0.2, 0.2)
+    policy = RoleGroup("policy", PolicyRank, role, Places({"policy": role}), 300.0, arguments=arguments)
     policy.wait(policy.start(folder, EngineSpec(1e-4, 1.0, stage)), what="start")
     fleet.wait_ready()
     seconds: dict[str, list[float]] = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
 
 from zj_ray.config.schema import RewardMixConfig
 from zj_ray.data.case import Prompt
@@ -20,6 +23,11 @@ class ScoreScale:
 
     mean: float
     deviation: float
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> ScoreScale:
+        """The scale in the manifest of the reward stage."""
+        return cls(manifest["score_mean"], manifest["score_deviation"])
 
     def normalise(self, score: float) -> float:
         return min(max((score - self.mean) / (self.deviation + 1e-6), -3.0), 3.0)
@@ -41,6 +49,20 @@ class ScoredTurns:
         return {name: sum(part.get(name, 0.0) for part in self.parts) / len(self.parts) for name in names}
 
 
+def score_consultations(
+    trajectories: Sequence[Trajectory],
+    prompts: Mapping[str, Prompt],
+    model_scores: Sequence[np.ndarray],
+    scale: ScoreScale,
+    mix: RewardMixConfig,
+) -> list[ScoredTurns]:
+    """Rewards of every consultation. prompts: by id; model_scores: `[turns, heads]` of each, of which the overall head counts."""
+    return [
+        score_turns(t, prompts[t.prompt_id], scores[:, 0].tolist(), scale, mix)
+        for t, scores in zip(trajectories, model_scores, strict=True)
+    ]
+
+
 def score_turns(
     trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[float], scale: ScoreScale, mix: RewardMixConfig
 ) -> ScoredTurns:
@@ -51,19 +73,19 @@ def score_turns(
         parts = {"reward_model": scale.normalise(float(raw))}
         if prompt.case is not None:
             earlier = [t.text for t in trajectory.turns[:i]]
-            parts |= turn_rules(
-                turn, position=i, last=i == len(trajectory.turns) - 1, earlier=earlier, case=prompt.case
-            )
+            last = i == len(trajectory.turns) - 1
+            parts |= turn_rules(turn, position=i, last=last, earlier=earlier, case=prompt.case)
             stopped = unsafe(turn.text) is not None
         else:
             verdict = judge(turn.text, prompt.expected or "answer_helpfully")
             parts |= prose_rules(turn, earlier=[])  # a refusal may be repeated when the patient insists
             parts["safety"] = 1.0 if verdict.passed else -1.0
-            stopped = (
-                not verdict.passed
-            )  # to refuse a benign question costs as much as to go along with a dangerous one
+            # To refuse a benign question costs as much as to go along with a dangerous one.
+            stopped = not verdict.passed
         scored.parts.append(parts)
-        if stopped:  # nothing that it did well counts, but bad prose still costs: or failing at length would cost no more than failing briefly
+        if stopped:
+            # Nothing that it did well counts, but bad prose still costs: or failing at length would cost no more than
+            # failing briefly.
             parts = {name: min(parts[name], 0.0) for name in PROSE}
         scored.rewards.append(mix.unsafe * stopped + sum(weights[name] * value for name, value in parts.items()))
     return scored

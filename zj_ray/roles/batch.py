@@ -18,9 +18,11 @@ from zj_ray.data.trajectory import Trajectory
 
 @dataclass
 class RolloutBatch:
-    """token_ids: `[length]`; turn_ends: index of each turn's last generated token, `[turns]`; prompts: equal for the samples of
-    one prompt; all others: `[generated]`. staleness: publications of weights since the token was generated. values and returns
-    stay empty where no critic learns."""
+    """token_ids: `[length]`; turn_ends: index of each turn's last generated token among them, `[turns]`; all others: `[generated]`.
+
+    prompts: equal for the samples of one prompt. staleness: publications of weights since the token was generated. values
+    and returns stay empty where no critic learns.
+    """
 
     prompts: list[int]
     token_ids: list[np.ndarray]
@@ -39,9 +41,7 @@ class RolloutBatch:
     def of(cls, trajectories: Sequence[Trajectory], version: int) -> RolloutBatch:
         """version: of the policy that will learn from them."""
         masks = [np.asarray(t.loss_mask, dtype=bool) for t in trajectories]
-        numbers = {
-            prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(t.prompt_id for t in trajectories))
-        }
+        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(t.prompt_id for t in trajectories))}
         return cls(
             prompts=[numbers[t.prompt_id] for t in trajectories],
             token_ids=[np.asarray(t.token_ids, dtype=np.int64) for t in trajectories],
@@ -68,6 +68,11 @@ class RolloutBatch:
     def generated(self) -> list[int]:
         return [len(p) for p in self.positions]
 
+    @property
+    def turn_end_positions(self) -> list[np.ndarray]:
+        """Where each turn's last generated token stands in `token_ids`, `[turns]`."""
+        return [positions[ends] for positions, ends in zip(self.positions, self.turn_ends, strict=True)]
+
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """`[batch, time]` float tensor, zero-padded on the right, and its bool mask."""
@@ -75,12 +80,12 @@ def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     padded = torch.zeros(len(arrays), width)
     mask = torch.zeros(len(arrays), width, dtype=torch.bool)
     for row, array in enumerate(arrays):
-        padded[row, : len(array)] = torch.from_numpy(
-            np.array(array, dtype=np.float32)
-        )  # a copy: Ray hands out read-only arrays
+        # np.array copies: Ray hands out read-only arrays, which PyTorch warns of.
+        padded[row, : len(array)] = torch.from_numpy(np.array(array, dtype=np.float32))
         mask[row, : len(array)] = True
     return padded, mask
 
 
 def unpad(padded: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """The first `lengths[i]` elements of each row `i`, without the padding."""
     return [padded[row, :n].numpy().copy() for row, n in enumerate(lengths)]

@@ -1,4 +1,4 @@
-"""The ranks of one role as one thing: started together, called together, waited for with a limit."""
+"""The ranks of one role as a unit: started together, called together, waited for with a limit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from zj_ray.config.schema import RoleConfig
 from zj_ray.errors import RoleLost, WaitTimeout, ZjError
 from zj_ray.roles.placement import Places
 from zj_ray.roles.rank import rank_environment
+from zj_ray.training.packing import plan_rows
 from zj_ray.training.zero_engine import EngineSpec
 
 DEATH_SECONDS = 10.0  # between a rank's death and Ray's word on it
@@ -22,8 +23,9 @@ class RoleGroup:
     """`call` starts a method on every rank and returns at once; `wait` collects, naming the role and rank that failed."""
 
     def __init__(
-        self, name: str, rank_class: type, role: RoleConfig, places: Places, timeout: float, *arguments: Any
+        self, name: str, rank_class: type, role: RoleConfig, places: Places, timeout: float, arguments: Sequence[Any]
     ) -> None:
+        """timeout: longest that any call may take [s]; arguments: of `rank_class`, the same for every rank."""
         self.name, self.size, self.timeout = name, role.ranks, timeout
         actor: Any = ray.remote(rank_class)
         needs = {
@@ -37,7 +39,7 @@ class RoleGroup:
         ]
 
     def start(self, path: str, spec: EngineSpec) -> list[Any]:
-        """Join the process group and load the model at `path`; the returned references are done when every rank is ready."""
+        """Join the process group and load the model at `path`; when the returned references are done every rank is ready."""
         address, port = self.wait([self.actors[0].address.remote()], what="start its process")[0]
         joined = [actor.join.remote(rank, self.size, address, port) for rank, actor in enumerate(self.actors)]
         return [*joined, *self.call("build", path, spec)]
@@ -70,15 +72,22 @@ class RoleGroup:
         return RoleLost(
             f"a rank died when it was to {what}: {str(error).splitlines()[0]}",
             where=f"role {self.name}",
-            remedy="`zj run` again resumes from the last checkpoint; see log.txt, a rank that dies at once usually ran out of memory",
+            remedy="`zj run` again resumes from the last checkpoint; see log.txt, "
+            "a rank that dies at once usually ran out of memory",
         )
 
-    def merge(self, references: Sequence[Any], count: int, *, what: str) -> list[np.ndarray]:
-        """Join the ranks' `{trajectory number: array}` into a list of `count` arrays."""
+    def compute(
+        self, method: str, token_ids: Any, positions: Any, lengths: Sequence[int], capacity: int
+    ) -> list[np.ndarray]:
+        """What `method` computes of each document at its `positions`; rank by rank in packed rows of `capacity` tokens.
+
+        token_ids, positions: a list with an array for each document, or Ray's reference to one; lengths: of the documents.
+        """
+        references = self.call(method, token_ids, positions, plan_rows(lengths, self.size, capacity))
         merged: dict[int, np.ndarray] = {}
-        for part in self.wait(references, what=what):
+        for part in self.wait(references, what=f"compute {method}"):
             merged.update(part)
-        return [merged[i] for i in range(count)]
+        return [merged[i] for i in range(len(lengths))]
 
     def close(self) -> None:
         for actor in self.actors:
@@ -86,7 +95,7 @@ class RoleGroup:
 
 
 def _death(references: Sequence[Any]) -> RayActorError | None:
-    """Of a rank among those that were called, if one becomes known within DEATH_SECONDS."""
+    """The death of a rank among those that were called, if Ray reports one within DEATH_SECONDS."""
     ended, _ = ray.wait(list(references), num_returns=len(references), timeout=DEATH_SECONDS)
     for reference in ended:
         try:

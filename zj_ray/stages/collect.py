@@ -1,4 +1,4 @@
-"""The next round of feedback: the policy as it is now answers, and annotators rank what it says, not what the SFT model once said.
+"""The next round of feedback: the policy as it is now answers, no longer the SFT model, and annotators rank its answers.
 
 A reward model knows the answers that it was trained on. PPO moves the policy away from them, and where it has arrived the
 scores are guesses (iterated RLHF: Bai et al. 2022, arXiv 2204.05862, §4.5; Llama 2, arXiv 2307.09288, §3.2). Half of a
@@ -14,15 +14,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from zj_ray.data.datasets import load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
+from zj_ray.evaluation.reward_model import disagreements
 from zj_ray.files import read_jsonl, write_json
 from zj_ray.rankings.store import open_rankings
 from zj_ray.rankings.tables import Item
-from zj_ray.stages.active import rate
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate
+from zj_ray.stages.reward import ranking_examples, unranked
 
 LAST_STEPS = 0.25  # share of PPO's steps whose consultations count as the policy's own
 
@@ -36,15 +39,12 @@ def collect(context: StageContext, prompts: int) -> dict[str, Any]:
     store = open_rankings(context.run.stage("feedback"), config.label.store)
     items, rankings = store.items(), store.all_rankings()
     number = max(map(round_of, items), default=1)
-    interrupted = (
-        number > 1
-        and config.source == "simulated"
-        and any(i.id not in rankings for i in items if round_of(i) == number)
-    )
-    number += not interrupted
+    unfinished = any(item.id not in rankings for item in items if round_of(item) == number)
+    if not (unfinished and number > 1 and config.source == "simulated"):
+        number += 1
     contexts = next_contexts(context, number, prompts)
-    known = {item.id for item in items}
-    fresh = [moment for moment in contexts if moment.id not in known]
+    answered = {item.id for item in items}
+    fresh = [moment for moment in contexts if moment.id not in answered]
     if fresh:
         store.add_items(answer(context, fresh, "ppo", number))
     added = [item for item in store.items() if round_of(item) == number]
@@ -57,32 +57,42 @@ def collect(context: StageContext, prompts: int) -> dict[str, Any]:
 
 
 def _order(context: StageContext, items: Sequence[Item]) -> None:
-    """Let those come first at the ranking page about which the reward models disagree, where the run has several of them."""
+    """Let those come first at the ranking page about which the reward models disagree, where the run has several of them.
+
+    Such items teach the ensemble most (`feedback.label.active`).
+    """
     context.release_fleet()
+    models = [context.model("reward"), *sorted((context.run.folder / "reward").glob("member-*/model"))]
+    if len(models) == 1 or not items:
+        return
+    labelled = [unranked(item) for item in items]
+    examples = ranking_examples(labelled, context.chat(), context.config.model.max_length)
+    scores = []
+    for model in models:
+        with context.scorer(model) as scorer:
+            scores.append(np.concatenate(scorer.scores(examples.token_ids, examples.positions)))
     path = context.run.stage("feedback") / "priorities.json"
-    rated = rate(context, items)
-    if rated:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_json(path, known | rated)
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, earlier | disagreements(labelled, np.array(scores)))
 
 
 def round_of(item: Item) -> int:
-    """1: answers of the SFT model, or from a file."""
+    """The round that an item's answers are of; 1: answers of the SFT model, or from a file."""
     return int(item.answers[0].origin.get("round", 1))
 
 
 def next_contexts(context: StageContext, number: int, wanted: int) -> list[Context]:
-    """Half from the training split as in the first round, half moments of the policy's own consultations; ids name the round."""
+    """Half from the training split as in the first round, half from the policy's own consultations; ids name the round."""
     order = random.Random(f"{context.config.seed}/contexts/{number}")
     own = _own_moments(context, order)
-    given = choose_contexts(context, order, wanted)
+    foreign = choose_contexts(context, order, wanted)
     inside = order.sample(own, min(wanted // 2, len(own)))
-    outside = order.sample(given, min(wanted - len(inside), len(given)))
+    outside = order.sample(foreign, min(wanted - len(inside), len(foreign)))
     return sorted((replace(c, id=f"round-{number}-{c.id}") for c in inside + outside), key=lambda moment: moment.id)
 
 
 def _own_moments(context: StageContext, order: random.Random) -> list[Context]:
-    """From each of the last consultations one moment at which the doctor was to speak, after his first turn."""
+    """From each of the last consultations one moment at which the doctor was to speak, after the first doctor turn."""
     path = context.run.stage("ppo") / "rollouts.jsonl"
     rows = [row for _, row in read_jsonl(path)]
     if not rows:
@@ -104,6 +114,6 @@ def _own_moments(context: StageContext, order: random.Random) -> list[Context]:
 
 
 def _turns(messages: Sequence[Message]) -> list[int]:
-    """Where the doctor speaks, but for his first turn, and as long as nobody has said nothing: that can't be shown or ranked."""
+    """Indices of the doctor's turns but the first, up to the first empty message: what follows it can't be shown or ranked."""
     silent = next((i for i, message in enumerate(messages) if not message.content.strip()), len(messages))
     return [i for i, message in enumerate(messages[: silent + 1]) if message.role == "assistant"][1:]

@@ -7,6 +7,7 @@ stage that needs the machines for itself releases it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.errors import CheckpointError
 from zj_ray.fleet.control.fleet import Fleet
+from zj_ray.roles.scorer import Scorer, reward_scorer
 from zj_ray.runs.folder import Run, wanted_rollouts
 from zj_ray.weights.bucket import WeightVersions
 from zj_ray.weights.folder import publish_folder
@@ -41,13 +43,14 @@ class StageContext:
 
     def earlier_model(self, stage: str) -> Path:
         """The model that `zj run --from` has put aside last. Raises CheckpointError where there is none."""
-        found = sorted(self.run.folder.glob(f"{stage}.before-*/manifest.json"))
-        if not found:
-            what = f"there is no earlier {stage} model to start from"
+        manifests = sorted(self.run.folder.glob(f"{stage}.before-*/manifest.json"))
+        if not manifests:
             raise CheckpointError(
-                what, where=str(self.run.folder), remedy=f"set {stage}.init to sft for the first round"
+                f"there is no earlier {stage} model to start from",
+                where=str(self.run.folder),
+                remedy=f"set {stage}.init to sft for the first round",
             )
-        return found[-1].parent / "model"
+        return manifests[-1].parent / "model"
 
     def base_model(self) -> str:
         """Folder or hub id of the model that pre-training starts from."""
@@ -73,6 +76,11 @@ class StageContext:
         fleet.publish(publish_folder(model, self.versions.next()))
         self.run.status(fleet=fleet.table())
         return fleet
+
+    def scorer(self, model: Path) -> AbstractContextManager[Scorer]:
+        """The reward model in the folder `model` as a role by itself, which scores as PPO's does."""
+        config = self.config
+        return reward_scorer(model, config.ppo, config.model, config.seed, config.ray.start_timeout)
 
     def release_fleet(self) -> None:
         if self._fleet is not None:

@@ -7,7 +7,7 @@ PPO was paid for: a policy that only learned to please its reward model would no
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,52 +26,42 @@ from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.turns import TurnRequest
 from zj_ray.ppo.record import rollout_row
 from zj_ray.progress import Bar, progress
-from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_turns
+from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_consultations
 from zj_ray.roles.batch import RolloutBatch
-from zj_ray.roles.evaluator import EvaluatorRank
-from zj_ray.roles.group import RoleGroup
-from zj_ray.roles.placement import Places
+from zj_ray.roles.scorer import Scorer
 from zj_ray.rules.safety import judge
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
-from zj_ray.training.packing import plan_rows
-from zj_ray.training.zero_engine import EngineSpec
 
 MODELS = ("sft", "ppo")
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What one model did: its consultations with the cases, and its first answers to safety prompts and controls."""
+    """What one model did: its consultations with the cases, and its first answers to safety prompts and controls.
+
+    answers: prompt, answer, and whether the rules pass it.
+    """
 
     trajectories: list[Trajectory]
-    answers: list[tuple[Prompt, str]]
+    answers: list[tuple[Prompt, str, bool]]
 
 
 def evaluate(context: StageContext) -> dict[str, Any]:
     """Leaves `evaluate/results.json` and `consultations.jsonl`."""
-    config, folder = context.config, context.run.stage("evaluate")
-    role, timeout = config.ppo.reward, config.ppo.role_timeout
-    places = Places({"evaluator": role})
-    evaluator = RoleGroup("evaluator", EvaluatorRank, role, places, timeout, config.model, config.seed, timeout)
-    try:
-        places.wait(config.ray.start_timeout)
-        spec = EngineSpec(None, 1.0, role.zero_stage, offload=role.offload, dtype=config.model.dtype)
-        loaded = evaluator.start(str(context.model("reward")), spec)
-        prompts = _prompts(context)
-        guarded = len(prompts["safety"]) + len(prompts["control"])
-        total = len(MODELS) * (len(prompts["case"]) + config.evaluate.safety_samples * guarded)
+    folder = context.run.stage("evaluate")
+    prompts = _prompts(context)
+    cases = {case.id: case for case in prompts["case"]}
+    guarded = len(prompts["safety"]) + len(prompts["control"])
+    total = len(MODELS) * (len(cases) + context.config.evaluate.safety_samples * guarded)
+    with context.scorer(context.model("reward")) as scorer:
         with progress("evaluate", total) as bar:
             examined = {name: _examine(context, name, prompts, bar) for name in MODELS}
-        evaluator.wait(loaded, what="load its model")
-        scored = {name: _score(context, evaluator, prompts["case"], examined[name].trajectories) for name in MODELS}
-        perplexity = _perplexities(context, evaluator)
-    finally:
-        evaluator.close()
-        places.close()
-    results = _results(context, prompts["case"], examined, scored, perplexity)
+        scored = {name: _score(context, scorer, cases, examined[name].trajectories) for name in MODELS}
+        perplexity = _perplexities(context, scorer)
+    results = _results(context, cases, examined, scored, perplexity)
     results.write(folder / "results.json")
-    _write_consultations(folder / "consultations.jsonl", prompts["case"], examined, scored)
+    _write_consultations(folder / "consultations.jsonl", cases, examined, scored)
     update_summary(context.run.folder, {"evaluate": results.summary()})
     return results.summary()
 
@@ -87,8 +77,8 @@ def _prompts(context: StageContext) -> dict[str, list[Prompt]]:
     chosen = {}
     for kind, limit in limits.items():
         pool = [prompt for prompt in unseen if prompt.kind == kind]
-        places: Any = np.linspace(0, len(pool) - 1, min(limit, len(pool))).round().astype(int) if pool else []
-        chosen[kind] = [pool[i] for i in places]
+        spread: Any = np.linspace(0, len(pool) - 1, min(limit, len(pool))).round().astype(int) if pool else []
+        chosen[kind] = [pool[i] for i in spread]
     return chosen
 
 
@@ -96,112 +86,90 @@ def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]],
     config, chat = context.config, context.chat()
     fleet = context.fleet(context.model(name))
     settings = DialogueSettings(
-        config.ppo.max_turns, config.ppo.turn_tokens, config.model.max_length, config.evaluate.temperature
+        max_turns=config.consultation.max_turns,
+        turn_tokens=config.consultation.turn_tokens,
+        max_length=config.model.max_length,
+        temperature=config.evaluate.temperature,
     )
-    held = fleet.rollout(
+    consultations = fleet.rollout(
         [(prompt, 0) for prompt in prompts["case"]],
         key=f"evaluate-{name}",
         seed=stable_seed(config.seed, "evaluate"),  # the same patients for both models
         chat=chat,
         settings=settings,
-        timeout=config.ppo.rollout_timeout,
+        timeout=config.consultation.timeout,
         on_done=bar.advance,
     )
-    guarded = [
-        prompt for prompt in prompts["safety"] + prompts["control"] for _ in range(config.evaluate.safety_samples)
-    ]
+    samples = range(config.evaluate.safety_samples)
+    guarded = [prompt for prompt in prompts["safety"] + prompts["control"] for _ in samples]
     requests = [_request(context, chat, name, prompt, number) for number, prompt in enumerate(guarded)]
-    answered = fleet.generate(requests, timeout=config.ppo.rollout_timeout, on_done=bar.advance)
-    return Examined(
-        held.trajectories,
-        [(prompt, chat.decode(a.output.token_ids)) for prompt, a in zip(guarded, answered, strict=True)],
-    )
+    turns = fleet.generate(requests, timeout=config.consultation.timeout, on_done=bar.advance)
+    texts = [chat.decode(turn.output.token_ids) for turn in turns]
+    verdicts = [judge(text, p.expected or "answer_helpfully").passed for p, text in zip(guarded, texts, strict=True)]
+    return Examined(consultations.trajectories, list(zip(guarded, texts, verdicts, strict=True)))
 
 
 def _request(context: StageContext, chat: ChatFormat, name: str, prompt: Prompt, number: int) -> TurnRequest:
-    config = context.config
-    seed = stable_seed(config.seed, "evaluate", prompt.id, number)
     return TurnRequest(
-        f"evaluate-{name}/{prompt.id}/{number}",
-        chat.open(prompt.opening),
-        config.ppo.turn_tokens,
-        config.evaluate.temperature,
-        seed,
-        chat.stop_id,
+        key=f"evaluate-{name}/{prompt.id}/{number}",
+        token_ids=chat.open(prompt.opening),
+        max_tokens=context.config.consultation.turn_tokens,
+        temperature=context.config.evaluate.temperature,
+        seed=stable_seed(context.config.seed, "evaluate", prompt.id, number),
+        stop_id=chat.stop_id,
     )
 
 
 def _score(
-    context: StageContext, evaluator: RoleGroup, cases: Sequence[Prompt], trajectories: Sequence[Trajectory]
+    context: StageContext, scorer: Scorer, cases: Mapping[str, Prompt], trajectories: list[Trajectory]
 ) -> dict[str, ScoredTurns]:
     """Reward of each consultation, by case, exactly as PPO computes it."""
     batch = RolloutBatch.of(trajectories, context.versions.current)
-    ends = [positions[turns] for positions, turns in zip(batch.positions, batch.turn_ends, strict=True)]
-    rows = plan_rows(batch.lengths, evaluator.size, context.config.ppo.micro_batch_tokens)
-    raw = evaluator.merge(evaluator.call("scores", batch.token_ids, ends, rows), len(batch), what="score consultations")
-    manifest = context.run.manifest("reward") or {}
-    scale, by_id = ScoreScale(manifest["score_mean"], manifest["score_deviation"]), {case.id: case for case in cases}
-    return {
-        t.prompt_id: score_turns(t, by_id[t.prompt_id], scores[:, 0].tolist(), scale, context.config.ppo.mix)
-        for t, scores in zip(trajectories, raw, strict=True)
-    }
+    raw = scorer.scores(batch.token_ids, batch.turn_end_positions)
+    scale, mix = ScoreScale.of(context.run.manifest("reward") or {}), context.config.ppo.mix
+    scored = score_consultations(trajectories, cases, raw, scale, mix)
+    return {t.prompt_id: score for t, score in zip(trajectories, scored, strict=True)}
 
 
-def _perplexities(context: StageContext, evaluator: RoleGroup) -> dict[str, float]:
+def _perplexities(context: StageContext, scorer: Scorer) -> dict[str, float]:
     """Of held-out general talk, before the first stage and after each: what the stages made the model forget."""
-    chat = context.chat()
-    documents = [
-        np.asarray(chat.conversation(d, context.config.model.max_length).token_ids)
-        for d in load_general(context.run.data_root, "valid")
-    ]
-    models = {
-        "base": context.base_model(),
-        **{stage: str(context.model(stage)) for stage in ("pretrain", "sft", "ppo")},
-    }
-    return {
-        name: evaluator.wait([evaluator.actors[0].perplexity.remote(path, documents)], what=f"measure {name}")[0]
-        for name, path in models.items()
-    }
+    chat, limit = context.chat(), context.config.model.max_length
+    talks = load_general(context.run.data_root, "valid")
+    documents = [np.asarray(chat.conversation(talk, limit).token_ids) for talk in talks]
+    models = {"base": context.base_model()} | {s: str(context.model(s)) for s in ("pretrain", "sft", "ppo")}
+    return {name: scorer.perplexity(model, documents) for name, model in models.items()}
 
 
 def _results(
     context: StageContext,
-    cases: Sequence[Prompt],
+    cases: Mapping[str, Prompt],
     examined: dict[str, Examined],
     scored: dict[str, dict[str, ScoredTurns]],
     perplexity: dict[str, float],
 ) -> EvaluationResults:
-    config = context.config.evaluate
-    both = [case.id for case in cases if all(case.id in scored[name] for name in MODELS)]
+    """cases: by id; scored: by model and case. Only cases that neither model lost are compared."""
+    margin, resamples = context.config.evaluate.tie_margin, context.config.evaluate.bootstrap
+    both = [case for case in cases if all(case in scored[name] for name in MODELS)]
     rewards = {name: [scored[name][case].total for case in both] for name in MODELS}
-    by_id = {case.id: case for case in cases}
     rubrics = {
-        name: {t.prompt_id: mean_utility(t.messages, by_id[t.prompt_id]) for t in examined[name].trajectories}
+        name: {t.prompt_id: mean_utility(t.messages, cases[t.prompt_id]) for t in examined[name].trajectories}
         for name in MODELS
     }
-    by_reward = compare(rewards["sft"], rewards["ppo"], resamples=config.bootstrap)
-    judged = compare(
-        [rubrics["sft"][c] for c in both],
-        [rubrics["ppo"][c] for c in both],
-        tie_margin=config.tie_margin,
-        resamples=config.bootstrap,
-    )
+    by_reward = compare(rewards["sft"], rewards["ppo"], resamples=resamples)
+    utilities = ([rubrics[name][case] for case in both] for name in MODELS)
+    judged = compare(*utilities, tie_margin=margin, resamples=resamples)
     wins = {field: getattr(judged, field) for field in ("win", "tie", "loss", "win_ci95", "loss_ci95", "tie_margin")}
     parts = {name: [scored[name][case].mean_parts() for case in both] for name in MODELS}
+    pairs = list(zip(parts["sft"], parts["ppo"], strict=True))
     differences = {
-        rule: mean_interval(
-            [after[rule] - before[rule] for before, after in zip(parts["sft"], parts["ppo"], strict=True)],
-            resamples=config.bootstrap,
-        )
+        rule: mean_interval([after[rule] - before[rule] for before, after in pairs], resamples=resamples)
         for rule in parts["sft"][0]
     }
-    models = {name: _model_result(examined[name], rewards[name], parts[name], config.bootstrap) for name in MODELS}
-    path = earlier_round(context.run.folder)
-    earlier = (
-        against_earlier(path, cases, rubrics["ppo"], tie_margin=config.tie_margin, resamples=config.bootstrap)
-        if path
-        else None
-    )
+    models = {name: _model_result(examined[name], rewards[name], parts[name], resamples) for name in MODELS}
+    earlier = None
+    if path := earlier_round(context.run.folder):
+        unseen = list(cases.values())
+        earlier = against_earlier(path, unseen, rubrics["ppo"], tie_margin=margin, resamples=resamples)
     return EvaluationResults(models, replace(by_reward, **wins), differences, perplexity, earlier)
 
 
@@ -211,47 +179,34 @@ def _model_result(
     gained = [float(sum(len(turn.new_facts) for turn in t.turns)) for t in examined.trajectories]
     asked = [float(sum(turn.questions for turn in t.turns)) for t in examined.trajectories]
     ratio = ratio_interval(gained, asked, resamples=resamples)
-    verdicts: dict[str, list[bool]] = defaultdict(list)
-    refused = controls = 0
-    for prompt, text in examined.answers:
-        passed = judge(text, prompt.expected or "answer_helpfully").passed
+    safety: dict[str, list[bool]] = defaultdict(list)
+    for prompt, _, passed in examined.answers:
         if prompt.kind == "safety":
-            verdicts[prompt.category or "other"].append(passed)
-        else:
-            refused, controls = refused + (not passed), controls + 1
-    rules = {rule: float(np.mean([part[rule] for part in parts])) for rule in parts[0]}
+            safety[prompt.category or "other"].append(passed)
+    controls = [passed for prompt, _, passed in examined.answers if prompt.kind != "safety"]
     return ModelResult(
-        mean_interval(rewards, resamples=resamples),
-        rules,
-        ratio[0] if ratio else None,
-        ratio[1] if ratio else None,
-        SafetyResult.of(verdicts),
-        refused,
-        controls,
+        reward=mean_interval(rewards, resamples=resamples),
+        rules={rule: float(np.mean([part[rule] for part in parts])) for rule in parts[0]},
+        new_facts_per_question=ratio[0] if ratio else None,
+        new_facts_per_question_ci95=ratio[1] if ratio else None,
+        safety=SafetyResult.of(safety),
+        over_refused=len(controls) - sum(controls),
+        controls=len(controls),
     )
 
 
 def _write_consultations(
-    path: Path, cases: Sequence[Prompt], examined: dict[str, Examined], scored: dict[str, dict[str, ScoredTurns]]
+    path: Path, cases: Mapping[str, Prompt], examined: dict[str, Examined], scored: dict[str, dict[str, ScoredTurns]]
 ) -> None:
-    by_id = {case.id: case for case in cases}
+    """Every consultation and answer of both models as lines of rollouts.jsonl, each with its model and its rules."""
     rows: list[dict[str, Any]] = []
     for name in MODELS:
         for t in examined[name].trajectories:
             score = scored[name][t.prompt_id]
-            rows.append({**rollout_row(0, t, by_id[t.prompt_id], score), "model": name, "rules": score.mean_parts()})
-        for prompt, text in examined[name].answers:
-            passed = judge(text, prompt.expected or "answer_helpfully").passed
+            rows.append({**rollout_row(0, t, cases[t.prompt_id], score), "model": name, "rules": score.mean_parts()})
+        for prompt, text, passed in examined[name].answers:
             talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
             mark = 1.0 if passed else -1.0
-            rows.append(
-                {
-                    "prompt_id": prompt.id,
-                    "kind": prompt.kind,
-                    "model": name,
-                    "messages": talk,
-                    "reward": mark,
-                    "rules": {"safety": mark},
-                }
-            )
+            row = {"prompt_id": prompt.id, "kind": prompt.kind, "model": name, "messages": talk, "reward": mark}
+            rows.append({**row, "rules": {"safety": mark}})
     write_jsonl(path, rows)

@@ -1,0 +1,66 @@
+"""The reward model as a role by itself, for the stages that score and don't learn: evaluate and collect.
+
+It scores as PPO's reward role does: the same ranks, asked in the same way (`RoleGroup.compute`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zj_ray.config.schema import ModelConfig, PPOConfig
+from zj_ray.evaluation.forgetting import perplexity
+from zj_ray.roles.group import RoleGroup
+from zj_ray.roles.placement import Places
+from zj_ray.roles.reward import RewardRank
+from zj_ray.training.model import load_causal_lm
+from zj_ray.training.zero_engine import EngineSpec
+
+
+class ScorerRank(RewardRank):
+    def perplexity(self, path: str, documents: Sequence[np.ndarray]) -> float:
+        """The perplexity of the causal LM at `path` on tokenised documents, each `[length]`."""
+        model = load_causal_lm(path, self.model_config).to(self.engine.device)
+        return perplexity(model, [document.tolist() for document in documents])
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """loading: what `RoleGroup.start` returned; capacity: tokens of a packed row."""
+
+    group: RoleGroup
+    loading: list[Any]
+    capacity: int
+
+    def scores(self, token_ids: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Raw scores of each document, `[ends, heads]`, read at the positions `ends`: the last token of each answer."""
+        self.group.wait(self.loading, what="load its model")
+        return self.group.compute("scores", token_ids, ends, list(map(len, token_ids)), self.capacity)
+
+    def perplexity(self, model: str, documents: Sequence[np.ndarray]) -> float:
+        """Of the causal LM in the folder `model`, or with this hub id; measured by one rank."""
+        self.group.wait(self.loading, what="load its model")
+        measured = [self.group.actors[0].perplexity.remote(model, documents)]
+        return self.group.wait(measured, what=f"measure the perplexity of {model}")[0]
+
+
+@contextmanager
+def reward_scorer(
+    folder: Path, config: PPOConfig, model: ModelConfig, seed: int, start_timeout: float
+) -> Iterator[Scorer]:
+    """Inside, the reward model in `folder` has the resources of PPO's reward role; it loads while others work."""
+    role, timeout = config.reward, config.role_timeout
+    places = Places({"scorer": role})
+    group = RoleGroup("scorer", ScorerRank, role, places, timeout, arguments=(model, seed, timeout))
+    try:
+        places.wait(start_timeout)
+        spec = EngineSpec(None, config.clip_norm, role.zero_stage, offload=role.offload, dtype=model.dtype)
+        yield Scorer(group, group.start(str(folder), spec), config.micro_batch_tokens)
+    finally:
+        group.close()
+        places.close()
