@@ -69,6 +69,9 @@ def _deepspeed() -> Any:
     # Without this, init_distributed compiles a shared-memory extension for minutes on CPUs. The module must be taken
     # from sys.modules: `import deepspeed.comm.torch` binds torch itself.
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    # DeepSpeed looks at its own Muon whenever it makes an optimizer, and that compiles itself on import: seconds of
+    # torch.compile's imports in every rank, for functions that no engine of ours calls.
+    sys.modules["deepspeed.runtime.compiler"].compile = lambda *_, **__: lambda function: function  # type: ignore[attr-defined]
     return deepspeed
 
 

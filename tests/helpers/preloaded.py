@@ -1,0 +1,18 @@
+"""What a rank imports before it can begin, imported once: the fork server of `ranks` loads this, and its ranks are forks."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as zero_engine sets it: DeepSpeed looks when it is imported
+
+import deepspeed.runtime.engine  # noqa: E402, F401
+import torch._dynamo  # noqa: E402, F401 (an optimizer brings it in)
+import transformers  # noqa: E402, F401
+
+import zj_ray.roles.critic  # noqa: E402, F401
+import zj_ray.roles.policy  # noqa: E402, F401
+import zj_ray.training.zero_engine  # noqa: E402, F401
+
+gc.freeze()  # a fork that collects garbage would copy every page of what is imported here
