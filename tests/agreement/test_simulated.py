@@ -12,10 +12,10 @@ from zj_ray.agreement.simulated import Scale, SimulatedAnnotator, noise_ceiling,
 from zj_ray.config.schema import FeedbackConfig
 from zj_ray.data.messages import Message
 from zj_ray.rankings.store import RankingStore
-from zj_ray.rankings.tables import Answer, Ranking
+from zj_ray.rankings.tables import Answer, Item, Ranking
 from zj_ray.rules.rubric import Rubric
 
-CONTEXT = [Message("user", "医生，我头痛三天了。")]
+CONTEXT = (Message("user", "医生，我头痛三天了。"),)
 
 
 def plausible_rubrics(items: int) -> dict[str, list[Rubric]]:
@@ -37,8 +37,8 @@ def plausible_rubrics(items: int) -> dict[str, list[Rubric]]:
 
 def filled_store(path: Path, rubrics: dict[str, list[Rubric]]) -> RankingStore:
     store = RankingStore(path)
-    for item, values in rubrics.items():
-        store.add_item(item, CONTEXT, [Answer(f"答案 {k}") for k in range(len(values))])
+    answers = {item: tuple(Answer(f"答案 {k}") for k in range(len(values))) for item, values in rubrics.items()}
+    store.add_items([Item(item, item, CONTEXT, None, of_item) for item, of_item in answers.items()])
     return store
 
 

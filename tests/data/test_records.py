@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from zj_ray.data.datasets import (
-    Response,
     load_dialogues,
     load_general,
     load_moments,
     load_prompts,
-    load_rankings,
     load_texts,
 )
 from zj_ray.data.messages import Message
@@ -168,50 +166,16 @@ def test_a_faulty_prompt_is_named_by_file_and_line(tmp_path: Path, sets: dict, f
     assert caught.value.where.endswith(".jsonl:1")
 
 
-def test_rankings_keep_answers_and_ties(tmp_path: Path) -> None:
-    row = {
-        "id": "r",
-        "messages": TALK[:1],
-        "responses": [{"text": "甲", "rank": 1}, {"text": "乙", "rank": 1}],
-        "department": "内科",
-        "source": "me",
-    }
-    (item,) = load_rankings(folder(tmp_path, ranking=[row]), "train")
-    assert (
-        item.responses == (Response("甲", 1), Response("乙", 1))
-        and item.source == "me"
-        and item.messages[-1].role == "user"
-    )
-
-
-@pytest.mark.parametrize(
-    ("responses", "fault"),
-    [
-        ([{"text": "甲", "rank": 1}], "at least two"),
-        ([{"text": "甲", "rank": 0}, {"text": "乙", "rank": 1}], "rank 0"),
-        (["甲", "乙"], "not an object"),
-    ],
-)
-def test_a_faulty_ranking_is_named_by_file_and_line(tmp_path: Path, responses: list, fault: str) -> None:
-    with pytest.raises(DataError, match=fault) as caught:
-        load_rankings(folder(tmp_path, ranking=[{"id": "r", "messages": TALK[:1], "responses": responses}]), "train")
-    assert caught.value.where.endswith("ranking.jsonl:1")
-
-
 @pytest.mark.realdata
 def test_the_real_data_loads_without_a_fault(real_data: Path) -> None:
     for split in ("train", "valid"):
         sizes = [
             len(load(real_data, split))
-            for load in (load_texts, load_dialogues, load_general, load_prompts, load_rankings)
+            for load in (load_texts, load_dialogues, load_general, load_prompts)
         ]
         files = {
             path.stem: len(path.read_text(encoding="utf-8").splitlines())
             for path in (real_data / split).glob("*.jsonl")
         }
-        assert (
-            sizes[0] == files["pretrain"]
-            and sizes[2] == files["general"]
-            and sizes[4] == files["ranking"] + files["preference"]
-        )
+        assert sizes[0] == files["pretrain"] and sizes[2] == files["general"]
         assert sizes[3] == files["patient_cases"] + files["safety"] + files["safety_controls"]

@@ -29,7 +29,7 @@ from zj_ray.labelling.routes import create_app
 from zj_ray.labelling.security import limiter
 from zj_ray.labelling.server import Page, open_page
 from zj_ray.rankings.store import RankingStore
-from zj_ray.rankings.tables import Answer, Item
+from zj_ray.rankings.tables import Answer, Item, Ranking
 
 SCRIPT = "<script>alert('答案')</script><img src=x onerror=alert(1)>"
 SQL = "'); DROP TABLE ranking; -- ' OR '1'='1"
@@ -340,7 +340,7 @@ def test_items_that_come_into_the_store_reach_an_open_page(page: Page, client: C
 
 
 def test_only_what_doctors_said_becomes_gold(page: Page, client: Client) -> None:
-    page.store.add_ranking("hostile", "sim-1", "simulated", [3, 2, 1])
+    page.store.add_rankings([Ranking("hostile", "sim-1", "simulated", (3, 2, 1))])
     client.enter(page.accounts.give("root", "admin"))
     assert "还没有医生排过的题目可选" in client.get("/gold").text
     assert (

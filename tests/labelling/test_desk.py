@@ -20,7 +20,8 @@ from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.labelling import desk as assignment
 from zj_ray.labelling.desk import Desk, NotAssigned, Task, disagree, draw, places_of, read_priorities
-from zj_ray.rankings.store import RankingStore, settled
+from zj_ray.rankings.consensus import settled
+from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Ranking, RankingRow
 
 

@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zj_ray.data.messages import Message
-from zj_ray.errors import DataError
+from zj_ray.errors import ConfigError, DataError
 from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.formats import argilla, label_studio, zhongjing
-from zj_ray.rankings.formats.exchange import FORMATS, Format, take
+from zj_ray.rankings.formats.exchange import READERS, WRITERS, Reader, take, writer
+from zj_ray.rankings.formats.rows import Attachment
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
@@ -39,7 +40,7 @@ FULL = Ranking(
     "a", "王医生", "human", (1, 2, 2, 4), {"safety": (1, 1, 1, 4), "fluency": (4, 3, 2, 1)}, all_wrong=True, right_answer="去\n急诊", comment="嗯",
     adjudicated=True, seconds=12.5, shown=(3, 1, 0, 2), created=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
 )  # fmt: skip
-WHOLE = ("ranking", "label_studio", "argilla")  # formats that hold everything
+WHOLE = ("ranking", "label_studio")  # formats that hold everything
 
 letters = st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t\"',，。😀医")
 texts = st.text(alphabet=letters, min_size=1).filter(str.strip)
@@ -84,8 +85,8 @@ def ranked_items(draw: st.DrawFn) -> tuple[list[Item], list[Ranking]]:
 
 
 def back(path: Path, name: str, items: Sequence[Item], rankings: Sequence[Ranking]) -> tuple[list[Item], list[Ranking]]:
-    FORMATS[name].write(path, items, rankings)
-    return FORMATS[name].read(path, "file")
+    WRITERS[name](path, items, rankings)
+    return READERS[name](path, "file")
 
 
 def by_annotator(rankings: Sequence[Ranking]) -> list[Ranking]:
@@ -113,11 +114,11 @@ def test_a_file_that_is_written_and_read_holds_the_same(
 
 def test_every_format_survives_a_second_write_byte_for_byte(tmp_path: Path) -> None:
     strict = replace(FULL, overall=(2, 4, 1, 3))
-    for name in FORMATS:
+    for name in WRITERS:
         path = tmp_path / name
-        FORMATS[name].write(path, [ITEM], [strict])
+        WRITERS[name](path, [ITEM], [strict])
         before = path.read_bytes()
-        FORMATS[name].write(path, [ITEM], [strict])
+        WRITERS[name](path, [ITEM], [strict])
         assert path.read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # nothing temporary is left
 
@@ -147,7 +148,7 @@ def test_preferences_are_the_pairs_of_most_annotators_or_of_the_adjudicator(tmp_
 
 
 def test_the_rank_of_a_ranking_row_is_the_adjudicators_and_its_annotators_are_all(tmp_path: Path) -> None:
-    FORMATS["ranking"].write(
+    WRITERS["ranking"](
         tmp_path / "r.jsonl", [ITEM], [replace(FULL, annotator="x", adjudicated=False, overall=(4, 3, 2, 1)), FULL]
     )
     row = json.loads((tmp_path / "r.jsonl").read_text(encoding="utf-8"))
@@ -164,7 +165,7 @@ def test_the_dimension_of_a_preference_is_an_aspect(tmp_path: Path) -> None:
         "source": "s",
     }
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
-    items, rankings = FORMATS["preference"].read(tmp_path / "p.jsonl", "zhang")
+    items, rankings = READERS["preference"](tmp_path / "p.jsonl", "zhang")
     assert (
         rankings == [Ranking("p", "zhang", "file", (1, 2), {"safety": (1, 2)})]
         and items[0].answers[0].origin["source"] == "s"
@@ -179,7 +180,7 @@ def test_ranks_without_annotators_are_one_ranking_of_a_file(tmp_path: Path) -> N
     ]
     row = {"id": "r", "messages": [{"role": "user", "content": "痛"}], "responses": answers, "source": "s"}
     (tmp_path / "r.jsonl").write_text(json.dumps(row))
-    items, rankings = FORMATS["ranking"].read(tmp_path / "r.jsonl", "zhang")
+    items, rankings = READERS["ranking"](tmp_path / "r.jsonl", "zhang")
     assert rankings == [Ranking("r", "zhang", "file", (1, 2, 2))]
     plain = {"source": "s", "kind": "file", "hurts": None}
     assert [a.origin for a in items[0].answers] == [{"source": "s", "kind": "curt", "hurts": "fluency"}, plain, plain]
@@ -193,7 +194,7 @@ def test_real_files_are_read_whole_and_survive_every_whole_format(
     real_data: Path, tmp_path: Path, name: str, file: str
 ) -> None:
     source = real_data / "train" / f"{file}.jsonl"
-    items, rankings = FORMATS[name].read(source, "file")
+    items, rankings = READERS[name](source, "file")
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     assert [item.id for item in items] == [row["id"] for row in rows]
     assert len(rankings) == (0 if name == "label_tasks" else len(rows))
@@ -246,7 +247,7 @@ def ranker(order: Sequence[str], name: str = "rank") -> dict[str, Any]:
 
 def read_as(name: str, path: Path, content: Any) -> tuple[list[Item], list[Ranking]]:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    return FORMATS[name].read(path, "file")
+    return READERS[name](path, "file")
 
 
 def test_the_order_of_a_ranker_becomes_ranks_in_the_order_of_the_answers(tmp_path: Path) -> None:
@@ -351,41 +352,50 @@ def test_every_shape_of_argillas_responses_is_read(
     assert len(item.answers) == 3 and rankings == [Ranking("r", "u-1", "human", ranks, comment="嗯")]
 
 
-def test_argilla_gets_what_its_client_can_load(tmp_path: Path) -> None:
-    """Record.from_dict: Response(question_name, value=, user_id= (a UUID), status=); rankings as labels; flat metadata."""
-    argilla.write(tmp_path / "a.json", [ITEM], [FULL])
-    (row,) = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-    order = ["answer-1", "answer-2", "answer-3", "answer-4"]
-    assert row["responses"]["overall"] == [
-        {"value": order, "user_id": argilla.user_id("王医生"), "status": "submitted"}
-    ]
-    assert (
-        all(isinstance(value, str) for value in row["metadata"].values()) and not row["suggestions"]
-    )  # a suggestion would lead the annotators
+def exported_record(rankings: Sequence[Ranking], overall: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """ITEM as it was once exported to Argilla, with these full rankings; overall: what each annotator's response says now."""
+    (row,) = record(
+        {
+            "overall": [
+                {"value": order, "user_id": argilla.user_id(name), "status": "submitted"}
+                for name, order in overall.items()
+            ]
+        }
+    )
+    texts = {f"answer-{k}": answer.text for k, answer in enumerate(ITEM.answers, start=1)}
+    fields = {"dialogue": [m.as_dict() for m in CONTEXT], **texts}
+    return [row | {"id": "a", "fields": fields, "metadata": {"zj_ray": json.dumps(Attachment.row(ITEM, rankings))}}]
 
 
-@pytest.mark.parametrize("name", ["label_studio", "argilla"])
-def test_what_an_annotator_changes_in_the_tool_replaces_his_full_ranking_and_what_he_leaves_does_not(
-    tmp_path: Path, name: str
+def test_what_was_once_exported_to_argilla_comes_back_whole_where_nobody_changed_it(tmp_path: Path) -> None:
+    plain = replace(FULL, aspects=None, all_wrong=False, right_answer=None, comment=None)
+    li = replace(plain, annotator="李医生")
+    order, turned = [f"answer-{k}" for k in (1, 2, 3, 4)], [f"answer-{k}" for k in (4, 3, 2, 1)]
+    rows = exported_record([plain, li], {"王医生": turned, "李医生": order})
+    (item,), rankings = read_as("argilla", tmp_path / "a.json", rows)
+    now = {r.annotator: r for r in rankings}
+    assert item == ITEM and now["李医生"] == li
+    assert now["王医生"].overall == (4, 3, 2, 1) and not now["王医生"].adjudicated
+
+
+def test_argilla_is_read_but_not_written() -> None:
+    with pytest.raises(ConfigError, match="argilla is a format to import from, not to export to"):
+        writer("argilla")
+
+
+def test_what_an_annotator_changes_in_the_tool_replaces_the_full_ranking_and_what_is_left_alone_does_not(
+    tmp_path: Path,
 ) -> None:
     path, other = tmp_path / "f.json", replace(FULL, annotator="李医生")
-    FORMATS[name].write(path, [ITEM], [FULL, other])
-    content = path.read_text(encoding="utf-8")
-    reversed_order = json.dumps(["answer-4", "answer-3", "answer-2", "answer-1"])
-    rows = json.loads(content)
-    if name == "label_studio":
-        first = next(result for result in rows[0]["annotations"][0]["result"] if result["from_name"] == "overall")
-        first["value"]["ranker"]["overall"] = json.loads(reversed_order)
-    else:
-        rows[0]["responses"]["overall"][0]["value"] = json.loads(reversed_order)
-    _, rankings = read_as(name, path, rows)
-    changed = {r.annotator: r for r in rankings}
-    assert changed["李医生"] == other
-    assert (
-        changed["王医生"].overall == (4, 3, 2, 1)
-        and changed["王医生"].comment == FULL.comment
-        and not changed["王医生"].adjudicated
-    )
+    label_studio.write(path, [ITEM], [FULL, other])
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    first = next(result for result in rows[0]["annotations"][0]["result"] if result["from_name"] == "overall")
+    first["value"]["ranker"]["overall"] = ["answer-4", "answer-3", "answer-2", "answer-1"]
+    _, rankings = read_as("label_studio", path, rows)
+    now = {r.annotator: r for r in rankings}
+    assert now["李医生"] == other
+    changed = now["王医生"]
+    assert changed.overall == (4, 3, 2, 1) and changed.comment == FULL.comment and not changed.adjudicated
 
 
 # --- the original label tool ------------------------------------------------------------------------------------------
@@ -484,31 +494,31 @@ def mutated(tree: Any, luck: random.Random) -> Any:
     return changed
 
 
-def damage(path: Path, whole: Any, reading: Format, luck: random.Random) -> int:
+def damage(path: Path, whole: Any, read: Reader, luck: random.Random) -> int:
     """How many of 120 damaged files are refused; each must name the file, and what is read must fit into a store."""
     refused = 0
     for _ in range(120):
         path.write_text(json.dumps(mutated(whole, luck), ensure_ascii=False), encoding="utf-8")
         try:
-            take(RankingStore("sqlite://"), *reading.read(path, "file"))
+            take(RankingStore("sqlite://"), *read(path, "file"))
         except DataError as fault:
             refused += 1
             assert str(path) in fault.where
     return refused
 
 
-@pytest.mark.parametrize("name", ["ranking", "preference", "label_tasks", "label_studio", "argilla"])
+@pytest.mark.parametrize("name", ["ranking", "preference", "label_tasks", "label_studio"])
 def test_a_damaged_file_is_read_or_refused_by_name_but_never_a_crash(tmp_path: Path, name: str) -> None:
     path = tmp_path / "damaged"
-    FORMATS[name].write(path, [ITEM], [] if name == "label_tasks" else [FULL])
+    WRITERS[name](path, [ITEM], [] if name == "label_tasks" else [FULL])
     whole = json.loads(path.read_text(encoding="utf-8").partition("\n{")[0])
-    assert 20 < damage(path, whole, FORMATS[name], random.Random(name)) < 120
+    assert 20 < damage(path, whole, READERS[name], random.Random(name)) < 120
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_damaged_records_of_argilla_are_read_or_refused_by_name(tmp_path: Path, shape: str) -> None:
     whole = record(SHAPES[shape]([{"value": label, "rank": rank} for rank, label in enumerate(ORDER, start=1)]))
-    assert 20 < damage(tmp_path / "damaged", whole, FORMATS["argilla"], random.Random(shape)) < 120
+    assert 20 < damage(tmp_path / "damaged", whole, READERS["argilla"], random.Random(shape)) < 120
 
 
 def test_damaged_tasks_of_the_original_tool_are_read_or_refused_by_name(tmp_path: Path) -> None:
@@ -525,7 +535,7 @@ def test_damaged_tasks_of_the_original_tool_are_read_or_refused_by_name(tmp_path
     assert 20 < refused < 120
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("content", [None, b"", b"\xff", b"{", b"[1]", b'"x"'])
 def test_a_file_that_is_none_of_its_format_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
     path = tmp_path / "f"
@@ -533,10 +543,10 @@ def test_a_file_that_is_none_of_its_format_is_named(tmp_path: Path, name: str, c
         path.write_bytes(content)
         (tmp_path / "input_file.json").write_bytes(content)
     if content == b"" and name in ("ranking", "preference", "label_tasks"):
-        assert FORMATS[name].read(path, "file") == ([], [])
+        assert READERS[name](path, "file") == ([], [])
         return
     with pytest.raises(DataError) as fault:
-        FORMATS[name].read(path, "file")
+        READERS[name](path, "file")
     assert str(tmp_path) in fault.value.where
 
 

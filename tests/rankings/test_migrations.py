@@ -1,4 +1,4 @@
-"""The store's tables: one shape however they came about, in SQLite and PostgreSQL, and old rows survive."""
+"""The store's tables, in SQLite and PostgreSQL: one shape, made once; tables of another version are refused and left alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 
 from tests.helpers.postgres import fresh_database, postgres
 from zj_ray.data.messages import Message
+from zj_ray.errors import DataError
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking, Table
 
@@ -62,51 +63,75 @@ def make_old(url: str) -> None:
     engine.dispose()
 
 
-def test_a_store_from_before_versions_keeps_its_rows(new_url: Callable[[], str]) -> None:
-    url = new_url()
-    make_old(url)
-    store = RankingStore(url)
-    answers = (Answer("多久了？", {"temperature": 0.7}), Answer("吃药。"))
-    assert store.items() == [Item("a", "case-1", (Message("user", "头痛三天"),), "内科", answers)]
-    assert store.rankings("a") == [Ranking("a", "zhang", "human", (1, 2), {"safety": (1, 1)})]
-    store.add_rankings([Ranking("a", "li", "human", (1, 1), all_wrong=True, right_answer="请先告诉我发热多久了")])
-    store.close()
+def rows_of(url: str) -> dict[str, list[tuple]]:
+    """Every table with its rows, as they are in the database."""
     engine = create_engine(url)
     with engine.connect() as connection:
-        assert (
-            connection.scalar(text("SELECT count(*) FROM ranking")) == 3
-        )  # the first, superseded event is still there
+        names = inspect(connection).get_table_names()
+        tables = {name: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {name}"))] for name in names}
     engine.dispose()
+    return tables
 
 
-@pytest.mark.parametrize("old", [False, True])
-def test_migrations_end_in_the_tables_that_the_code_describes(new_url: Callable[[], str], old: bool) -> None:
+@pytest.mark.parametrize("version", [None, "0001", "9999"])
+def test_a_store_of_another_version_is_refused_by_name_and_left_as_it_was(
+    new_url: Callable[[], str], version: str | None
+) -> None:
     url = new_url()
-    if old:
-        make_old(url)
+    make_old(url)
+    if version is not None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+            connection.execute(text(f"INSERT INTO alembic_version VALUES ('{version}')"))
+        engine.dispose()
+    before = rows_of(url)
+    with pytest.raises(DataError, match=f"the tables are of version {version or '0001'}"):
+        RankingStore(url)
+    assert rows_of(url) == before and len(before["ranking"]) == 2
+
+
+def test_a_store_of_this_version_is_opened_without_a_change(new_url: Callable[[], str]) -> None:
+    url = new_url()
+    store = RankingStore(url)
+    answers = (Answer("多久了？", {"temperature": 0.7}), Answer("吃药。"))
+    item = Item("a", "case-1", (Message("user", "头痛三天"),), "内科", answers)
+    rankings = [
+        Ranking("a", "li", "human", (1, 1), all_wrong=True, right_answer="请先告诉我发热多久了"),
+        Ranking("a", "zhang", "human", (1, 2), {"safety": (1, 1)}),
+    ]
+    store.add_items([item], rankings)
+    store.close()
+    before = rows_of(url)
+    again = RankingStore(url)
+    assert again.contents() == ([item], rankings)
+    again.close()
+    assert rows_of(url) == before and before["alembic_version"] == [("0002",)]
+
+
+def test_the_migration_makes_the_tables_that_the_code_describes(new_url: Callable[[], str]) -> None:
+    url = new_url()
     RankingStore(url).close()
     engine = create_engine(url)
     with engine.connect() as connection:
-        differences = compare_metadata(
-            MigrationContext.configure(connection, opts={"compare_type": not old}), Table.metadata
-        )
+        migration = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(migration, Table.metadata)
     engine.dispose()
     assert differences == []
 
 
-def test_a_migration_that_fails_leaves_the_old_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a.sqlite"
-    make_old(url)
     engine = create_engine(url)
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE ticket (id INTEGER)"))  # stands in the way of the last step
+        connection.execute(text("CREATE TABLE ticket (id INTEGER)"))  # stands in the way of the last table
     with pytest.raises(Exception, match="ticket already exists"):
         RankingStore(url)
+    assert rows_of(url) == {"ticket": []}
     with engine.begin() as connection:
-        assert "action" not in {row.name for row in connection.execute(text("PRAGMA table_info(ranking)"))}
         connection.execute(text("DROP TABLE ticket"))
     engine.dispose()
-    assert len(RankingStore(url).rankings("a")) == 1
+    assert RankingStore(url).items() == []
 
 
 def _open(url: str) -> None:
@@ -118,5 +143,5 @@ def test_processes_that_open_a_new_store_at_once_make_it_once(new_url: Callable[
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         pool.map_async(_open, [url] * 8).get(timeout=120)
     store = RankingStore(url)
-    store.add_item("a", [Message("user", "头痛")], [Answer("甲"), Answer("乙")])
+    store.add_items([Item("a", "a", (Message("user", "头痛"),), None, (Answer("甲"), Answer("乙")))])
     assert [item.id for item in store.items()] == ["a"]

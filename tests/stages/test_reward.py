@@ -12,16 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.test_records import folder
 from tests.helpers.tiny import MODEL, tiny_folder, tiny_tokenizer
 from zj_ray.config.schema import Config, FeedbackConfig, RewardTrainConfig
 from zj_ray.data.chat import ChatFormat
-from zj_ray.data.datasets import load_rankings
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.ranking_accuracy import preferred_pairs
 from zj_ray.rankings.aspects import HEADS
-from zj_ray.rankings.labels import RankedForTraining, is_held_out, label, stop_by
+from zj_ray.rankings.labels import RankedForTraining, is_held_out, label_items, stop_by
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 from zj_ray.runs.folder import Run
@@ -49,7 +47,7 @@ def ranking(annotator: str, *overall: int, **fields: Any) -> Ranking:
 
 
 def labelled(*rankings: Ranking, weights: dict[str, float] | None = None) -> RankedForTraining:
-    [found] = label([item("q", "甲", "乙", "丙")], {"q": list(rankings)}, weights)
+    [found] = label_items([item("q", "甲", "乙", "丙")], {"q": list(rankings)}, weights)
     return found
 
 
@@ -122,7 +120,7 @@ def test_weights_change_the_loss_where_they_are_asked_for_and_nowhere_else() -> 
 def test_the_answers_of_a_prompt_have_the_same_context_and_it_is_computed_once() -> None:
     chat = ChatFormat(tiny_tokenizer())
     answers = ("建议您多休息。", "请问有没有发热？" * 4, "好。")
-    [one] = label([item("q", *answers)], {"q": [ranking("a", 1, 2, 3)]})
+    [one] = label_items([item("q", *answers)], {"q": [ranking("a", 1, 2, 3)]})
     whole = ranking_examples([one], chat, 400)
     prompt = chat.prompt(TALK)
     assert all(document[: len(prompt)].tolist() == prompt for document in whole.token_ids)
@@ -179,36 +177,6 @@ def test_one_prompt_is_learnt_and_not_kept_for_stopping() -> None:
     assert stop_by([], 0) == stop_by([item("a", "甲", "乙")], 0) == set()
     two = stop_by([item("a", "甲", "乙"), item("b", "甲", "乙")], 0)
     assert len(two) == 1 and two == stop_by([item("a", "甲", "乙"), item("b", "甲", "乙")], 0)
-
-
-def test_preferences_of_a_file_are_items_of_two(tmp_path: Path) -> None:
-    asked = [{"role": "user", "content": "头痛怎么办？"}]
-    row = {"id": "p1", "messages": asked, "chosen": "痛了多久了？", "rejected": "吃点药。", "source": "s"}
-    [found] = load_rankings(folder(tmp_path, preference=[row]), "train")
-    store = RankingStore(tmp_path / "store.sqlite")
-    store.import_ranked([found])
-    [stored] = store.items()
-    assert [a.text for a in stored.answers] == ["痛了多久了？", "吃点药。"]
-    assert [(a.origin["kind"], a.origin["split"]) for a in stored.answers] == [
-        ("chosen", "train"),
-        ("rejected", "train"),
-    ]
-    assert store.rankings("p1")[0].overall == (1, 2)
-    with pytest.raises(DataError, match="'text' must be a non-empty string"):
-        load_rankings(folder(tmp_path, preference=[{**row, "rejected": None}]), "train")
-
-
-@pytest.mark.realdata
-def test_real_rankings_and_preferences_are_read_with_their_kinds(real_data: Path) -> None:
-    items = load_rankings(real_data, "train")
-    kinds = {response.kind for found in items for response in found.responses}
-    assert {len(found.responses) for found in items} == {2, 4} and {
-        "reference",
-        "curt",
-        "off_topic",
-        "chosen",
-        "rejected",
-    } <= kinds
 
 
 def _rank(store: RankingStore, count: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import linregress, t
 
 from zj_ray.agreement.concordance import tau_b
-from zj_ray.rankings.store import consensus, places
+from zj_ray.rankings.consensus import competition_ranks, consensus
 from zj_ray.rankings.tables import Ranking
 
 WINDOWS = 4
@@ -47,7 +47,7 @@ def drift(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Drift]:
     seen: dict[str, list[tuple[datetime, float]]] = {r.annotator: [] for known in rankings.values() for r in known}
     for known in rankings.values():
         for ranking in known if len(known) > 1 else ():
-            others = tuple(places(consensus([r for r in known if r is not ranking])))
+            others = tuple(competition_ranks(consensus([r for r in known if r is not ranking])))
             if ranking.created is not None and (agreed := tau_b(ranking.overall, others)) is not None:
                 seen[ranking.annotator].append((ranking.created, agreed))
     return {name: _trend(sorted(points)) for name, points in sorted(seen.items())}

@@ -16,7 +16,8 @@ import numpy as np
 
 from zj_ray.config.schema import FeedbackConfig
 from zj_ray.rankings.aspects import ASPECTS
-from zj_ray.rankings.store import RankingStore, pairs
+from zj_ray.rankings.consensus import pairs
+from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.rules.rubric import Rubric
 

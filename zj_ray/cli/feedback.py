@@ -28,7 +28,7 @@ FormatName = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="ranking, preference, label_tasks, label_studio, argilla or zhongjing",
+        help="ranking, preference, label_tasks, label_studio, zhongjing; argilla can only be imported",
         show_default=False,
     ),
 ]
@@ -76,10 +76,10 @@ def import_(
 
     Example: [bold]zj feedback import demo labelled.json --format label_studio[/]
     """
-    from zj_ray.rankings.formats.exchange import choose, take
+    from zj_ray.rankings.formats.exchange import reader, take
     from zj_ray.runs.folder import find_run
 
-    items, rankings = choose(format).read(file, annotator)
+    items, rankings = reader(format)(file, annotator)
     store = _store(find_run(run, runs), new=True)
     added = take(store, items, rankings)
     store.close()
@@ -105,16 +105,15 @@ def export(
 
     Example: [bold]zj feedback export demo --to tasks.json --format label_studio[/]
     """
-    from zj_ray.rankings.formats.exchange import choose
+    from zj_ray.rankings.formats.exchange import writer
     from zj_ray.runs.folder import find_run
 
-    chosen = choose(format)
+    write = writer(format)
     store = _store(find_run(run, runs))
-    rankings = [r for known in store.all_rankings().values() for r in known if annotator in (None, r.annotator)]
-    to.parent.mkdir(parents=True, exist_ok=True)
-    written = chosen.write(to, store.items(), rankings)
+    items, rankings = store.contents()
     store.close()
-    typer.echo(f"wrote {to}: {written} records")
+    records = write(to, items, [r for r in rankings if annotator in (None, r.annotator)])
+    typer.echo(f"wrote {to}: {records} records")
 
 
 @app.command()

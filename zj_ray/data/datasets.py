@@ -7,7 +7,6 @@ A set that is spread over several files may lack some of them, but not all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,23 +27,6 @@ EXPECTED = (
     "answer_helpfully",
 )
 UNTRUSTED = ("wrong", "doubtful")  # reference_quality that must not be trained on
-
-
-@dataclass(frozen=True)
-class Response:
-    text: str
-    rank: int  # 1 is best; equal ranks are a tie
-    kind: str | None = None  # how it came about, where the file says it
-
-
-@dataclass(frozen=True)
-class RankedItem:
-    id: str
-    messages: tuple[Message, ...]  # the context; the user speaks last
-    department: str | None
-    responses: tuple[Response, ...]
-    source: str
-    split: str = "train"
 
 
 def load_texts(root: str | Path, split: str) -> list[str]:
@@ -114,28 +96,6 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
     return prompts
 
 
-def load_rankings(root: str | Path, split: str) -> list[RankedItem]:
-    """Contexts with ranked answers (ranking.jsonl) and with two answers of which one was chosen (preference.jsonl)."""
-    items = []
-    for where, row in _rows(root, split, ("ranking", "preference")):
-        messages = parse_messages(row.get("messages"), where=where, last="user")
-        raw = row.get("responses")
-        if "chosen" in row:
-            raw = [
-                {"text": row.get(kind), "rank": rank, "kind": kind}
-                for rank, kind in enumerate(("chosen", "rejected"), start=1)
-            ]
-        if not isinstance(raw, list) or len(raw) < 2:
-            raise DataError(
-                "'responses' must list at least two answers", where=where, remedy='write [{"text": "…", "rank": 1}, …]'
-            )
-        responses = tuple(_response(response, i, where) for i, response in enumerate(raw))
-        items.append(
-            RankedItem(row["id"], messages, row.get("department"), responses, str(row.get("source") or ""), split)
-        )
-    return items
-
-
 def _expected(row: dict[str, Any], where: str) -> str:
     expected = _text(row, "expected", where)
     if expected not in EXPECTED:
@@ -153,17 +113,6 @@ def _case_prompt(row: dict[str, Any], where: str) -> Prompt:
         )
     case = Case.from_row(row, where=where)
     return Prompt(case.id, "case", case.opening, case=case, category=case.department)
-
-
-def _response(raw: Any, index: int, where: str) -> Response:
-    if not isinstance(raw, dict):
-        raise DataError(f"answer {index + 1} is not an object", where=where, remedy='write {"text": "…", "rank": 1}')
-    rank = raw.get("rank")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise DataError(
-            f"answer {index + 1} has the rank {rank!r}", where=where, remedy="ranks are whole numbers from 1 (best)"
-        )
-    return Response(_text(raw, "text", where), rank, raw.get("kind"))
 
 
 def _rows(root: str | Path, split: str, names: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

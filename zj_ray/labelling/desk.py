@@ -26,7 +26,8 @@ from sqlalchemy import Connection, Row, bindparam, column, delete, func, insert,
 from zj_ray.agreement.concordance import tau_b
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
-from zj_ray.rankings.store import RankingStore, consensus, event_row, newest, read_ranking, settled
+from zj_ray.rankings.consensus import consensus, settled
+from zj_ray.rankings.store import RankingStore, event_row, newest, read_ranking
 from zj_ray.rankings.tables import GoldRow, Item, ItemRow, Ranking, RankingRow, Table, TicketRow
 
 FREE, OPEN, DONE, SKIPPED, LATE = "free", "open", "done", "skipped", "late"

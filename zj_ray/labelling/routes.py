@@ -42,7 +42,9 @@ from zj_ray.labelling.security import (
 )
 from zj_ray.labelling.words import LANGUAGES, words
 from zj_ray.rankings.aspects import ASPECTS
-from zj_ray.rankings.store import RankingStore, consensus, places, settled
+from zj_ray.rankings.consensus import competition_ranks, consensus, settled
+from zj_ray.rankings.formats import ranking as ranking_file
+from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Ranking
 
 HERE = Path(__file__).parent
@@ -259,7 +261,7 @@ def gold_page(request: Request, account: Admin) -> Response:
     items = {item.id: item for item in page.store.items(chosen)}
     candidates = []
     for name in chosen:
-        ranks = places(consensus(settled(said[name])))
+        ranks = competition_ranks(consensus(settled(said[name])))
         candidates.append(
             (items[name], said[name], sorted(zip(ranks, (a.text for a in items[name].answers), strict=True)))
         )
@@ -270,7 +272,7 @@ def gold_page(request: Request, account: Admin) -> Response:
 @limiter.limit(WORK_LIMIT)
 def make_gold(request: Request, account: Admin, item: Annotated[str, Form()]) -> Response:
     said = settled(_page(request).doctors_rankings([item]).get(item, []))
-    _page(request).desk.add_gold({item: places(consensus(said))}, account.name)
+    _page(request).desk.add_gold({item: competition_ranks(consensus(said))}, account.name)
     return RedirectResponse("/gold", 303)
 
 
@@ -287,7 +289,7 @@ def agreement_page(request: Request, account: Admin) -> Response:
 def export(request: Request, account: Admin) -> Response:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rankings.jsonl"
-        _page(request).store.export_jsonl(path)
+        ranking_file.write(path, *_page(request).store.contents())
         return Response(
             path.read_bytes(),
             media_type="application/jsonl",
@@ -367,7 +369,7 @@ def _as_stored(given: list[int], shown: tuple[int, ...]) -> tuple[int, ...]:
     """Ranks of the answers in the store's order, from those in the order of display; 1, 2, 2, 4 where the doctor left gaps."""
     if len(given) != len(shown):
         raise DataError(f"{len(given)} ranks don't fit {len(shown)} answers")
-    ranks = dict(zip(shown, places([float(rank) for rank in given]), strict=True))
+    ranks = dict(zip(shown, competition_ranks([float(rank) for rank in given]), strict=True))
     return tuple(ranks[position] for position in range(len(shown)))
 
 

@@ -17,13 +17,15 @@ from zj_ray.agreement.measure import measure_agreement
 from zj_ray.agreement.simulated import panel, rank_items
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
-from zj_ray.data.datasets import SPLITS, load_moments, load_prompts, load_rankings
+from zj_ray.data.datasets import load_moments, load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
 from zj_ray.files import write_atomic
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.turns import TurnRequest
 from zj_ray.progress import progress
+from zj_ray.rankings.formats import ranking
+from zj_ray.rankings.formats.exchange import take_data_folder
 from zj_ray.rankings.store import RankingStore, open_rankings
 from zj_ray.rankings.tables import Answer, Item
 from zj_ray.rules.rubric import rubric
@@ -47,8 +49,7 @@ def feedback(context: StageContext) -> dict[str, Any]:
     store = open_rankings(folder, config.label.store)
     known = {item.id for item in store.items()}
     if config.source == "file":
-        for split in SPLITS:
-            store.import_ranked([item for item in load_rankings(context.run.data_root, split) if item.id not in known])
+        take_data_folder(store, context.run.data_root)
     else:
         contexts = choose_contexts(context, random.Random(f"{context.config.seed}/contexts"), config.prompts)
         fresh = [moment for moment in contexts if moment.id not in known]
@@ -67,7 +68,7 @@ def conclude(context: StageContext, store: RankingStore) -> dict[str, Any]:
     agreement = measure_agreement(store.all_rankings(), gold=store.gold(), seed=context.config.seed)
     agreement.write(folder / "agreement.json")
     update_summary(context.run.folder, {"feedback": {"krippendorff_alpha": agreement.alpha}})
-    rows = store.export_jsonl(folder / "rankings.jsonl")
+    rows = ranking.write(folder / "rankings.jsonl", *store.contents())
     store.close()
     return {"items": rows, "agreement": agreement.as_dict()}
 

@@ -17,8 +17,9 @@ from zj_ray.evaluation.reward_model import disagreements, measure_reward, summar
 from zj_ray.files import write_json
 from zj_ray.progress import console
 from zj_ray.rankings.aspects import HEADS
-from zj_ray.rankings.labels import RankedForTraining, is_held_out, label, stop_by
-from zj_ray.rankings.store import open_rankings, settled
+from zj_ray.rankings.consensus import settled
+from zj_ray.rankings.labels import RankedForTraining, is_held_out, label_items, stop_by
+from zj_ray.rankings.store import open_rankings
 from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
@@ -82,16 +83,16 @@ def read_feedback(context: StageContext) -> Feedback:
     held_out = is_held_out(ranked, context.config.feedback.held_out, context.config.seed)
     if not ranked or all(held_out.values()):
         raise DataError(
-            "there is no ranking to train on", where=store.place, remedy="rank more items, or lower feedback.held_out"
+            "there is no ranking to train on", where=store.location, remedy="rank more items, or lower feedback.held_out"
         )
     learnt = {item: given for item, given in rankings.items() if not held_out[item]}
     weights = annotator_weights(learnt) if context.config.reward.noise_weighting else None
     training, valid = [item for item in ranked if not held_out[item.id]], [item for item in ranked if held_out[item.id]]
     stopping = stop_by(training, context.config.seed) if context.config.reward.patience is not None else set()
     return Feedback(
-        label([item for item in training if item.id not in stopping], rankings, weights),
-        label([item for item in training if item.id in stopping], rankings, weights),
-        label(valid, rankings, weights),
+        label_items([item for item in training if item.id not in stopping], rankings, weights),
+        label_items([item for item in training if item.id in stopping], rankings, weights),
+        label_items(valid, rankings, weights),
         [unranked(item) for item in items if item.id not in rankings],
         rankings,
     )

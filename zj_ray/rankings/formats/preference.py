@@ -1,4 +1,7 @@
-"""`preference` JSONL: a context, the better answer and the worse. An item of K answers becomes a row for each pair, and stays apart."""
+"""`preference` JSONL: a context, the better answer and the worse. An item of K answers becomes one row for each pair.
+
+A row that is read is an item of two answers: the rows of one item are not put together again.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from pydantic import BaseModel
 
 from zj_ray.files import write_jsonl
 from zj_ray.rankings.aspects import ASPECTS
-from zj_ray.rankings.rows import Extras, Row, by_item, parse_item, unique_rows
-from zj_ray.rankings.store import label_source, pairs, settled
+from zj_ray.rankings.consensus import pairs, settled
+from zj_ray.rankings.formats.rows import Extras, Row, by_item, label_source, parse_item, unique_rows
 from zj_ray.rankings.tables import Item, Ranking
 
 
@@ -30,7 +33,10 @@ class PreferenceRow(BaseModel):
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """Items of two answers, `chosen` first, each ranked by `annotator` (kind "file"), on `dimension` too where it names an aspect."""
+    """Items of two answers, `chosen` first, each ranked by `annotator` (kind "file").
+
+    The ranks hold for the `dimension`, too, where that names an aspect.
+    """
     items, rankings = [], []
     for where, row in unique_rows(path, PreferenceRow):
         origins: list[Row] = [
@@ -38,18 +44,16 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
         ]
         extras = Extras(prompt_id=row.prompt_id, department=row.department, origins=origins)
         items.append(parse_item(row.id, row.messages, [row.chosen, row.rejected], extras, where))
-        rankings.append(
-            Ranking(row.id, annotator, "file", (1, 2), {row.dimension: (1, 2)} if row.dimension in ASPECTS else None)
-        )
+        aspects = {row.dimension: (1, 2)} if row.dimension in ASPECTS else None
+        rankings.append(Ranking(row.id, annotator, "file", (1, 2), aspects))
     return items, rankings
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
-    """Every pair of answers that most annotators order, or the adjudicator where there is one: the pairs that the reward model learns from."""
-    known = by_item(rankings)
-    return write_jsonl(
-        path, (row for item in items if item.id in known for row in _rows(item, settled(known[item.id])))
-    )
+    """The pairs that the reward model learns from: those that most annotators order, or the adjudicator where there is one."""
+    ranked = by_item(rankings)
+    rows = (row for item in items if item.id in ranked for row in _rows(item, settled(ranked[item.id])))
+    return write_jsonl(path, rows)
 
 
 def _rows(item: Item, counted: Sequence[Ranking]) -> Iterator[Row]:
@@ -63,6 +67,6 @@ def _rows(item: Item, counted: Sequence[Ranking]) -> Iterator[Row]:
             "dimension": None,
             "prompt_id": item.prompt_id,
             "department": item.department,
-            "label_source": label_source({r.kind for r in counted}),
+            "label_source": label_source(counted),
             "source": "zj_ray feedback",
         }

@@ -1,4 +1,4 @@
-"""`ranking` JSONL (docs/data.md): contexts with ranked answers; `annotators` holds every ranking in full, so that nothing is lost."""
+"""`ranking` JSONL (docs/data.md): contexts with ranked answers; `annotators` holds every ranking in full: nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, PositiveInt
 
 from zj_ray.errors import DataError
 from zj_ray.files import write_jsonl
-from zj_ray.rankings.rows import Extras, Row, by_item, parse_item, parse_ranking, unique_rows
-from zj_ray.rankings.store import export_row, places
+from zj_ray.rankings.consensus import competition_ranks, consensus, settled
+from zj_ray.rankings.formats.rows import (
+    Extras,
+    Row,
+    by_item,
+    label_source,
+    parse_item,
+    parse_ranking,
+    ranking_row,
+    unique_rows,
+)
 from zj_ray.rankings.tables import Item, Ranking
 
 
@@ -42,7 +52,7 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
         item = parse_item(row.id, row.messages, [r.text for r in row.responses], _extras(row), where)
         items.append(item)
         if row.annotators is not None:
-            rankings += [parse_ranking(told, item, where) for told in row.annotators]
+            rankings += [parse_ranking(ranking, item, where) for ranking in row.annotators]
         else:
             rankings.append(Ranking(item.id, annotator, "file", _ranks(row.responses, where)))
     return items, rankings
@@ -50,23 +60,59 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
     """Every ranked item; `label_tasks` has the others."""
-    known = by_item(rankings)
-    return write_jsonl(path, (export_row(item, known[item.id]) for item in items if item.id in known))
+    ranked = by_item(rankings)
+    return write_jsonl(path, (_row(item, ranked[item.id]) for item in items if item.id in ranked))
+
+
+def _row(item: Item, rankings: Sequence[Ranking]) -> Row:
+    """`rank` and `aspects` of the answers come from the rankings that count (`settled`): 1, 2, 2, 4."""
+    counted = settled(rankings)
+    ranks = competition_ranks(consensus(counted))
+    aspects = _aspect_ranks(counted)
+    responses = [
+        {
+            "text": answer.text,
+            "rank": ranks[k],
+            "aspects": {aspect: of_answers[k] for aspect, of_answers in aspects.items()},
+            "kind": answer.origin.get("kind", "generated"),
+            "hurts": answer.origin.get("hurts"),
+            "origin": answer.origin,
+        }
+        for k, answer in enumerate(item.answers)
+    ]
+    return {
+        "id": item.id,
+        "prompt_id": item.prompt_id,
+        "source": "zj_ray feedback",
+        "messages": [m.as_dict() for m in item.context],
+        "department": item.department,
+        "responses": responses,
+        "annotators": [ranking_row(r) for r in rankings],
+        "label_source": label_source(counted),
+    }
+
+
+def _aspect_ranks(rankings: Sequence[Ranking]) -> dict[str, list[int]]:
+    """The answers' ranks on each aspect, by the consensus of those who ranked it; in order of the aspects' names."""
+    ranks: dict[str, list[int]] = {}
+    for aspect in sorted({name for r in rankings for name in r.aspects or {}}):
+        means = np.mean([r.aspects[aspect] for r in rankings if r.aspects and aspect in r.aspects], axis=0)
+        ranks[aspect] = competition_ranks([float(mean) for mean in means])
+    return ranks
 
 
 def _extras(row: RankedRow) -> Extras:
-    """Of an answer whose origin a file doesn't tell: the `source` of its row, and what the file says that it is and hurts."""
-    told = [
+    """An answer without an `origin` has the `source` of its row, and what the file says that it is and hurts."""
+    origins = [
         r.origin if r.origin is not None else {"source": row.source, "kind": r.kind, "hurts": r.hurts}
         for r in row.responses
     ]
-    return Extras(prompt_id=row.prompt_id, department=row.department, origins=told)
+    return Extras(prompt_id=row.prompt_id, department=row.department, origins=origins)
 
 
 def _ranks(responses: Sequence[Response], where: str) -> tuple[int, ...]:
     ranks = [float(response.rank) for response in responses if response.rank is not None]
     if len(ranks) < len(responses):
-        raise DataError(
-            "an answer has no rank", where=where, remedy="rank every answer, or read the file as label_tasks"
-        )
-    return tuple(places(ranks))
+        remedy = "rank every answer, or read the file as label_tasks"
+        raise DataError("an answer has no rank", where=where, remedy=remedy)
+    return tuple(competition_ranks(ranks))

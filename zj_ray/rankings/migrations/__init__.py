@@ -1,4 +1,4 @@
-"""The store's tables, version by version. Run when a store is opened, also over one that was made before there were versions."""
+"""The store's tables, version by version; `migrate` runs whenever a store is opened."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-FIRST, NEWEST = "0001", "0002"
+from zj_ray.errors import DataError
+
+NEWEST = "0002"
 LOCK = 0x7A6A5F72  # any number that nobody else locks in this database
 
 
-def migrate(connection: Connection) -> None:
-    """Bring the tables to the newest version, inside the transaction of `connection`: all steps or none."""
+def migrate(connection: Connection, location: str) -> None:
+    """Make the tables where there are none yet, inside the transaction of `connection`.
+
+    Raises DataError for tables of another version, and leaves them as they are. location: of the store, for the error.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))  # SQLite's writers wait for each other anyway
     tables = inspect(connection).get_table_names()
-    if "alembic_version" in tables and connection.scalar(text("SELECT version_num FROM alembic_version")) == NEWEST:
+    version = (
+        connection.scalar(text("SELECT version_num FROM alembic_version")) if "alembic_version" in tables else None
+    )
+    if version == NEWEST:
         return
-    from alembic import command  # not needed to open a store that is up to date
+    if "item" in tables:
+        raise DataError(
+            f"the tables are of version {version or '0001'}, which is not {NEWEST}; nothing was changed",
+            where=location,
+            remedy="export the rankings with the zj_ray that made them (--format ranking), and import them into a new run",
+        )
+    from alembic import command  # not needed to open a store that is there
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    if "item" in tables and "alembic_version" not in tables:
-        command.stamp(config, FIRST)
     command.upgrade(config, NEWEST)

@@ -1,4 +1,4 @@
-"""What the formats share: items and rankings as JSON rows, and reading with the place of every fault."""
+"""What the formats share: items and rankings as JSON rows, and reading with the location of every fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from zj_ray.data.messages import parse_messages
 from zj_ray.errors import DataError
 from zj_ray.files import read_jsonl
-from zj_ray.rankings.tables import Answer, Item, Ranking
+from zj_ray.rankings.tables import Answer, Item, Kind, Ranking
 
 Row = dict[str, Any]
 GUIDE = "docs/labelling-formats.md shows each format"
@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Extras(BaseModel):
-    """What of an item the formats of others have no place for; their tools pass over it. None where a file is not ours."""
+    """Parts of an item that other tools' formats have no field for and carry along. None where a file is not ours."""
 
     prompt_id: str | None = None
     department: str | None = None
@@ -32,13 +32,12 @@ class Extras(BaseModel):
 
     @classmethod
     def of(cls, item: Item) -> Extras:
-        return cls(
-            prompt_id=item.prompt_id, department=item.department, origins=[answer.origin for answer in item.answers]
-        )
+        origins = [answer.origin for answer in item.answers]
+        return cls(prompt_id=item.prompt_id, department=item.department, origins=origins)
 
 
-class Kept(Extras):
-    """What a labelling tool carries along untouched: the extras of the item, and its rankings in full (`ranking_row`)."""
+class Attachment(Extras):
+    """What a labelling tool carries along untouched: the item's extras, and its rankings in full (`ranking_row`)."""
 
     rankings: list[Row] = []
 
@@ -48,13 +47,22 @@ class Kept(Extras):
 
 
 def by_item(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
-    found: dict[str, list[Ranking]] = defaultdict(list)
+    """Rankings by their item's id, in their order."""
+    groups: dict[str, list[Ranking]] = defaultdict(list)
     for ranking in rankings:
-        found[ranking.item].append(ranking)
-    return found
+        groups[ranking.item].append(ranking)
+    return groups
 
 
-def checked(model: type[Model], raw: Any, where: str) -> Model:
+def label_source(rankings: Sequence[Ranking]) -> str:
+    """Whose judgement an item's rankings are. A single simulated one among them makes it a simulated label."""
+    kinds: set[Kind] = {ranking.kind for ranking in rankings}
+    if "simulated" in kinds:
+        return "simulated annotators (rules + noise)"
+    return "human annotators" if "human" in kinds else "file"
+
+
+def parse_row(model: type[Model], raw: Any, where: str) -> Model:
     """`raw` as a `model`. Raises DataError naming the first field that doesn't fit."""
     try:
         return model.model_validate(raw)
@@ -63,19 +71,19 @@ def checked(model: type[Model], raw: Any, where: str) -> Model:
 
 
 def unique_rows(path: Path, model: type[Model]) -> Iterator[tuple[str, Model]]:
-    """(`file:line`, row) of every row of a JSONL file whose rows have ids; raises DataError for an id that an earlier row has."""
+    """(`file:line`, row) of every row of a JSONL file whose rows have ids.
+
+    Raises DataError for a row that is no `model`, and for an id that an earlier row has.
+    """
     must_exist(path, "give a JSONL file")
-    seen: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for where, raw in read_jsonl(path):
-        row = checked(model, raw, where)
+        row = parse_row(model, raw, where)
         identity = raw["id"]
-        if identity in seen:
-            raise DataError(
-                f"the id {identity!r} is already at {seen[identity]}",
-                where=where,
-                remedy="give every row an id of its own",
-            )
-        seen[identity] = where
+        if identity in lines:
+            what = f"the id {identity!r} is already at {lines[identity]}"
+            raise DataError(what, where=where, remedy="give every row an id of its own")
+        lines[identity] = where
         yield where, row
 
 
@@ -85,7 +93,7 @@ def must_exist(path: Path, remedy: str) -> None:
 
 
 def read_json(path: Path, kind: type, shape: str) -> Any:
-    """A whole JSON file, which must hold a `kind`."""
+    """A whole JSON file, which must hold a `kind`. shape: what that is in words, for the error."""
     remedy = f"give a JSON file that holds {shape}"
     must_exist(path, remedy)
     try:
@@ -97,23 +105,15 @@ def read_json(path: Path, kind: type, shape: str) -> Any:
     return content
 
 
-def parse_item(identity: str, messages: Any, answers: Sequence[str], extras: Extras, where: str) -> Item:
-    """answers: their texts."""
-    origins = extras.origins if extras.origins is not None else [{}] * len(answers)
-    if (
-        not identity
-        or len(answers) < 2
-        or not all(answer.strip() for answer in answers)
-        or len(origins) != len(answers)
-    ):
-        raise DataError(
-            "an item needs an id, and two or more answers that are not empty",
-            where=where,
-            remedy="complete the row or drop it",
-        )
+def parse_item(identity: str, messages: Any, texts: Sequence[str], extras: Extras, where: str) -> Item:
+    """The item with these answers' texts. Raises DataError naming `where`."""
+    origins = extras.origins if extras.origins is not None else [{}] * len(texts)
+    if not identity or len(texts) < 2 or not all(text.strip() for text in texts) or len(origins) != len(texts):
+        what = "an item needs an id, and two or more answers that are not empty"
+        raise DataError(what, where=where, remedy="complete the row or drop it")
     context = parse_messages(messages, where=where, last="user")
-    texts = tuple(Answer(answer, origin) for answer, origin in zip(answers, origins, strict=True))
-    return Item(identity, extras.prompt_id or identity, context, extras.department, texts)
+    answers = tuple(Answer(text, origin) for text, origin in zip(texts, origins, strict=True))
+    return Item(identity, extras.prompt_id or identity, context, extras.department, answers)
 
 
 def ranking_row(ranking: Ranking) -> Row:
@@ -124,29 +124,26 @@ def ranking_row(ranking: Ranking) -> Row:
 
 
 def parse_ranking(row: Row, item: Item, where: str) -> Ranking:
+    """The ranking of `item` that a `ranking_row` holds. Raises DataError where it doesn't fit the item's answers."""
+    where = f"{where}, ranking by {row.get('name')!r}"
     try:
         ranking = RANKING.validate_python({**row, "item": item.id, "annotator": row.get("name")})
     except ValidationError as fault:
-        raise _misfit(fault, f"{where}, ranking by {row.get('name')!r}") from None
+        raise _misfit(fault, where) from None
     count = len(item.answers)
     for ranks in (ranking.overall, *(ranking.aspects or {}).values()):
         if len(ranks) != count or not all(1 <= rank <= count for rank in ranks):
             remedy = f"give {count} whole numbers from 1 (best) to {count}"
-            raise DataError(
-                f"ranks {list(ranks)} don't fit {count} answers",
-                where=f"{where}, ranking by {ranking.annotator!r}",
-                remedy=remedy,
-            )
+            raise DataError(f"ranks {list(ranks)} don't fit {count} answers", where=where, remedy=remedy)
     return replace(ranking, created=utc(ranking.created))
 
 
 def utc(time: datetime | None) -> datetime | None:
-    """Where a time names no zone, it is UTC."""
+    """`time`, in UTC where it names no zone."""
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
 def _misfit(fault: ValidationError, where: str) -> DataError:
     first = fault.errors()[0]
-    return DataError(
-        f"{'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg'].lower()}", where=where, remedy=GUIDE
-    )
+    field = ".".join(map(str, first["loc"])) or "the row"
+    return DataError(f"{field}: {first['msg'].lower()}", where=where, remedy=GUIDE)
