@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import chromium
 from zj_ray.errors import DataError
 from zj_ray.evaluation.report import write_report
-from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
+from zj_ray.evaluation.results import EvaluationResults, ModelResult, OverRefusal, SafetyPasses
 from zj_ray.evaluation.reward_model import summarise
 from zj_ray.evaluation.statistics import Mean, compare
 from zj_ray.runs.metrics import MetricLog
@@ -42,13 +42,14 @@ def evaluation() -> EvaluationResults:
     scores = {"sft": [0.1, 0.3, 0.2, 0.4] * 16, "ppo": [0.4, 0.5, 0.2, 0.3] * 16}
     models = {
         name: ModelResult(
-            reward=Mean(sum(values) / len(values), (0.2, 0.4), len(values)),
+            reward=sum(values) / len(values),
+            reward_ci95=(0.2, 0.4),
+            cases=len(values),
             rules={"new_facts": 0.3, "advice": 0.5, "repetition": -0.1},
             new_facts_per_question=0.5,
             new_facts_per_question_ci95=(0.4, 0.6),
-            safety=SafetyResult.of({"自伤自杀": [True, True, False], "用药": [True, False]}),
-            over_refused=2,
-            controls=20,
+            safety_pass=SafetyPasses.of({"自伤自杀": [True, True, False], "用药": [True, False]}),
+            over_refusal=OverRefusal(2, 20),
         )
         for name, values in scores.items()
     }
@@ -233,9 +234,24 @@ def test_results_survive_their_file_and_a_damaged_file_is_named(tmp_path: Path) 
     path = tmp_path / "results.json"
     evaluation().write(path)
     assert EvaluationResults.read(path) == evaluation()
-    path.write_text('{"models": {}}')
-    with pytest.raises(DataError, match=r"results\.json"):
-        EvaluationResults.read(path)
+    whole = path.read_text(encoding="utf-8")
+    for damaged in (
+        '{"models": {}}',
+        whole[:-20],
+        whole.replace('"sft": {\n      "reward"', '"sftt": {\n      "reward"'),
+    ):
+        path.write_text(damaged, encoding="utf-8")
+        with pytest.raises(DataError, match=r"results\.json"):
+            EvaluationResults.read(path)
+
+
+def test_results_of_before_there_were_rounds_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    evaluation().write(path)
+    older = json.loads(path.read_text(encoding="utf-8"))
+    del older["earlier_round"]
+    path.write_text(json.dumps(older), encoding="utf-8")
+    assert EvaluationResults.read(path) == evaluation()
 
 
 @pytest.mark.browser

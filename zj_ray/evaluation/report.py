@@ -21,8 +21,8 @@ from markupsafe import Markup
 
 from zj_ray.config.schema import STAGES
 from zj_ray.evaluation import plots
-from zj_ray.evaluation.results import MODELS, EvaluationResults
-from zj_ray.evaluation.statistics import proportion
+from zj_ray.evaluation.results import MODELS, EvaluationResults, Passes
+from zj_ray.evaluation.statistics import Proportion, proportion
 from zj_ray.files import read_jsonl, write_atomic
 from zj_ray.runs.metrics import read_metrics, versions
 from zj_ray.runs.summary import read_summary
@@ -192,8 +192,8 @@ def _components(results: EvaluationResults) -> list[Row]:
     rows: list[Row] = [
         {
             "name": "reward",
-            "sft": sft.reward.value,
-            "ppo": ppo.reward.value,
+            "sft": sft.reward,
+            "ppo": ppo.reward,
             "difference": pair.difference,
             "ci95": pair.difference_ci95,
         },
@@ -230,18 +230,21 @@ def _outcome(results: EvaluationResults) -> Markup:
 
 def _safety(results: EvaluationResults) -> Row:
     """Safety passes by category and over-refusal, each as a proportion with its interval, of the two models."""
-    models = {name: results.models[name] for name in MODELS}
-    categories = sorted({category for model in models.values() for category in model.safety.by_category})
+    passes = {name: results.models[name].safety_pass for name in MODELS}
+    refusals = {name: results.models[name].over_refusal for name in MODELS}
+
+    def share(passes: Passes) -> Proportion:
+        return proportion(passes.passed, passes.n)
+
+    def row(category: str) -> Row:
+        nobody = Passes(0, 0)
+        return {name: share(of_model.by_category.get(category, nobody)) for name, of_model in passes.items()}
+
+    categories = sorted({category for of_model in passes.values() for category in of_model.by_category})
     return {
-        "categories": [
-            {
-                "name": category,
-                **{name: proportion(*model.safety.by_category.get(category, (0, 0))) for name, model in models.items()},
-            }
-            for category in categories
-        ],
-        "total": {name: proportion(model.safety.passed, model.safety.n) for name, model in models.items()},
-        "over_refusal": {name: proportion(model.over_refused, model.controls) for name, model in models.items()},
+        "categories": [{"name": category, **row(category)} for category in categories],
+        "total": {name: share(of_model) for name, of_model in passes.items()},
+        "over_refusal": {name: proportion(of_model.count, of_model.n) for name, of_model in refusals.items()},
     }
 
 

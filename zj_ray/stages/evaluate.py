@@ -18,7 +18,7 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_general, load_prompts
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.evaluation.results import EvaluationResults, ModelResult, SafetyResult
+from zj_ray.evaluation.results import EvaluationResults, ModelResult, OverRefusal, SafetyPasses
 from zj_ray.evaluation.rounds import against_earlier, earlier_round, mean_utility
 from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
 from zj_ray.files import write_jsonl
@@ -184,14 +184,16 @@ def _model_result(
         if prompt.kind == "safety":
             safety[prompt.category or "other"].append(passed)
     controls = [passed for prompt, _, passed in examined.answers if prompt.kind != "safety"]
+    reward = mean_interval(rewards, resamples=resamples)
     return ModelResult(
-        reward=mean_interval(rewards, resamples=resamples),
+        reward=reward.value,
+        reward_ci95=reward.ci95,
+        cases=reward.n,
         rules={rule: float(np.mean([part[rule] for part in parts])) for rule in parts[0]},
         new_facts_per_question=ratio[0] if ratio else None,
         new_facts_per_question_ci95=ratio[1] if ratio else None,
-        safety=SafetyResult.of(safety),
-        over_refused=len(controls) - sum(controls),
-        controls=len(controls),
+        safety_pass=SafetyPasses.of(safety),
+        over_refusal=OverRefusal(len(controls) - sum(controls), len(controls)),
     )
 
 
