@@ -11,7 +11,7 @@ import pytest
 
 from bench.soak import asked, kill, small_run, steps_done
 from tests.helpers.driver import kill_driver, zj
-from zj_ray.config.load import dump_config
+from zj_ray.config import dump_config
 from zj_ray.files import write_atomic
 from zj_ray.runs.folder import Run, read_status, wanted_rollouts
 

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.rayhead import end, free_port, wait_for_port, wait_until
-from zj_ray.config.load import dump_config, load_config
+from zj_ray.config import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, ZjError
 from zj_ray.runs import job_server, jobs

@@ -1,4 +1,4 @@
-"""Reads a run's YAML file into a `Config`, and writes one back.
+"""Reads a run's YAML file into a `Config`.
 
 The file is read as YAML *nodes*, not as plain values, because every fault must name its file and line. A scalar is read
 by the type that the schema wants, not by the type that YAML guesses: `2e-3` is a number here (to YAML 1.1 it is a
@@ -10,24 +10,32 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from zj_ray.config.checks import check, ineffective
+from zj_ray.config.checks import check
 from zj_ray.config.moved import MOVED, REMOVED
 from zj_ray.config.schema import Config
+from zj_ray.config.setting import is_optional, leaves, nearest, type_hints, type_name
 from zj_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 _NULL = "tag:yaml.org,2002:null"
 _BOOL = "tag:yaml.org,2002:bool"
+_KINDS = {  # of a key's type: what its value is called, and an example
+    "str": ("text", "text"),
+    "int": ("a whole number", "3"),
+    "float": ("a number", "0.5"),
+    "bool": ("true or false", "true"),
+    "tuple[str, ...]": ("a list", "[sft, ppo]"),
+    "tuple[float, ...]": ("a list", "[0.7, 1.0]"),
+    "tuple[tuple[str, ...], ...]": ("a list", "[[policy, reference], [critic, reward]]"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class _Written:
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, frozen: bool = False) -> Config:
     """The run that a YAML file and `--set` overrides ("ppo.steps=3") describe; overrides win.
 
-    frozen: the file is a run folder's own, perhaps by an earlier version. Keys that have moved since then are read at their
-    new place and keys that are gone left out, with one warning that names them; elsewhere they are refused.
+    frozen: the file is a run folder's own, perhaps by an earlier version. Keys that have moved since then are read at
+    their new place and keys that are gone left out, with one warning that names them; elsewhere they are refused.
 
     Raises ConfigError naming file and line (or the override), the key and the remedy for a missing file, bad YAML, an
     unknown or repeated key, a wrong type, a value out of range and a key that has no effect beside the others.
@@ -56,33 +64,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, frozen: bool
     config = _build(Config, "", written)
     check(config, {key: value.where for key, value in written.items()})
     return config
-
-
-def dump_config(config: Config) -> str:
-    """Every key of a run as YAML that `load_config` reads back to an equal Config.
-
-    Keys without effect under the other settings stay visible, but commented out: written as keys they'd be rejected.
-    """
-    return "\n".join(_dump_section(config, "", ineffective(config))) + "\n"
-
-
-def explain(config_class: type, prefix: str = "") -> str:
-    """All keys below `prefix` ("" for all, "ppo", "ppo.mix"), each with its type, default and meaning, as plain text.
-
-    Raises ConfigError for a prefix that no key has.
-    """
-    lines, section = [], None
-    for key, hint, default, text in _settings(config_class):
-        if prefix and key != prefix and not key.startswith(prefix + "."):
-            continue
-        if "." in key and key.split(".")[0] != section:
-            section = key.split(".")[0]
-            lines += ["", f"{section}:"]
-        lines += [f"  {key}: {_type_name(hint)} = {_plain(default)}", f"      {text}"]
-    if not lines:
-        names = sorted({part for key, *_ in _settings(config_class) for part in _prefixes(key)})
-        raise ConfigError(f"there is no key or section {prefix!r}", remedy=_nearest(prefix, names))
-    return "\n".join(lines).strip("\n") + "\n"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -139,14 +120,14 @@ def _compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
 def _flatten(
     node: yaml.Node, section: type, prefix: str, place: Callable[[yaml.Node], str], seen: dict[str, str]
 ) -> Iterator[tuple[str, _Written]]:
-    """The written leaves of one section as (dotted key, value), old keys among them; rejects unknown and repeated keys."""
+    """The written leaves of one section as (dotted key, value), old keys too; rejects unknown and repeated keys."""
     if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
         return  # a section whose lines are all commented out
     if not isinstance(node, yaml.MappingNode):
         name = f"'{prefix[:-1]}' is a section" if prefix else "a run's configuration is a mapping"
         remedy = f"set a key of it, such as {prefix}{fields(section)[0].name}"
         raise ConfigError(f"{name}, not {_node_name(node)}", where=place(node), remedy=remedy)
-    hints = _hints(section)
+    hints = type_hints(section)
     for key_node, value in node.value:
         name = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else _node_name(key_node)
         key, where = prefix + name, place(key_node)
@@ -182,7 +163,7 @@ def _refuse_old_keys(written: Mapping[str, _Written]) -> None:
 
 def _build(section: type, prefix: str, written: Mapping[str, _Written]) -> Any:
     values: dict[str, Any] = {}
-    for name, hint in _hints(section).items():
+    for name, hint in type_hints(section).items():
         key = prefix + name
         if is_dataclass(hint):
             values[name] = _build(hint, key + ".", written)  # type: ignore[arg-type]
@@ -196,7 +177,7 @@ def _build(section: type, prefix: str, written: Mapping[str, _Written]) -> Any:
 
 def _parse(node: yaml.Node, hint: Any, key: str, where: str) -> Any:
     """A node's value as the type that the schema names. Raises ConfigError when it isn't one."""
-    if _is_optional(hint):
+    if is_optional(hint):
         if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
             return None
         hint = next(part for part in get_args(hint) if part is not type(None))
@@ -204,10 +185,10 @@ def _parse(node: yaml.Node, hint: Any, key: str, where: str) -> Any:
         if not isinstance(node, yaml.SequenceNode):
             raise _wrong_type(node, hint, key, where)
         return tuple(_parse(item, get_args(hint)[0], f"{key}[{i}]", where) for i, item in enumerate(node.value))
-    if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
-        raise _wrong_type(node, hint, key, where)
     if get_origin(hint) is Literal:
         return _parse_choice(node, hint, key, where)
+    if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
+        raise _wrong_type(node, hint, key, where)
     if hint is str:
         return node.value
     if hint is bool and node.tag == _BOOL:
@@ -222,32 +203,19 @@ def _parse(node: yaml.Node, hint: Any, key: str, where: str) -> Any:
     raise _wrong_type(node, hint, key, where)
 
 
-def _parse_choice(node: yaml.ScalarNode, hint: Any, key: str, where: str) -> Any:
+def _parse_choice(node: yaml.Node, hint: Any, key: str, where: str) -> Any:
     choices = {str(choice): choice for choice in get_args(hint)}
-    if node.value not in choices:
-        raise ConfigError(f"'{key}' can't be {node.value!r}", where=where, remedy=f"use one of {', '.join(choices)}")
+    if not isinstance(node, yaml.ScalarNode) or node.value not in choices:
+        remedy = f"use one of {', '.join(choices)}"
+        raise ConfigError(f"'{key}' can't be {_node_name(node)}", where=where, remedy=remedy)
     return choices[node.value]
 
 
 def _wrong_type(node: yaml.Node, hint: Any, key: str, where: str) -> ConfigError:
-    examples = {
-        "str": "text",
-        "int": "3",
-        "float": "0.5",
-        "bool": "true",
-        "tuple[str, ...]": "[sft, ppo]",
-        "tuple[float, ...]": "[0.7, 1.0]",
-    }
-    examples["tuple[tuple[str, ...], ...]"] = "[[policy, reference], [critic, reward]]"
-    name = _type_name(hint)
+    kind, example = _KINDS[type_name(hint)]
     quoted = isinstance(node, yaml.ScalarNode) and node.style is not None and hint in (int, float, bool)
-    remedy = "write it without quotes" if quoted else f"write for example {key.partition('[')[0]}: {examples[name]}"
-    return ConfigError(f"'{key}' must be {_article(name)}, not {_node_name(node)}", where=where, remedy=remedy)
-
-
-def _article(name: str) -> str:
-    kind = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
-    return kind.get(name) or "a list"
+    remedy = "write it without quotes" if quoted else f"write for example {key.partition('[')[0]}: {example}"
+    return ConfigError(f"'{key}' must be {kind}, not {_node_name(node)}", where=where, remedy=remedy)
 
 
 def _node_name(node: yaml.Node) -> str:
@@ -259,84 +227,18 @@ def _node_name(node: yaml.Node) -> str:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _hints(section: type) -> dict[str, Any]:
-    """Field name → type, in the order of the schema."""
-    hints = get_type_hints(section)
-    return {field.name: hints[field.name] for field in fields(section)}
-
-
-def _is_optional(hint: Any) -> bool:
-    return get_origin(hint) in (types.UnionType, Union) and type(None) in get_args(hint)
-
-
-def _settings(section: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
-    """Every leaf of the schema as (dotted key, type, default, help)."""
-    for field in fields(section):
-        hint = _hints(section)[field.name]
-        if is_dataclass(hint):
-            yield from _settings(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
-        else:
-            yield prefix + field.name, hint, field.default, field.metadata["help"]
-
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " | ".join(str(choice) for choice in get_args(hint))
-    if _is_optional(hint):
-        return " | ".join("null" if part is type(None) else _type_name(part) for part in get_args(hint))
-    return str(hint) if get_origin(hint) is tuple else hint.__name__
-
-
-def _prefixes(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
-
-
 def _nearest_key(key: str, prefix: str, names: Sequence[str]) -> str:
     """The remedy for an unknown key: the same name in another section, or a sibling that looks like it."""
-    everywhere = [full for full, *_ in _settings(Config)]
+    everywhere = [leaf.key for leaf in leaves(Config())]
     moved = [full for full in everywhere if full.rpartition(".")[2] == key.rpartition(".")[2]]
     siblings = [prefix + name for name in difflib.get_close_matches(key.removeprefix(prefix), names, n=1, cutoff=0.7)]
     if moved or siblings:
         return f"did you mean '{(moved or siblings)[0]}'?"
-    return f"'{prefix[:-1]}' has {', '.join(names)}" if prefix else _nearest(key, everywhere)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else "`zj config` lists every key."
+    return f"'{prefix[:-1]}' has {', '.join(names)}" if prefix else nearest(key, everywhere)
 
 
 def _neighbours(path: Path) -> str:
-    found = sorted(
-        str(other) for folder in {path.parent, Path("configs")} if folder.is_dir() for other in folder.glob("*.yaml")
-    )
-    close = difflib.get_close_matches(str(path), found, n=1, cutoff=0.5)
+    folders = [folder for folder in {path.parent, Path("configs")} if folder.is_dir()]
+    others = sorted(str(other) for folder in folders for other in folder.glob("*.yaml"))
+    close = difflib.get_close_matches(str(path), others, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else "give the path of a run's YAML file, for example configs/demo.yaml"
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-def _dump_section(section: Any, prefix: str, unused: Mapping[str, str]) -> Iterator[str]:
-    indent = "  " * prefix.count(".")
-    for field in fields(section):
-        key, value = prefix + field.name, getattr(section, field.name)
-        if is_dataclass(value):
-            yield f"{indent}{field.name}:"
-            yield from _dump_section(value, key + ".", unused)
-        elif key in unused and value == field.default:
-            yield f"{indent}# {field.name}: {_plain(value)}  # no effect: {unused[key]}"
-        else:
-            yield f"{indent}{field.name}: {_plain(value)}"
-
-
-def _plain(value: Any) -> str:
-    """A value as YAML on one line."""
-    plain = [list(item) if isinstance(item, tuple) else item for item in value] if isinstance(value, tuple) else value
-    return (
-        yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=math.inf)
-        .removesuffix("\n")
-        .removesuffix("\n...")
-    )

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zj_ray.config.load import dump_config, load_config
+from zj_ray.config import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import CheckpointError, ConfigError, PeopleNeeded, ZjError
 from zj_ray.files import write_atomic, write_json

@@ -27,7 +27,7 @@ import psutil
 from rich.console import RenderableType
 
 from zj_ray.cluster.connect import PASSED_ON, package_root
-from zj_ray.config.load import dump_config, load_config
+from zj_ray.config import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
 from zj_ray.files import write_json
