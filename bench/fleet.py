@@ -518,7 +518,9 @@ def measure(repeats: int = 3) -> tuple[float, float]:
     """slope / base of a decoding step, and seconds of reading a prompt's token / base, of the real engine on one thread of this machine."""
     from bench.subject import SHAPE, config, room, speaker
     from zj_ray.data.chat import ChatFormat
-    from zj_ray.fleet.engine import EngineThread, TurnRequest, engine_arguments, engine_environment
+    from zj_ray.fleet.engine import EngineThread
+    from zj_ray.fleet.turns import TurnRequest
+    from zj_ray.fleet.vllm_settings import engine_arguments, engine_environment
 
     settings = config(SHAPE, engines=1, threads=1)
     os.environ.update(engine_environment(settings.fleet))

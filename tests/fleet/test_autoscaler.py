@@ -27,7 +27,7 @@ from zj_ray.config.schema import FleetConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.control.fleet import Fleet
-from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.turns import TurnRequest
 from zj_ray.weights.folder import publish_folder
 
 pytestmark = pytest.mark.slow

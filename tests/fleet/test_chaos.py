@@ -95,7 +95,7 @@ class Scene:
             held = pool.submit(self.hold, key)
             if victim is not None:
                 self.until(
-                    lambda: self.fleet.router.in_flight[victim] > CONFIG.max_in_flight // 4 or held.done(),
+                    lambda: self.fleet.roster.router.in_flight[victim] > CONFIG.max_in_flight // 4 or held.done(),
                     "turns in flight",
                     60,
                 )
@@ -268,7 +268,7 @@ def test_a_publication_waits_neither_for_an_engine_that_stands_still_nor_with_th
             return (
                 life.state is EngineState.SERVING
                 and life.version == scene.version
-                and scene.fleet.router.in_flight[name] > 0
+                and scene.fleet.roster.router.in_flight[name] > 0
             )
 
         scene.until(lambda: any(map(works, scene.fleet.lives)), "turns with the new weights", 30)

@@ -14,7 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.tiny import MODEL, tiny_tokenizer
 from zj_ray.config.schema import FleetConfig
-from zj_ray.fleet.engine import EngineThread, TurnRequest, engine_arguments, engine_environment
+from zj_ray.fleet.engine import EngineThread
+from zj_ray.fleet.turns import TurnRequest
+from zj_ray.fleet.vllm_settings import engine_arguments, engine_environment
 
 FLEET = FleetConfig(kv_cache_mb=64, max_in_flight=1)
 WIDE = {

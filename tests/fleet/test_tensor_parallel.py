@@ -9,7 +9,7 @@ from tests.helpers.tiny import MODEL, tiny_tokenizer
 from zj_ray.config.schema import FleetConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.fleet.control.fleet import Fleet
-from zj_ray.fleet.engine import TurnRequest
+from zj_ray.fleet.turns import TurnRequest
 from zj_ray.training.model import make_tiny
 from zj_ray.weights.folder import publish_folder
 

@@ -15,9 +15,8 @@ from zj_ray.cluster.connect import connect
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.files import read_jsonl
-from zj_ray.fleet.control.fleet import Fleet
-from zj_ray.fleet.dialogue import Answered
-from zj_ray.fleet.engine import TurnOutput, TurnRequest
+from zj_ray.fleet.control.courier import Courier
+from zj_ray.fleet.turns import SpokenTurn, TurnOutput, TurnRequest
 from zj_ray.ppo.ahead import SPOKEN, load_spoken, save_spoken
 from zj_ray.ppo.loop import PPOLoop
 from zj_ray.runs.folder import Run
@@ -27,7 +26,7 @@ LIMIT = 120.0
 
 
 def test_turns_come_back_as_old_as_they_were_under_the_number_that_their_weights_have_now(tmp_path: Path) -> None:
-    turn = Answered(TurnOutput([5, 9, 2], [-0.1, -1.0 / 3.0, -2e-9], True, version=6), "engine-1", 2)
+    turn = SpokenTurn(TurnOutput([5, 9, 2], [-0.1, -1.0 / 3.0, -2e-9], True, version=6), "engine-1", 2)
     save_spoken(tmp_path, {3: {"case-7/0/0": turn}, 4: {}}, version=7)
     assert load_spoken(tmp_path, version=7) == {3: {"case-7/0/0": turn}}
     assert load_spoken(tmp_path, version=12)[3]["case-7/0/0"].output.version == 11
@@ -39,14 +38,14 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.keys: list[str] = []
         self.stopped = False
-        ask, checkpoint = Fleet.ask, PPOLoop._checkpoint
+        ask, checkpoint = Courier.ask, PPOLoop._checkpoint
 
-        async def watched(fleet: Fleet, request: TurnRequest, previous: str | None) -> Answered:
+        async def watched(courier: Courier, request: TurnRequest, previous: str | None) -> SpokenTurn:
             self.keys.append(request.key)
             sample, turn = map(int, request.key.split("/")[-2:])
             if not self.stopped and request.key.startswith(f"step-{STOPPED_AT}/") and sample % 2 and turn:
                 await asyncio.sleep(10 * LIMIT)
-            return await ask(fleet, request, previous)
+            return await ask(courier, request, previous)
 
         def stopping(loop: PPOLoop, step: int) -> None:
             if step == STOPPED_AT and not self.stopped:
@@ -56,7 +55,7 @@ class Watched:
                 raise KeyboardInterrupt
             checkpoint(loop, step)
 
-        monkeypatch.setattr(Fleet, "ask", watched)
+        monkeypatch.setattr(Courier, "ask", watched)
         monkeypatch.setattr(PPOLoop, "_checkpoint", stopping)
 
     def stuck(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import ray
 
+from tests.helpers.fleet import heal
 from tests.helpers.tiny import MODEL, tiny_folder
 from tests.helpers.transfer import save
 from zj_ray.config.schema import FleetConfig, LoraConfig, PPOConfig

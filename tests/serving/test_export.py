@@ -49,7 +49,9 @@ def _zj(*words: str | Path) -> tuple[int, str]:
 def _answer_with_vllm(folder: str) -> None:
     from tests.helpers.tiny import MODEL
     from zj_ray.config.schema import FleetConfig
-    from zj_ray.fleet.engine import EngineThread, TurnRequest, engine_arguments, engine_environment
+    from zj_ray.fleet.engine import EngineThread
+    from zj_ray.fleet.turns import TurnRequest
+    from zj_ray.fleet.vllm_settings import engine_arguments, engine_environment
 
     os.environ.update(engine_environment(FleetConfig()))
     engine = EngineThread(engine_arguments(folder, MODEL, FleetConfig(kv_cache_mb=64), 0))

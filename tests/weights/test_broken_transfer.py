@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import ray
 
+from tests.helpers.fleet import heal
 from tests.helpers.transfer import FLEET, by_object_store, greedy, save, shake_weights, started
 from zj_ray.errors import ZjError
 from zj_ray.fleet.control.fleet import Fleet
-from zj_ray.fleet.engine import TurnRequest
 from zj_ray.fleet.states import EngineState
+from zj_ray.fleet.turns import TurnRequest
 from zj_ray.roles.roles import Roles
 from zj_ray.weights.bucket import PublishedWeights, WeightManifest
 
@@ -72,7 +73,7 @@ def test_an_engine_that_fails_half_way_leaves_and_the_other_serves(
     assert report.seconds < (5 if how == "dies" else 3 * FLEET.sync_timeout)
     [alone] = greedy(fleet, tiny_models, "alone")
     assert alone != before[1]
-    assert fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].version == first + 1
+    assert heal(fleet) == ["engine-0"] and fleet.lives["engine-0"].version == first + 1
     assert greedy(fleet, tiny_models, "healed") == [alone, alone]
     shake_weights(roles, first + 1)
     fleet.publish(roles.weights(first + 2))  # the ranks are still in step, and a new group works
@@ -96,6 +97,6 @@ def test_a_newcomer_waits_for_the_next_publication_where_the_policy_has_moved_on
     requests = [TurnRequest(f"notice/{i}", [1, 2, 3], 4, 0.0, 0, 0) for i in range(4)]
     fleet.generate(requests, timeout=60)
     assert (
-        fleet.heal() == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.STALE
+        heal(fleet) == ["engine-0"] and fleet.lives["engine-0"].state is EngineState.STALE
     )  # not with other weights under that name
     assert fleet.publish(roles.weights(62)).confirmed == ("engine-0", "engine-1")

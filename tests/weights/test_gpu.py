@@ -35,7 +35,7 @@ def _check_transfer(roles: Roles, fleet: Fleet, tiny_models: Path) -> None:
         shake_weights(roles, seed=version)
         report = fleet.publish(roles.weights(version))
         assert report.confirmed == ("engine-0",) and report.checksum_failures == 0
-        assert fleet.published[-1].senders  # no packed copy had to repair a broken transfer
+        assert fleet.publisher.published[-1].senders  # no packed copy had to repair a broken transfer
         answers.append(greedy(fleet, tiny_models, f"sent {version}"))
         fleet.publish(by_object_store(roles, version + 1))
         assert greedy(fleet, tiny_models, f"packed {version}") == answers[-1]

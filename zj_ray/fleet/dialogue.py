@@ -14,13 +14,13 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.messages import Message
 from zj_ray.data.trajectory import Trajectory, Turn
-from zj_ray.fleet.engine import TurnOutput, TurnRequest
+from zj_ray.fleet.turns import SpokenTurn, TurnRequest
 from zj_ray.patients.scripted import PERSONAS, ScriptedPatient
 
 
 @dataclass(frozen=True)
 class DialogueSettings:
-    """max_length: tokens of the whole consultation; turn_tokens: of one doctor turn."""
+    """How long a consultation may be. max_length: tokens of all of it; turn_tokens: of one doctor turn."""
 
     max_turns: int
     turn_tokens: int
@@ -28,16 +28,8 @@ class DialogueSettings:
     temperature: float
 
 
-@dataclass(frozen=True)
-class Answered:
-    """A turn's tokens, where they came from and how often it was tried."""
-
-    output: TurnOutput
-    engine: str
-    attempts: int
-
-
-Ask = Callable[[TurnRequest, str | None], Awaitable[Answered]]
+# Has a turn spoken: by its request and the engine that spoke the dialogue's last turn, where its prefix is.
+Ask = Callable[[TurnRequest, str | None], Awaitable[SpokenTurn]]
 
 
 def stable_seed(*parts: object) -> int:
@@ -48,9 +40,10 @@ def stable_seed(*parts: object) -> int:
 async def consult(
     prompt: Prompt, sample: int, key: str, seed: int, chat: ChatFormat, settings: DialogueSettings, ask: Ask
 ) -> Trajectory:
-    """Hold one consultation to its end: the patient is done, the turns are used up, or no room is left for another turn.
+    """Hold one consultation until the patient is done, the turns are used up, or no room is left for another turn.
 
-    seed: of the step. All samples of a prompt meet the same patient, so that what they earn can be compared.
+    key: of the step, before the name of every turn. seed: of the step. All samples of a prompt meet the same patient, so
+    that what they earn can be compared.
     """
     patient, patient_seed, seed = ScriptedPatient(), stable_seed(seed, prompt.id), stable_seed(seed, prompt.id, sample)
     persona = PERSONAS[stable_seed(patient_seed, "persona") % len(PERSONAS)]
@@ -62,17 +55,17 @@ async def consult(
         if len(record.token_ids) + settings.turn_tokens > settings.max_length:
             break
         request = TurnRequest(
-            f"{key}/{prompt.id}/{sample}/{turn}",
-            list(record.token_ids),
-            settings.turn_tokens,
-            settings.temperature,
-            stable_seed(seed, turn),
-            chat.stop_id,
+            key=f"{key}/{prompt.id}/{sample}/{turn}",
+            token_ids=list(record.token_ids),
+            max_tokens=settings.turn_tokens,
+            temperature=settings.temperature,
+            seed=stable_seed(seed, turn),
+            stop_id=chat.stop_id,
         )
-        answered = await ask(request, engine)
-        engine = answered.engine
-        text = chat.decode(answered.output.token_ids)
-        start, end = record.append_generated(answered.output.token_ids, answered.output.logprobs)
+        spoken = await ask(request, engine)
+        engine, output = spoken.engine, spoken.output
+        text = chat.decode(output.token_ids)
+        start, end = record.append_generated(output.token_ids, output.logprobs)
         reply = patient.step(text)
         record.messages.append(Message("assistant", text))
         record.turns.append(
@@ -80,19 +73,19 @@ async def consult(
                 start=start,
                 end=end,
                 text=text,
-                weight_version=answered.output.version,
+                weight_version=output.version,
                 engine=engine,
-                finished=answered.output.finished,
+                finished=output.finished,
                 new_facts=reply.revealed,
                 repeated=reply.repeated,
                 flagged=flagged,
                 questions=reply.questions,
-                attempts=answered.attempts,
+                attempts=spoken.attempts,
             )
         )
         flagged = reply.flagged
         if reply.done or turn == settings.max_turns - 1:
             break
         record.messages.append(Message("user", reply.text))
-        record.append_context(chat.follow_up(reply.text, stopped=answered.output.finished))
+        record.append_context(chat.follow_up(reply.text, stopped=output.finished))
     return record

@@ -1,9 +1,9 @@
 """Every turn that was accepted is answered exactly once or reported by name: pure bookkeeping, no Ray, no torch.
 
-Turns wait here until an engine has room, those of dialogues that have begun first, else the oldest: who goes on takes the room
-that its own last turn left, where its prefix is. What failed waits out a pause and goes elsewhere. Failures come in
-two kinds with a budget each: the turn's own (an engine answered with an error, or not in time) and the engines' (the one
-that had it is gone). An answer to an attempt that was taken away meanwhile counts for nothing.
+Turns wait here until an engine has room, those of dialogues that have begun first, else the oldest: a dialogue that goes
+on takes the room that its own last turn left, where its prefix is. What failed waits out a pause and goes elsewhere.
+Failures come in two kinds with a budget each: the turn's own (an engine answered with an error, or not in time) and the
+engines' (the one that had it is gone). An answer to an attempt that was taken away meanwhile counts for nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Fault(Enum):
 
 @dataclass(frozen=True)
 class Limits:
-    """faults: of each kind that one turn may meet; tolerated: failures in a row before an engine is on trial.
+    """What is borne. faults: of each kind, by one turn; tolerated: failures in a row before an engine is on trial.
 
-    wait: longest while nothing can be given out [s].
+    wait: longest that a turn waits while nothing can be given out [s].
     """
 
     faults: dict[Fault, int]
@@ -72,9 +72,7 @@ class Dispatcher:
         self.router, self.limits, self.clock = router, limits, clock
         self._given_at = clock()  # when a turn was given out last
         self._turns: dict[str, _Turn] = {}
-        self._fresh: deque[tuple[int, str]] = (
-            deque()
-        )  # first turns of dialogues that were not given out yet, in their order
+        self._fresh: deque[tuple[int, str]] = deque()  # first turns that were not given out yet, in their order
         self._ready: list[tuple[int, str]] = []  # heap of those that were, and of later turns
         self._pausing: list[tuple[float, int, str]] = []
         self._at: dict[str, dict[str, Assignment]] = {}  # by engine and key
@@ -99,13 +97,13 @@ class Dispatcher:
             heapq.heappush(self._ready, (number, key))
 
     def drop(self, key: str) -> None:
-        """Nobody waits for it any more."""
+        """Forget a turn that nobody waits for any more."""
         turn = self._turns.pop(key, None)
         if turn is not None and turn.now is not None:
             self._take_back(turn.now, succeeded=False)
 
     def assign(self) -> list[Assignment]:
-        """What can be given out now."""
+        """Give out every turn for which there is room now."""
         now = self.clock()
         while self._pausing and self._pausing[0][0] <= now:
             _, number, key = heapq.heappop(self._pausing)
@@ -147,7 +145,7 @@ class Dispatcher:
         return True
 
     def failed(self, assignment: Assignment, error: str) -> GivenUp | None:
-        """Its engine lives, but did not answer."""
+        """Note that the engine lives but did not answer; returns the turn if its budget is spent."""
         if not self._is_current(assignment):
             return None
         self._take_back(assignment, succeeded=False)
@@ -155,7 +153,10 @@ class Dispatcher:
         return self._again(assignment, Fault.TURN, error)
 
     def engine_left(self, engine: str, error: str, blameless: bool = False) -> list[GivenUp]:
-        """The engine has no turns any more: they go elsewhere. blameless: it left on purpose, which costs no budget."""
+        """Take an engine's turns away from it; returns those whose budget is spent, the others go elsewhere.
+
+        blameless: it left on purpose, which costs no budget.
+        """
         given_up = []
         for assignment in list(self._at.pop(engine, {}).values()):
             self.router.finished(engine, succeeded=False)
@@ -163,7 +164,7 @@ class Dispatcher:
         return [lost for lost in given_up if lost is not None]
 
     def expired(self) -> list[GivenUp]:
-        """Turns that have waited too long. While others are given out, a turn that waits has only its place in the queue."""
+        """Give up turns that have waited too long. While others are given out, a turn only waits for its place in the queue."""
         oldest = self.clock() - self.limits.wait
         if self._given_at >= oldest:
             return []
@@ -172,7 +173,7 @@ class Dispatcher:
         return [self._give_up(key, f"{what}; last: {self._turns[key].error}") for key in late]
 
     def abandoned(self) -> list[GivenUp]:
-        """All that wait, given up: there will be no engine any more."""
+        """Give up all turns that wait, as there will be no engine any more."""
         return [
             self._give_up(key, f"no engine is left; last: {turn.error}")
             for key, turn in list(self._turns.items())
@@ -180,7 +181,7 @@ class Dispatcher:
         ]
 
     def wake_at(self) -> float | None:
-        """When something changes by time alone."""
+        """The next moment at which something changes by time alone, if there is one."""
         moments = [self._pausing[0][0]] if self._pausing else []
         trial = self.router.paused_until()
         if trial is not None and (self._ready or self._fresh):

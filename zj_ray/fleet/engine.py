@@ -1,4 +1,4 @@
-"""One vLLM engine as a Ray actor. With `weights/worker.py` and `serving/`, the only code that knows vLLM.
+"""One vLLM engine as a Ray actor.
 
 The engine lives in a thread of its own (`EngineThread`) that alternates between commands and `step()`: requests, weight
 loads and questions about its state are commands, so that weights can never change in the middle of a step. vLLM runs in
@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,84 +23,13 @@ import ray
 
 from zj_ray.config.schema import FleetConfig, ModelConfig
 from zj_ray.errors import WaitTimeout
+from zj_ray.fleet.turns import SyncReceipt, TurnOutput, TurnRequest
+from zj_ray.fleet.vllm_settings import engine_arguments, engine_environment
 from zj_ray.weights.adapter import save_adapter
 from zj_ray.weights.bucket import PublishedWeights, WeightManifest, corrupted, unpack_weights
 
 TURN_POLL_SECONDS = 0.01
 GRACE = 5.0  # beyond the limit of a turn, so that its own error comes first [s]
-LORA_SIZES = (8, 16, 32, 64, 128, 256, 512)  # ranks that vLLM makes room for
-
-
-@dataclass(frozen=True)
-class TurnRequest:
-    """One continuation to sample. key names the work in errors and logs: step, prompt, sample, turn, attempt."""
-
-    key: str
-    token_ids: list[int]
-    max_tokens: int
-    temperature: float
-    seed: int
-    stop_id: int
-
-
-@dataclass(frozen=True)
-class TurnOutput:
-    """token_ids include the stop token when `finished`; logprobs: of each token under the sampling distribution."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    finished: bool
-    version: int
-
-
-@dataclass(frozen=True)
-class SyncReceipt:
-    version: int
-    seconds: float
-    corrupted_buckets: int
-
-
-def engine_environment(fleet: FleetConfig) -> dict[str, str]:
-    """What an engine's process must be started with; each line was paid for (two engines with two threads on two cores are five times slower)."""
-    anywhere = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed to the worker as they are; another process would want them serialized
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    on_cpu = {
-        "OMP_NUM_THREADS": str(fleet.threads),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "TORCHDYNAMO_DISABLE": "1",  # else the first request with logprobs compiles for seconds
-    }
-    return anywhere if fleet.engine_gpus > 0 else anywhere | on_cpu
-
-
-def engine_arguments(model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> dict[str, Any]:
-    """lora_rank: of the adapters that the engine will be sent; 0: none."""
-    on_gpu = fleet.engine_gpus > 0
-    arguments: dict[str, Any] = {
-        "model": model_path,
-        "dtype": model.dtype,
-        "max_model_len": model.max_length,
-        "max_num_seqs": fleet.max_in_flight,
-        "worker_extension_cls": "zj_ray.weights.worker.WeightReceiver",
-        "logprobs_mode": "processed_logprobs",  # at the sampling temperature: what the trainer compares with
-        "enable_prefix_caching": not model.deterministic,  # what was computed with other turns differs in the last bits
-        "disable_log_stats": True,
-        "generation_config": "vllm",  # never the model folder's own sampling defaults
-    }
-    if on_gpu:
-        arguments |= {"gpu_memory_utilization": fleet.gpu_memory_utilization, "enable_sleep_mode": fleet.sleep}
-    else:
-        arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": fleet.kv_cache_mb << 20}
-    if fleet.tensor_parallel > 1:
-        arguments |= {"tensor_parallel_size": fleet.tensor_parallel, "distributed_executor_backend": "mp"}
-    if fleet.transport != "object_store":
-        arguments["weight_transfer_config"] = {"backend": fleet.transport}
-    if lora_rank:
-        size = next(size for size in LORA_SIZES if size >= lora_rank)
-        arguments |= {"enable_lora": True, "max_lora_rank": size, "max_loras": 1, "max_cpu_loras": 1}
-    return arguments
 
 
 class EngineThread:
@@ -121,7 +48,7 @@ class EngineThread:
         self.thread.start()
 
     def submit(self, command: Callable[[], Any]) -> Future:
-        """Run `command` between two steps."""
+        """A future of what `command` returns, which runs between two steps."""
         done: Future = Future()
         if not self.pending and self.commands.empty():
             self.last_progress = time.monotonic()  # it had nothing to do until now
@@ -158,6 +85,8 @@ class EngineThread:
             waiting.set_exception(error)
 
     def abort(self, key: str) -> Future:
+        """Forget a request: its future will have no result."""
+
         def drop() -> None:
             self.pending.pop(key, None)
             self.engine.abort_request([key])
@@ -205,7 +134,7 @@ class EngineThread:
             waiting.set_result(TurnOutput(token_ids, logprobs, completion.finish_reason == "stop", self.version))
 
     def load(self, manifest: WeightManifest, buckets: list[Any]) -> None:
-        """Called as a command, hence between steps."""
+        """Load weights or an adapter from their buckets; called as a command, hence between steps."""
         self._wake("weights")
         if manifest.adapter is None:
             self._drop_adapter()
@@ -216,25 +145,28 @@ class EngineThread:
         self._loaded(manifest.version)
 
     def transfer(self, method: str, *arguments: Any) -> Any:
-        """A step of a weight transfer, called as a command: one of the worker's methods."""
+        """Do a step of a weight transfer, which is a method of the worker; called as a command."""
         self._wake("weights")
         [result] = self.engine.collective_rpc(method, args=arguments)
         return result
 
     def transferred(self, version: int) -> None:
-        """Whole weights of this version have come by transfer."""
+        """Note that whole weights of this version have come by transfer."""
         self._drop_adapter()
         self.base_version = version
         self._loaded(version)
 
     def _loaded(self, version: int) -> None:
-        """The prefix cache holds keys of the old weights: it must go."""
+        """Serve this version from now on. The prefix cache holds keys of the old weights: it must go."""
         self._wake("kv_cache")
         self.engine.reset_prefix_cache()
         self.version = version
 
     def sleep(self) -> None:
-        """Give the GPU's memory back until weights come. Level 2 forgets the weights too; those that an adapter stands on are kept."""
+        """Give the GPU's memory back until weights come.
+
+        At vLLM's level 2 the weights are forgotten too; those that an adapter stands on are kept.
+        """
         self.version = -1  # else the same version sent again would be taken for what is here, and not wake it
         if self.adapter is None:
             self.base_version = -1
@@ -242,31 +174,30 @@ class EngineThread:
         self.asleep = {"weights", "kv_cache"}
 
     def _wake(self, part: str) -> None:
-        """In two steps, so that the trainers' copy of the weights and the KV cache need not be in memory at once."""
+        """Wake the weights or the KV cache, so that the trainers' copy of the weights and the cache need not be there at once."""
         if part in self.asleep:
             self.engine.wake_up([part])
             self.asleep.remove(part)
 
     def _take_adapter(self, manifest: WeightManifest, buckets: list[Any]) -> None:
-        """Every version has an id of its own: under the same id vLLM would go on with the old adapter, silently."""
+        """Load a LoRA adapter, under an id of its own: under the same id vLLM would go on with the old one, silently."""
         from vllm.lora.request import LoRARequest
 
-        folder = Path(tempfile.mkdtemp(prefix="zj-adapter-"))
-        save_adapter(folder, manifest.adapter or "", dict(unpack_weights(manifest, buckets)))
-        adapter = LoRARequest(f"version-{manifest.version}", manifest.version, str(folder))
-        self._drop_adapter()
-        self.engine.add_lora(adapter)
+        with tempfile.TemporaryDirectory(prefix="zj-adapter-") as folder:  # vLLM reads it once, in `add_lora`
+            save_adapter(Path(folder), manifest.adapter or "", dict(unpack_weights(manifest, buckets)))
+            adapter = LoRARequest(f"version-{manifest.version}", manifest.version, folder)
+            self._drop_adapter()
+            self.engine.add_lora(adapter)
         self.adapter = adapter
 
     def _drop_adapter(self) -> None:
         if self.adapter is not None:
             self.engine.remove_lora(self.adapter.lora_int_id)
-            shutil.rmtree(self.adapter.lora_path, ignore_errors=True)
             self.adapter = None
 
 
 class RolloutEngine:
-    """The actor. It never restarts by itself: the fleet replaces it, so that a new engine is always one without weights."""
+    """The Ray actor around an engine. It never restarts by itself: the fleet replaces it, so that a new one has no weights."""
 
     def __init__(self, name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> None:
         if fleet.engine_gpus == 0:
@@ -278,31 +209,31 @@ class RolloutEngine:
         self.core = EngineThread(engine_arguments(model_path, model, fleet, lora_rank))
 
     async def wait_ready(self) -> int:
-        """Process id, once the engine has loaded its model."""
+        """The process id, once the engine has loaded its model."""
         await asyncio.wrap_future(self.core.ready)
         return os.getpid()
 
     async def generate(self, request: TurnRequest) -> TurnOutput:
-        """Raises WaitTimeout after `fleet.turn_timeout` seconds; the request is then aborted, so that it can't be answered twice."""
+        """Sample one continuation.
+
+        Raises WaitTimeout after `fleet.turn_timeout` seconds; the request is then aborted, so that it can't be answered twice.
+        """
+        limit = self.fleet.turn_timeout
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.core.generate(request)), self.fleet.turn_timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(self.core.generate(request)), limit)
         except TimeoutError:
             self.core.abort(request.key)
-            raise WaitTimeout(
-                f"no answer to {request.key} within {self.fleet.turn_timeout:.0f} s at weight version {self.core.version}",
-                where=f"engine {self.name}",
-                remedy="raise fleet.turn_timeout if its answers are this slow",
-            ) from None
+            raise self._too_slow(f"no answer to {request.key} within {limit:.0f} s") from None
 
     async def apply(self, *published: PublishedWeights) -> SyncReceipt:
-        """Take new weights: pull, verify, load, drop the prefix cache. Idempotent. A corrupted bucket changes nothing.
+        """Take new weights: pull, verify, load, drop the prefix cache. A damaged bucket changes nothing.
 
-        published: whole weights, and after them the LoRA adapter that stands on them, if there is one; what is here already
-        is not pulled again.
+        published: whole weights, and after them the LoRA adapter that stands on them, if there is one. What the engine has
+        already is not pulled again.
         """
         started = time.monotonic()
-        for place, weights in enumerate(published, 1):
-            is_base = place < len(published)
+        for number, weights in enumerate(published, 1):
+            is_base = number < len(published)
             if weights.manifest.version == (self.core.base_version if is_base else self.core.version):
                 continue
             buckets = await asyncio.wait_for(asyncio.gather(*weights.buckets), self.fleet.sync_timeout)
@@ -310,50 +241,56 @@ class RolloutEngine:
             if bad:
                 return SyncReceipt(self.core.version, time.monotonic() - started, len(bad))
             await self.finish_turns()
-            await self._command(
-                partial(self.core.load, weights.manifest, buckets), f"load version {weights.manifest.version}"
-            )
+            load = partial(self.core.load, weights.manifest, buckets)
+            await self._command(load, f"load version {weights.manifest.version}")
         return SyncReceipt(self.core.version, time.monotonic() - started, 0)
 
     async def sleep(self) -> None:
-        """Until the next weights come: they wake it."""
+        """Finish the turns and let the engine sleep until the next weights come, which wake it."""
         await self.finish_turns()
         await self._command(self.core.sleep, "go to sleep")
 
     async def transfer(self, method: str, *arguments: Any) -> Any:
-        """A step of a weight transfer that the policy drives (`weights/direct/transfer.py`); a model in the middle of one answers nobody."""
+        """Do a step of a weight transfer that the policy drives (`weights/direct/transfer.py`).
+
+        A model in the middle of a transfer speaks no turns.
+        """
         await self.finish_turns()
         return await self._command(partial(self.core.transfer, method, *arguments), method)
 
     async def confirm(self, version: int) -> int:
-        """What was transferred is whole and of this version, which is returned."""
+        """Note that what was transferred is whole and of this version, which is returned."""
         await self._command(partial(self.core.transferred, version), f"confirm version {version}")
         return version
 
     async def _command(self, command: Callable[[], Any], what: str) -> Any:
-        """Its result. Raises WaitTimeout after `fleet.sync_timeout` seconds."""
+        """The result of `command`. Raises WaitTimeout after `fleet.sync_timeout` seconds."""
+        limit = self.fleet.sync_timeout
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.core.submit(command)), self.fleet.sync_timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(self.core.submit(command)), limit)
         except TimeoutError:
-            raise WaitTimeout(
-                f"did not {what} within {self.fleet.sync_timeout:.0f} s",
-                where=f"engine {self.name}",
-                remedy="raise fleet.sync_timeout",
-            ) from None
+            late = f"did not {what} within {limit:.0f} s"
+            raise WaitTimeout(late, where=f"engine {self.name}", remedy="raise fleet.sync_timeout") from None
 
     async def finish_turns(self) -> None:
-        """No turn may be spoken by two policies. The fleet sends no new ones meanwhile; each has a limit of its own."""
+        """Wait until no turn is in flight, as none may be spoken by two policies. The fleet sends no new ones meanwhile.
+
+        Raises WaitTimeout; a turn's own limit comes first.
+        """
         limit = self.fleet.turn_timeout + GRACE
         deadline = time.monotonic() + limit
         while self.core.pending:
             if time.monotonic() > deadline:
-                what = f"did not finish its {len(self.core.pending)} turns within {limit:.0f} s at weight version {self.core.version}"
-                raise WaitTimeout(
-                    what, where=f"engine {self.name}", remedy="raise fleet.turn_timeout if its answers are this slow"
-                )
+                raise self._too_slow(f"did not finish its {len(self.core.pending)} turns within {limit:.0f} s")
             await asyncio.sleep(TURN_POLL_SECONDS)
 
+    def _too_slow(self, what: str) -> WaitTimeout:
+        what = f"{what} at weight version {self.core.version}"
+        remedy = "raise fleet.turn_timeout if its answers are this slow"
+        return WaitTimeout(what, where=f"engine {self.name}", remedy=remedy)
+
     async def health(self) -> dict[str, Any]:
+        """How the engine fares. seconds_since_progress: since the last command or decoding step."""
         core = self.core
         return {
             "version": core.version,
@@ -367,7 +304,7 @@ class RolloutEngine:
 def start_engine(
     name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int, strategy: Any = None
 ) -> Any:
-    """A RolloutEngine actor; returns at once, `wait_ready` tells when its model is loaded. strategy: Ray's, for where it sits."""
+    """A RolloutEngine actor, at once; its `wait_ready` tells when the model is loaded. strategy: Ray's, for where it sits."""
     actor = ray.remote(RolloutEngine).options(
         num_cpus=fleet.engine_cpus,
         num_gpus=fleet.engine_gpus,

@@ -19,7 +19,10 @@ class Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
-        """The result of `work`. Raises TimeoutError after `timeout` seconds, CancelledError when the loop is stopped meanwhile."""
+        """The result of `work`.
+
+        Raises TimeoutError after `timeout` seconds, CancelledError when the loop is stopped meanwhile.
+        """
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(timeout)

@@ -1,7 +1,7 @@
 """Which engine gets the next turn: pure bookkeeping with an injected clock and randomness, no Ray, no torch.
 
-Least in flight, but only among engines that serve: an engine that fails fast is always idle, and least-in-flight alone
-would send it everything. A failure streak puts an engine on trial (one turn at a time, after a pause that doubles), and a
+Least in flight, but only among engines that serve: one that fails fast is always idle, and least-in-flight alone would
+send it everything. A failure streak puts an engine on trial (one turn at a time, after a pause that doubles), and a
 newcomer starts slowly: its limit grows by one with every answer. Ties go to the engine that holds the dialogue's prefix.
 """
 
@@ -23,15 +23,17 @@ class Router:
     """`in_flight` counts turns by engine name; choosing costs microseconds for hundreds of engines."""
 
     def __init__(self, capacity: int, clock: Callable[[], float], draw: random.Random, slack: int = 2) -> None:
-        """capacity: turns in flight at one engine at most; slack: so many more may the engine that holds the prefix have and be preferred."""
+        """capacity: turns in flight at one engine at most.
+
+        slack: so many more than the least loaded may the engine that holds the prefix have, and still be chosen.
+        """
         self.capacity, self.clock, self.draw, self.slack = capacity, clock, draw, slack
         self.in_flight: Counter[str] = Counter()
         self.lives: dict[str, EngineLife] = {}
         self._limit: dict[str, int] = {}  # turns in flight allowed now, of engines that serve or are on trial
         self._room: dict[str, int] = {}  # turns in flight, of engines that may have another
-        self._order: list[
-            tuple[int, int, str]
-        ] = []  # heap of (turns in flight, number, name), with entries that are out of date
+        # Heap of (turns in flight, number, name), with entries that are out of date.
+        self._order: list[tuple[int, int, str]] = []
         self._numbers = itertools.count()
         self._pausing: dict[str, float] = {}  # until when, before it may have a turn on trial
 
@@ -45,7 +47,10 @@ class Router:
             book.pop(name, None)
 
     def choose(self, previous: str | None = None, avoid: Collection[str] = ()) -> str | None:
-        """An engine's name, or None while none has room. avoid: engines that failed this very turn, taken only if no other serves."""
+        """An engine's name, or None while none has room.
+
+        avoid: engines that failed this very turn, chosen only if no other serves.
+        """
         if not self.has_room:
             return None
         room = self._room
@@ -77,7 +82,7 @@ class Router:
         self._refresh(name)
 
     def paused_until(self) -> float | None:
-        """When the next suspect engine may have a turn."""
+        """The moment at which the next suspect engine may have a turn, if there is one."""
         return min(self._pausing.values(), default=None)
 
     def _changed(self, life: EngineLife) -> None:
@@ -93,7 +98,10 @@ class Router:
         self._refresh(name)
 
     def _suspend(self, life: EngineLife) -> None:
-        """It failed too often, or on trial. What it had in flight before the pause began counts as the same failure."""
+        """Pause an engine that failed too often, or on trial.
+
+        What it had in flight before the pause began counts as the same failure.
+        """
         name = life.name
         if life.unheard:
             self._pausing.pop(name, None)
@@ -121,7 +129,10 @@ class Router:
             self._room.pop(name, None)
 
     def _least(self) -> str:
-        """Of those that have room. Entries that are out of date are dropped when they come up, or all at once when they are many."""
+        """The engine with the fewest turns in flight of those that have room.
+
+        Entries that are out of date are dropped when they come up, or all at once when they are many.
+        """
         if len(self._order) > 4 * len(self._room) + 64:
             self._order = [(load, next(self._numbers), name) for name, load in self._room.items()]
             heapq.heapify(self._order)

@@ -17,7 +17,10 @@ LOAD = 0.8  # share of the fleet's capacity that the autoscaler aims at
 
 @dataclass(frozen=True)
 class Bounds:
-    """idle: so long must fewer engines have been enough before some leave [s]; it should exceed the time between two rollouts."""
+    """The least and the most engines that there may be.
+
+    idle: so long must fewer engines have been enough before some leave [s]; it should exceed the time between two rollouts.
+    """
 
     least: int
     most: int
@@ -37,7 +40,10 @@ class Scaler:
         self._needed: list[tuple[float, int]] = []  # (moment, engines needed): what the last `idle` seconds needed
 
     def ask(self, engines: int | None) -> None:
-        """A number that somebody wants, or None to leave it to the config: the autoscaler, or `initial`. It is kept within the bounds."""
+        """Note how many engines somebody wants, kept within the bounds.
+
+        None leaves it to the config: to the autoscaler, or `initial`.
+        """
         self.asked = engines if engines is None else self._within(engines)
 
     def desired(self, waiting: int, in_flight: int) -> int:

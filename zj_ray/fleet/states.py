@@ -41,7 +41,10 @@ class IllegalTransition(AssertionError):
 
 @dataclass
 class EngineLife:
-    """One engine's state, weight version and failures. watch: is told of every event that sets the state, also to what it was."""
+    """One engine's state, weight version and failures.
+
+    watch: is called at every event that sets the state, also to what it was.
+    """
 
     name: str
     state: EngineState = EngineState.PROVISIONING
@@ -80,7 +83,7 @@ class EngineLife:
         self._go(EngineState.SERVING if version == current else EngineState.STALE)
 
     def succeeded(self) -> None:
-        """A turn was answered. Who is suspect has the current version, and serves again."""
+        """A turn was answered. An engine that is suspect has the current version, and serves again."""
         self.failures, self.ejections, self.unheard = 0, 0, False
         if self.state is EngineState.SUSPECT:
             self._go(EngineState.SERVING)

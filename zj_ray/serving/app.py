@@ -2,8 +2,8 @@
 
 Requests, answers, streaming and errors are vLLM's, Serve gives replicas, restarts and the HTTP proxy. Measured on two CPU
 cores with a tiny model, from `ray.init` to the first answer: about 60 s and 2.2 GB in all, where `ray.serve.llm` took
-130 s and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0 a CPU engine starts one more
-process, which imports everything a third time; the engine core has a process of its own either way.
+130 s and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0 (which `vllm_environment` sets
+on CPUs) one more process starts and imports everything a third time; the engine core has one of its own either way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+
+from zj_ray.fleet.vllm_settings import vllm_arguments, vllm_environment
 
 KV_CACHE_MB = 256  # of a CPU replica
 MAX_SEQUENCES = 64  # decoded at once by one replica; as many again may wait
@@ -74,7 +76,7 @@ class DoctorServer:
 
 
 def application(arguments: dict[str, Any]) -> serve.Application:
-    """The application for `ServedModel` fields; also what a Serve config or a RayService names as its import_path."""
+    """The application of a `ServedModel`, by its fields: what a Serve config or a RayService names as its import_path."""
     model = ServedModel(**arguments)
     actor = {
         "num_cpus": 1 if model.gpus else 0.5,
@@ -85,21 +87,14 @@ def application(arguments: dict[str, Any]) -> serve.Application:
 
 
 def _environment(model: ServedModel) -> dict[str, str]:
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
+    variables = vllm_environment(model.gpus > 0, model.threads)
     if "VLLM_API_KEY" in os.environ:  # then /v1 asks for it
         variables["VLLM_API_KEY"] = os.environ["VLLM_API_KEY"]
-    if not model.gpus:
-        variables |= {
-            "OMP_NUM_THREADS": str(model.threads),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "TORCHDYNAMO_DISABLE": "1",
-        }
     return variables
 
 
 def _server_arguments(model: ServedModel) -> Any:
-    """The namespace of `vllm serve`, with its defaults where nothing is said here."""
+    """The namespace of `vllm serve`, with vLLM's own defaults for all that is not set here."""
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     try:
@@ -109,20 +104,14 @@ def _server_arguments(model: ServedModel) -> Any:
 
     config = json.loads((Path(model.folder) / "config.json").read_text(encoding="utf-8"))
     length = min(model.max_length, config.get("max_position_embeddings", model.max_length))
-    settings: dict[str, Any] = {
-        "model": model.folder,
+    kv_cache_mb = None if model.gpus else KV_CACHE_MB
+    settings = vllm_arguments(model.folder, model.dtype, length, sequences=MAX_SEQUENCES, kv_cache_mb=kv_cache_mb)
+    settings |= {
         "served_model_name": [model.name],
-        "dtype": model.dtype,
-        "max_model_len": length,
-        "max_num_seqs": MAX_SEQUENCES,
-        "generation_config": "vllm",  # never the model folder's own sampling defaults
         "override_generation_config": {"max_new_tokens": length // ANSWER_SHARE},
-        "disable_log_stats": True,
     }
     if model.gpus:
         settings["tensor_parallel_size"] = max(1, int(model.gpus))
-    else:
-        settings |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": KV_CACHE_MB << 20}
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     unknown = [key for key in settings if not hasattr(arguments, key)]
     if unknown:

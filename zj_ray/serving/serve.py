@@ -116,13 +116,13 @@ def serving(
         port = probe.getsockname()[1]
     threads = max(1, (os.cpu_count() or 1) // config.replicas)
     served = ServedModel(
-        str(Path(model_folder).resolve()),
-        name,
-        model.dtype,
-        model.max_length,
-        config.replicas,
-        config.replica_gpus,
-        threads,
+        folder=str(Path(model_folder).resolve()),
+        name=name,
+        dtype=model.dtype,
+        max_length=model.max_length,
+        replicas=config.replicas,
+        gpus=config.replica_gpus,
+        threads=threads,
     )
     options = {"host": config.host, "port": port, "request_timeout_s": REQUEST_SECONDS}
     url = f"http://{'127.0.0.1' if config.host in ('0.0.0.0', '::') else config.host}:{port}"

@@ -32,7 +32,7 @@ GRACE = 30.0  # beyond the limit of what is waited for, so that its own error co
 
 @dataclass(frozen=True)
 class SyncReport:
-    """bytes: of one copy of the weights; seconds: until the last engine had confirmed or left."""
+    """What a publication brought. bytes: of one copy of the weights; seconds: until the last engine had confirmed or left."""
 
     version: int
     bytes: int
@@ -46,9 +46,8 @@ class Publisher:
         """on_serving: called whenever an engine has come to serve."""
         self.roster, self.on_serving = roster, on_serving
         self.config: FleetConfig = roster.config
-        self.published: tuple[
-            PublishedWeights, ...
-        ] = ()  # whole weights, and the adapter that stands on them if there is one
+        # Whole weights, and the adapter that stands on them if there is one.
+        self.published: tuple[PublishedWeights, ...] = ()
         self.checksum_failures = 0
         self.asleep = self.busy = False
         self._left_behind: set[asyncio.Task[None]] = set()
@@ -69,14 +68,16 @@ class Publisher:
 
     @property
     def limit(self) -> float:
-        """Longest that a publication may take: with a transfer the last turns, the transfer, and packing and pulling if it broke [s]."""
-        return (
-            2 * self.sync_limit + GRACE
-            if self.config.transport == "object_store"
-            else 3 * self.sync_limit + self._transfer_limit
-        )
+        """Longest that a publication may take [s].
+
+        With a transfer: the last turns, the transfer, and packing and pulling if it broke.
+        """
+        if self.config.transport == "object_store":
+            return 2 * self.sync_limit + GRACE
+        return 3 * self.sync_limit + self._transfer_limit
 
     async def publish(self, weights: PublishedWeights) -> SyncReport:
+        """Bring every engine that is heard to `weights`. Those that don't confirm them in time are out."""
         self.busy = True
         try:
             return await self._publish(weights)
@@ -100,10 +101,12 @@ class Publisher:
         return SyncReport(weights.manifest.version, nbytes, time.monotonic() - started, confirmed, damaged)
 
     def _to_serve(self) -> list[Seat]:
-        """Who is out of date and waited for: not who is loading weights just now, and not who may hang. These come by `admit`."""
-        return [
-            seat for seat in self.roster.among([EngineState.STALE]) if not seat.busy.locked() and not seat.life.unheard
-        ]
+        """The engines that are out of date and waited for.
+
+        Those that are loading weights just now, or may hang, are not: `admit` brings them up to date later.
+        """
+        stale = self.roster.among([EngineState.STALE])
+        return [seat for seat in stale if not seat.busy.locked() and not seat.life.unheard]
 
     async def admit(self, seat: Seat) -> None:
         """Bring one engine to what is published, until it serves or is out. Sleepers wait for the next publication."""
@@ -115,9 +118,9 @@ class Publisher:
                     await self._take(seat)
 
     async def _transfer(self, weights: PublishedWeights) -> int:
-        """The policy's ranks send to all engines at once; returns bytes sent.
+        """Let the policy's ranks send to all engines at once; returns the bytes sent.
 
-        Who takes no part pulls a packed copy, as does who was left with nothing, but lives.
+        Engines that take no part pull a packed copy, as do those that got nothing but live.
         """
         async with AsyncExitStack() as alone:
             seats = self._to_serve()
@@ -128,17 +131,16 @@ class Publisher:
                 return 0
             version = weights.manifest.version
             sent = await self._sent(weights, {seat.name: seat.actor for seat in seats})
+            transport = self.config.transport
             for seat in seats:
                 if (why := sent.failed.get(seat.name)) is not None:
-                    logger.warning(
-                        "%s got nothing of version %d by %s: %s", seat.name, version, self.config.transport, why
-                    )
+                    logger.warning("%s got nothing of version %d by %s: %s", seat.name, version, transport, why)
                     seat.life.last_error = why
             await asyncio.gather(*[self._confirm(seat, sent, version) for seat in seats if seat.name in sent.received])
             return sent.nbytes
 
     async def _settled(self, seats: Sequence[Seat]) -> list[Seat]:
-        """Those that have spoken their last turn. The dead leave here: a transfer would wait for them."""
+        """Those of the engines that have finished their turns. The dead are left out: a transfer would wait for them."""
 
         async def settle(seat: Seat) -> None:
             await self.roster.answer(seat, "finish_turns", self.sync_limit, what="finish its turns")
@@ -146,9 +148,9 @@ class Publisher:
         return [seat for seat in await self._each(seats, settle) if seat.life.state is EngineState.STALE]
 
     async def _each(self, seats: Sequence[Seat], do: Callable[[Seat], Coroutine[Any, Any, None]]) -> list[Seat]:
-        """With all at once; returns those with whom it is done. Who falls silent is not waited for: there it goes on by itself.
+        """Do something with all engines at once; returns those with which it is done.
 
-        do: has a limit of its own.
+        An engine that falls silent is not waited for: with that one it goes on in the background. do: has a limit of its own.
         """
         tasks = {asyncio.get_running_loop().create_task(do(seat)): seat for seat in seats}
         waiting = set(tasks)
@@ -165,7 +167,7 @@ class Publisher:
         return [seat for task, seat in tasks.items() if task.done()]
 
     async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
-        """Raises ZjError when it is the policy that failed."""
+        """Let the policy's ranks send; returns what rank 0 tells of it. Raises ZjError when it is the policy that failed."""
         version, limit = weights.manifest.version, self._transfer_limit
         sends = [
             sender.send_weights.remote(version, engines, self.config.transport, self.config.sync_timeout)
@@ -174,32 +176,26 @@ class Publisher:
         return (await self._of_policy(sends, limit, f"send weights of version {version} to {', '.join(engines)}"))[0]
 
     async def _of_policy(self, work: Sequence[Any], limit: float, what: str) -> list[Any]:
-        """The answers of all its ranks."""
+        """The answers of all ranks of the policy. Raises WaitTimeout, RoleLost when a rank died, ZjError when one failed."""
         try:
             return await asyncio.wait_for(asyncio.gather(*work), limit)
         except TimeoutError:
-            raise WaitTimeout(
-                f"did not {what} within {limit:.0f} s", where="role policy", remedy="raise fleet.sync_timeout"
-            ) from None
+            late = f"did not {what} within {limit:.0f} s"
+            raise WaitTimeout(late, where="role policy", remedy="raise fleet.sync_timeout") from None
         except RayError as error:
             kind = RoleLost if isinstance(error, RayActorError) else ZjError
             remedy = "`zj run` again resumes from the last checkpoint; see log.txt"
             raise kind(f"could not {what}: {brief(error)}", where="role policy", remedy=remedy) from error
 
     async def _confirm(self, seat: Seat, sent: Sent, version: int) -> None:
-        """One engine serves if it got what was sent, or is out."""
+        """Let an engine serve if it got what was sent, else take it out."""
         if sent.received[seat.name] != sent.fingerprint:
             self.checksum_failures += 1
-            self.roster.lose(
-                seat,
-                ZjError(f"weights of version {version} arrived damaged", where=f"engine {seat.name}", remedy=DAMAGED),
-            )
-        elif (
-            await self.roster.answer(
-                seat, "confirm", self.config.sync_timeout, version, what=f"confirm version {version}"
-            )
-            is not LOST
-        ):
+            what = f"weights of version {version} arrived damaged"
+            self.roster.lose(seat, ZjError(what, where=f"engine {seat.name}", remedy=DAMAGED))
+            return
+        what, limit = f"confirm version {version}", self.config.sync_timeout
+        if await self.roster.answer(seat, "confirm", limit, version, what=what) is not LOST:
             self._serves(seat, version)
 
     async def _pack(self) -> bool:
@@ -229,7 +225,7 @@ class Publisher:
 
     @asynccontextmanager
     async def _alone(self, seat: Seat) -> AsyncIterator[None]:
-        """Nobody else loads weights there meanwhile."""
+        """For the length of the block nobody else loads weights into this engine. Raises WaitTimeout when somebody still does."""
         limit = 2 * self.sync_limit + GRACE
         try:
             await asyncio.wait_for(seat.busy.acquire(), limit)
@@ -242,11 +238,9 @@ class Publisher:
             seat.busy.release()
 
     async def _take(self, seat: Seat) -> None:
-        """One engine pulls what is published and confirms it, or is out."""
-        published, version = self.published, self.version
-        receipt = await self.roster.answer(
-            seat, "apply", self.sync_limit, *published, what=f"confirm weights of version {version}"
-        )
+        """Let one engine pull what is published and confirm it, else take it out."""
+        version, what = self.version, f"confirm weights of version {self.version}"
+        receipt = await self.roster.answer(seat, "apply", self.sync_limit, *self.published, what=what)
         if receipt is LOST or seat.life.state is not EngineState.STALE:
             return
         if receipt.corrupted_buckets:
@@ -257,16 +251,16 @@ class Publisher:
             self._serves(seat, receipt.version)
 
     def _serves(self, seat: Seat, version: int) -> None:
-        """If what it confirmed is still what is published; it need not wait for the others then."""
+        """Let an engine serve if what it confirmed is still what is published: it need not wait for the others."""
         seat.life.synced(version, self.version)
         self.on_serving()
 
     async def sleep(self) -> None:
+        """Let all engines sleep until the next publication, also those without work, which hold as much memory."""
+
         async def one(seat: Seat) -> None:
             seat.life.outdated()
             await self.roster.answer(seat, "sleep", self.sync_limit, what="go to sleep")
 
         self.asleep = True
-        await asyncio.gather(
-            *[one(seat) for seat in self.roster.among(ALIVE)]
-        )  # one without work holds as much memory as the others
+        await asyncio.gather(*map(one, self.roster.among(ALIVE)))

@@ -33,7 +33,10 @@ ALIVE = (EngineState.STALE, EngineState.SERVING, EngineState.SUSPECT)
 
 @dataclass
 class Seat:
-    """One engine: what the cluster gives it, while it has it. busy: held while weights are loaded, which happens once at a time."""
+    """One engine, and what the cluster gives it while it has it.
+
+    busy: held while weights are loaded, so that this happens once at a time.
+    """
 
     life: EngineLife
     group: PlacementGroup | None = None
@@ -64,30 +67,24 @@ class Roster:
         on_given_up: Callable[[GivenUp], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """start: makes an engine's actor, given its name and Ray's scheduling strategy; place: the strategy of engine i where roles share theirs."""
-        self.config, self._start, self.start_timeout, self._place, self._on_given_up = (
-            config,
-            start,
-            start_timeout,
-            place,
-            on_given_up,
-        )
-        self.clock = clock
+        """start: makes an engine's actor of a name and Ray's scheduling strategy.
+
+        place: the strategy of engine i where roles share theirs. on_given_up: called with every turn that is given up.
+        """
+        self.config, self.start_timeout, self.clock = config, start_timeout, clock
+        self._start, self._place, self._on_given_up = start, place, on_given_up
         self.seats: dict[str, Seat] = {}
         self._hired = 0
         self.router = Router(config.max_in_flight, self.clock, random.Random(0))
-        limits = Limits(
-            {Fault.TURN: config.turn_retries, Fault.ENGINE: config.lost_engines},
-            FAILURES_TOLERATED,
-            config.wait_timeout,
-        )
+        faults = {Fault.TURN: config.turn_retries, Fault.ENGINE: config.lost_engines}
+        limits = Limits(faults, FAILURES_TOLERATED, config.wait_timeout)
         self.dispatcher = Dispatcher(self.router, limits, self.clock)
 
     def among(self, states: Collection[EngineState]) -> list[Seat]:
         return [seat for seat in self.seats.values() if seat.life.state in states]
 
     def hire(self) -> Seat:
-        """A new engine; `open` gives it its place and actor."""
+        """A new engine, so far by name only; `open` gives it its place and actor."""
         seat = Seat(EngineLife(f"engine-{self._hired}"))
         self._hired += 1
         self.seats[seat.name] = seat
@@ -105,45 +102,42 @@ class Roster:
         seat.actor, seat.tokens, seat.asked_at = self._start(seat.name, strategy), 0, self.clock()
 
     async def settle(self, seat: Seat) -> None:
-        """Until its model is loaded. Raises WaitTimeout, or what the engine failed with."""
+        """Wait until the engine has loaded its model. Raises WaitTimeout, or ZjError with what the engine failed with."""
         await self._placed(seat)
         seat.life.placed()
         try:
             await asyncio.wait_for(seat.actor.wait_ready.remote(), self.start_timeout)
         except TimeoutError:
+            what = f"had not loaded its model after {self.start_timeout:.0f} s"
             remedy = "raise ray.start_timeout, or see its log for what it waits for"
-            raise WaitTimeout(
-                f"had not loaded its model after {self.start_timeout:.0f} s", where=f"engine {seat.name}", remedy=remedy
-            ) from None
+            raise WaitTimeout(what, where=f"engine {seat.name}", remedy=remedy) from None
         except RayError as error:
-            raise ZjError(
-                f"could not start: {brief(error)}",
-                where=f"engine {seat.name}",
-                remedy="see log.txt and the engine's log",
-            ) from error
+            what, remedy = f"could not start: {brief(error)}", "see log.txt and the engine's log"
+            raise ZjError(what, where=f"engine {seat.name}", remedy=remedy) from error
         seat.life.loaded()
 
     async def _placed(self, seat: Seat) -> None:
         deadline = self.clock() + self.start_timeout
         while seat.group is not None and placement_group_table(seat.group).get("state") != "CREATED":
             if self.clock() > deadline:
-                raise WaitTimeout(
-                    f"the cluster had no room for it within {self.start_timeout:.0f} s",
-                    where=f"engine {seat.name}",
-                    remedy="free CPUs or GPUs, add nodes, lower fleet.engine_cpus or fleet.engine_gpus, or raise ray.start_timeout",
-                )
+                what = f"the cluster had no room for it within {self.start_timeout:.0f} s"
+                remedy = "free CPUs or GPUs, add nodes, lower fleet.engine_cpus or fleet.engine_gpus"
+                remedy += ", or raise ray.start_timeout"
+                raise WaitTimeout(what, where=f"engine {seat.name}", remedy=remedy)
             await asyncio.sleep(PLACE_POLL_SECONDS)
 
     async def answer(self, seat: Seat, method: str, limit: float, *arguments: Any, what: str) -> Any:
-        """What the engine answers, or LOST if it does not in time or fails: then it is out."""
+        """What the engine's `method` returns. An engine that fails, or is silent for `limit` seconds, is out: LOST comes back.
+
+        what: the deed in words, for the error.
+        """
         actor = seat.actor
         try:
             return await asyncio.wait_for(getattr(actor, method).remote(*arguments), limit)
         except TimeoutError:
             remedy = "where engines are this slow, raise fleet.turn_timeout, fleet.sync_timeout or fleet.stall_timeout"
-            fault: BaseException = WaitTimeout(
-                f"did not {what} within {limit:.0f} s", where=f"engine {seat.name}", remedy=remedy
-            )
+            late = f"did not {what} within {limit:.0f} s"
+            fault: BaseException = WaitTimeout(late, where=f"engine {seat.name}", remedy=remedy)
         except (RayError, ZjError) as error:
             fault = error
         if seat.actor is actor:  # else it has been replaced meanwhile
@@ -151,13 +145,16 @@ class Roster:
         return LOST
 
     def suspect(self, seat: Seat, error: str) -> None:
-        """It may only be slow: its turns go elsewhere now, and it gets one on trial later. What it still answers to the old ones is ignored."""
+        """Give an engine that may only be slow no turns but one on trial later; those that it has go elsewhere now.
+
+        What it still answers to them is ignored.
+        """
         if seat.life.state in (EngineState.SERVING, EngineState.STALE):
             seat.life.silent(error)
             self.dispatcher.engine_left(seat.name, error, blameless=True)
 
     def lose(self, seat: Seat, error: BaseException) -> None:
-        """It is out; its turns go elsewhere."""
+        """Take an engine out that has failed; its turns go elsewhere."""
         if seat.life.state in (EngineState.DEAD, EngineState.GONE):
             return
         if seat.life.state is not EngineState.PROVISIONING:  # that the cluster has no room is no fault of the engine
@@ -169,7 +166,7 @@ class Roster:
             self._on_given_up(lost)
 
     def dismiss(self, seat: Seat) -> None:
-        """It leaves on purpose; turns that it still has go elsewhere."""
+        """Let an engine go that is no longer wanted; turns that it still has go elsewhere."""
         seat.life.left()
         self._vacate(seat)
         self.dispatcher.engine_left(seat.name, "left", blameless=True)

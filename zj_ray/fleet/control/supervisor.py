@@ -1,7 +1,7 @@
 """Keeps the fleet as large as it should be and every engine at work: starts, watches, replaces, drains.
 
-One pass a second compares what there should be with what there is. What takes long (a start, a drain) goes on in a task of
-its own, so that nobody waits for an engine who need not: not the consultations, and not the step.
+One pass a second compares what there should be with what there is. What takes long (a start, a drain) goes on in a
+task of its own, so that neither the consultations nor the step wait for an engine that they can do without.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from zj_ray.fleet.states import EngineState
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-EJECTIONS_TOLERATED = (
-    4  # failure streak and failed trials after it, without a success between, before an engine is replaced
-)
+EJECTIONS_TOLERATED = 4  # failure streak and failed trials, without a success between, before an engine is replaced
 STARTING = (EngineState.PROVISIONING, EngineState.LOADING)
 LEAVES_FIRST = (EngineState.DEAD, *STARTING, EngineState.STALE, EngineState.SUSPECT, EngineState.SERVING)
 
@@ -37,23 +35,21 @@ class Supervisor:
         wanted: Callable[[], int | None],
         on_change: Callable[[], None],
     ) -> None:
-        """wanted: how many engines somebody asked for. on_change: called after a pass, and whenever an engine has come to serve or left."""
-        self.roster, self.publisher, self.scaler, self.wanted, self.on_change = (
-            roster,
-            publisher,
-            scaler,
-            wanted,
-            on_change,
-        )
+        """wanted: how many engines somebody asked for.
+
+        on_change: called after every pass, and whenever an engine has come to serve or has left.
+        """
+        self.roster, self.publisher, self.scaler = roster, publisher, scaler
+        self.wanted, self.on_change = wanted, on_change
         self.config: FleetConfig = roster.config
         self._tasks: dict[str, asyncio.Task[None]] = {}  # what is being done about each engine
 
     async def run(self) -> None:
-        """Until cancelled. Who is slow to say how it is does not hold up the rest."""
+        """Look after the fleet until cancelled. An engine that is slow to say how it is does not hold up the rest."""
         await asyncio.gather(self._again(self._adjust), self._again(self._examine))
 
     async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
-        """A pass every second; one that fails is logged and the next one tries again."""
+        """Look every second; a pass that fails is logged, and the next one tries again."""
         while True:
             try:
                 await look()
@@ -76,25 +72,15 @@ class Supervisor:
         )
 
     def start(self) -> None:
-        """Start the engines that are there from the beginning."""
+        """Start the engines that the run begins with."""
         for _ in range(self.scaler.desired(0, 0)):
             self._begin(self.roster.hire())
 
     async def started(self, limit: float) -> None:
-        """Until all engines that are starting have loaded or died."""
+        """Wait until all engines that are starting have loaded or died, at most `limit` seconds."""
         waiting = [self._tasks[seat.name] for seat in self.roster.among(STARTING) if seat.name in self._tasks]
         if waiting:
             await asyncio.wait(waiting, timeout=limit)
-
-    async def heal(self, limit: float) -> list[str]:
-        """Replace the dead at once and wait until the new ones are up, as far as they can be; returns their names."""
-        dead = [seat.name for seat in self.roster.among([EngineState.DEAD])]
-        self._replace(float("inf"))
-        await self.started(limit)
-        self._sync_late()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()), timeout=limit)
-        return dead
 
     def _resize(self) -> None:
         dispatcher = self.roster.dispatcher
@@ -105,8 +91,8 @@ class Supervisor:
             seat = self.roster.hire()
             logger.info("%s is added: %d engines are wanted", seat.name, desired)
             self._begin(seat)
-        rank = {state: place for place, state in enumerate(LEAVES_FIRST)}
-        present.sort(key=lambda seat: (rank[seat.life.state], self.roster.router.in_flight[seat.name], -seat.number))
+        in_flight = self.roster.router.in_flight
+        present.sort(key=lambda seat: (LEAVES_FIRST.index(seat.life.state), in_flight[seat.name], -seat.number))
         for seat in present[: max(len(present) - desired, 0)]:
             logger.info("%s leaves: %d engines are wanted", seat.name, desired)
             self._let_go(seat)
@@ -128,7 +114,7 @@ class Supervisor:
             self.roster.dismiss(seat)
 
     async def _drain(self, seat: Seat) -> None:
-        """What it has is finished here if that does not take longer than a turn may; the rest moves."""
+        """Let the engine finish its turns, for no longer than a turn may take, and dismiss it; what is left moves."""
         deadline = self.roster.clock() + self.config.turn_timeout
         while self.roster.router.in_flight[seat.name] and self.roster.clock() < deadline:
             await asyncio.sleep(TICK_SECONDS / 10)
@@ -137,6 +123,7 @@ class Supervisor:
         self.on_change()
 
     def _replace(self, now: float) -> None:
+        """Begin anew with the dead whose pause is over; one that dies again and again is tried only while others serve."""
         others_serve = bool(self.roster.among([EngineState.SERVING]))
         for seat in self.roster.among([EngineState.DEAD]):
             if seat.replace_at > now or (seat.deaths > self.config.restarts and not others_serve):
@@ -146,7 +133,7 @@ class Supervisor:
             self._begin(seat)
 
     def _sync_late(self) -> None:
-        """Who is alive but has missed a publication, gets it."""
+        """Bring engines that are alive but have missed a publication up to date."""
         if self.publisher.busy:
             return
         for seat in self.roster.among([EngineState.STALE]):
@@ -158,7 +145,7 @@ class Supervisor:
         self.on_change()
 
     async def _examine(self) -> None:
-        """Liveness and progress: who does not say how it is, or has turns and makes no progress, is out."""
+        """Take out engines that do not say how they are, that make no progress with their turns, or that fail at every turn."""
         await asyncio.gather(*map(self._examine_one, self.roster.among((*ALIVE, EngineState.DRAINING))))
         for seat in self.roster.among([EngineState.SUSPECT]):
             if seat.life.ejections > EJECTIONS_TOLERATED:
@@ -167,9 +154,8 @@ class Supervisor:
 
     async def _examine_one(self, seat: Seat) -> None:
         limit, actor = self.config.stall_timeout, seat.actor
-        overdue = asyncio.get_running_loop().call_later(
-            self.config.slow_after, self._doubt, seat, "does not say how it is"
-        )
+        loop, why = asyncio.get_running_loop(), "does not say how it is"
+        overdue = loop.call_later(self.config.slow_after, self._doubt, seat, why)
         health = await self.roster.answer(seat, "health", limit, what="say how it is")
         overdue.cancel()
         if health is LOST or seat.actor is not actor:
@@ -182,16 +168,11 @@ class Supervisor:
         idle = health["seconds_since_progress"] if health["in_flight"] else 0.0
         what = f"made no progress for {idle:.0f} s with {health['in_flight']} turns at version {health['version']}"
         if not health["alive"]:
-            self.roster.lose(
-                seat, ZjError("its vLLM thread has ended", where=f"engine {seat.name}", remedy="see the engine's log")
-            )
+            ended = "its vLLM thread has ended"
+            self.roster.lose(seat, ZjError(ended, where=f"engine {seat.name}", remedy="see the engine's log"))
         elif idle > limit:
-            self.roster.lose(
-                seat,
-                WaitTimeout(
-                    what, where=f"engine {seat.name}", remedy="raise fleet.stall_timeout if it may take this long"
-                ),
-            )
+            remedy = "raise fleet.stall_timeout if it may take this long"
+            self.roster.lose(seat, WaitTimeout(what, where=f"engine {seat.name}", remedy=remedy))
         elif idle > self.config.slow_after:
             self._doubt(seat, what)
         else:
@@ -202,6 +183,8 @@ class Supervisor:
         self.on_change()
 
     def _do(self, seat: Seat, work: Coroutine[Any, Any, None]) -> None:
+        """Begin `work` in a task of the engine's own; an engine with which it fails is lost."""
+
         async def done() -> None:
             try:
                 await work
