@@ -1,4 +1,4 @@
-"""From scores to advantages: KL-shaped turn rewards, an estimator, whitening, in one batched pass over the whole step."""
+"""From scores to advantages: KL-shaped turn rewards, an estimator, whitening, in one batched pass over a whole step."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from zj_ray.roles.batch import RolloutBatch, pad, unpad
 
 @dataclass(frozen=True)
 class PolicyDrift:
-    """How far the policy is from the reference, and the engines' log-probs from the trainer's, over all generated tokens.
+    """How far the policy is from the reference, and the engines' log-probs from the trainer's, over generated tokens.
 
-    mismatch: over the tokens that the policy's own version generated (NaN if there are none): the others differ because the
-    policy has moved. staleness: mean number of publications since a token was generated. importance: mean weight of a token.
-    value_explained: share of the returns' variance that the critic foresaw; 1 is perfect, 0 no better than a constant, NaN
-    where there is no critic.
+    kl: mean per token; kl_coefficient: the β that it was weighed with. mismatch: over the tokens that the policy's own
+    version generated (NaN if there are none): the others differ because the policy has moved. staleness: mean number of
+    publications since a token was generated. importance: mean weight of a token. value_explained: share of the returns'
+    variance that the critic foresaw; 1 is perfect, 0 no better than a constant, NaN where there is no critic.
     """
 
     kl: float
+    kl_coefficient: float
     mismatch_mean: float
     mismatch_max: float
     staleness: float
@@ -39,7 +40,10 @@ class PolicyDrift:
 def estimate_advantages(
     batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig
 ) -> PolicyDrift:
-    """Fill in advantages, returns (for a critic) and importance weights. Rewards stand at turn ends; −β·KL at every token, if it is paid there."""
+    """Fill in advantages, returns (for a critic) and importance weights.
+
+    Rewards stand at turn ends; −β·KL at every token, where the KL is paid in the reward.
+    """
     old, mask = pad(batch.old_logprobs)
     reference, _ = pad(batch.reference_logprobs)
     behaviour, _ = pad(batch.behaviour_logprobs)
@@ -65,6 +69,7 @@ def estimate_advantages(
     fresh = np.abs(np.concatenate(batch.old_logprobs) - np.concatenate(batch.behaviour_logprobs))[stale == 0]
     return PolicyDrift(
         kl=float(masked_mean(kl(old, reference, "k3"), mask)),
+        kl_coefficient=kl_coefficient,
         mismatch_mean=float(fresh.mean()) if len(fresh) else float("nan"),
         mismatch_max=float(fresh.max()) if len(fresh) else float("nan"),
         staleness=float(stale.mean()),

@@ -3,11 +3,11 @@
 With 0 a step's consultations are held when they are asked for, by the policy that learns from them. With 1 those of the
 next step are held while this one is learnt from, and so on: the rollout of step r is asked for once the weights of step
 r - max_staleness are out, so no turn is ever older than that. `check_staleness` sees to it, trajectory by trajectory.
-Consultations of several steps share the fleet; those that were asked for first begin first, and the next step's fill the
-engines as they run out, which a step's last and longest consultations would leave idle.
+Consultations of several steps share the fleet; those that were asked for first begin first, and the next step's fill
+the engines as they run out, which a step's last and longest consultations would leave idle.
 
-A checkpoint takes along what was spoken for steps that are not learnt from yet, turn by turn, so that a resumed run goes on with those
-consultations where they were.
+A checkpoint takes along what was spoken for steps that are not learnt from yet, turn by turn, so that a resumed run
+goes on with those consultations where they were.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Rollout:
 
 class RolloutAhead:
     def __init__(self, hold: Callable[[int], Rollout], max_staleness: int, steps: int, limit: float) -> None:
-        """hold: holds the consultations of a step, within `limit` seconds, beside those of other steps; steps: of the whole run."""
+        """hold: holds the consultations of a step beside those of other steps; steps: how many the whole run has.
+
+        limit: longest wait for the consultations of a step [s].
+        """
         self._hold, self.max_staleness, self.steps, self.limit = hold, max_staleness, steps, limit
         self._worker = ThreadPoolExecutor(max_staleness + 1, thread_name_prefix="rollouts")
         self._asked: dict[int, Future[Rollout]] = {}
@@ -63,20 +66,21 @@ class RolloutAhead:
 
 
 def check_staleness(trajectories: Sequence[Trajectory], version: int, bound: int) -> None:
-    """Raises ZjError naming the first consultation with a turn that is more than `bound` publications older than `version`."""
+    """Raises ZjError naming the first consultation with a turn more than `bound` publications older than `version`."""
     for trajectory in trajectories:
         for turn in trajectory.turns:
             if not 0 <= version - turn.weight_version <= bound:
                 raise ZjError(
-                    f"consultation {trajectory.prompt_id}#{trajectory.sample} has a turn of weight version {turn.weight_version}; the policy is at "
-                    f"{version}, and {bound} versions of difference are allowed (ppo.max_staleness)",
+                    f"consultation {trajectory.prompt_id}#{trajectory.sample} has a turn of weight version "
+                    f"{turn.weight_version}; the policy is at {version}, "
+                    f"and {bound} versions of difference are allowed (ppo.max_staleness)",
                     where="ppo",
                     remedy="this is a fault of zj_ray: please report it with the run's log.txt",
                 )
 
 
 def save_spoken(folder: Path, steps: Mapping[int, SpokenTurns], version: int) -> None:
-    """The finished turns of these steps, each with its age in publications before `version`."""
+    """Write the finished turns of these steps, each with its age in publications before `version`."""
     rows = [
         {
             "step": step,

@@ -1,4 +1,4 @@
-"""PPO's checkpoints: copied between two steps, written and declared whole while the next ones go on, never two at a time."""
+"""PPO's checkpoints: copied between two steps, written and declared whole beside the next ones, never two at a time."""
 
 from __future__ import annotations
 
@@ -41,28 +41,30 @@ class CheckpointWriter:
         deadline = time.monotonic() + self.limit
         while not self.roles.are_saved():
             if time.monotonic() > deadline:
-                what = f"the checkpoint of step {step} was not written within {self.limit:.0f} s"
                 raise WaitTimeout(
-                    what, where=str(self.store.folder), remedy="see whether its disk works; raise ppo.role_timeout"
+                    f"the checkpoint of step {step} was not written within {self.limit:.0f} s",
+                    where=str(self.store.folder),
+                    remedy="see whether its disk works; raise ppo.role_timeout",
                 )
             time.sleep(POLL_SECONDS)
         self.store.commit(step, state, score)
 
     def settle(self) -> None:
-        """Until what was begun is whole. Raises what its writing failed with, WaitTimeout when it takes too long."""
+        """Wait until the checkpoint that was begun is whole. Raises what its writing failed with, or WaitTimeout."""
         if self._pending is None:
             return
         if self._pending not in wait([self._pending], timeout=2 * self.limit).done:
-            what = f"the last checkpoint was not whole after {2 * self.limit:.0f} s"
             raise WaitTimeout(
-                what, where=str(self.store.folder), remedy="see whether its disk, and the place it is copied to, work"
+                f"the last checkpoint was not whole after {2 * self.limit:.0f} s",
+                where=str(self.store.folder),
+                remedy="see whether its disk works, and the URL in `checkpoints`",
             )
         pending, self._pending = self._pending, None
         if (fault := pending.exception()) is not None:
             raise fault
 
     def close(self) -> None:
-        """What is being written is finished if the roles live; a loop that comes after this one finds it."""
+        """Let a checkpoint that is being written be finished, if the roles live: a loop after this one goes on from it."""
         if self._pending is not None:
             wait([self._pending], timeout=CLOSE_SECONDS)
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,7 @@
 """One PPO run: consult, score, estimate advantages, update, publish; resumable after every checkpoint.
 
 The loop owns what lies between the roles, which learn, and the fleet, which speaks. What a reader must not get wrong: a
-checkpoint holds the roles' own state and everything here that a later step depends on; what is not in `_checkpoint` is lost.
+checkpoint holds the roles' own state and all that a later step depends on here; what `_checkpoint` leaves out is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zj_ray.ppo.ahead import Rollout, RolloutAhead, check_staleness, load_spoken
 from zj_ray.ppo.checkpointing import CheckpointWriter
 from zj_ray.ppo.record import StepLog, Stopwatch
 from zj_ray.progress import Bar
-from zj_ray.rewards.mix import ScoreScale, score_turns
+from zj_ray.rewards.mix import ScoreScale, score_consultations
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Roles, Updated
 from zj_ray.runs.folder import Run
@@ -34,39 +34,39 @@ from zj_ray.weights.bucket import WeightVersions
 
 
 class PPOLoop:
-    """One run's state: what a checkpoint must hold is the roles' own, the KL controller and the step."""
+    """One run's state between its roles and its fleet; `train` does what is left of it."""
 
     def __init__(self, run: Run, versions: WeightVersions, chat: ChatFormat, roles: Roles, fleet: Fleet) -> None:
+        """roles, fleet: started; versions: numbers the weights that are published, in all stages of the process."""
         self.run, self.versions, self.chat, self.roles, self.fleet = run, versions, chat, roles, fleet
-        self.config: PPOConfig = run.config.ppo
-        self.prompts = PromptStream(load_prompts(run.data_root, "train"), run.config.seed, self.config.safety_share)
-        manifest = run.manifest("reward") or {}
-        self.scale = ScoreScale(manifest["score_mean"], manifest["score_deviation"])
-        target = self.config.kl_target if self.config.kl_controller == "adaptive" else None
-        self.kl = KLController(self.config.kl_coefficient, target, self.config.kl_horizon)
+        config: PPOConfig = run.config.ppo
         consultation = run.config.consultation
+        self.config = config
+        self.prompts = PromptStream(load_prompts(run.data_root, "train"), run.config.seed, config.safety_share)
+        self.scale = ScoreScale.of(run.manifest("reward") or {})
+        target = config.kl_target if config.kl_controller == "adaptive" else None
+        self.kl = KLController(config.kl_coefficient, target, config.kl_horizon)
         self.settings = DialogueSettings(
             max_turns=consultation.max_turns,
             turn_tokens=consultation.turn_tokens,
             max_length=run.config.model.max_length,
             temperature=consultation.temperature,
         )
+        # So many steps share the fleet, and each may take its time of it.
+        self.rollout_limit = (config.max_staleness + 1) * consultation.timeout
+        limit = self.rollout_limit + GRACE
+        self.rollouts = RolloutAhead(self._consult, config.max_staleness, config.steps, limit)
+        self.spoken: dict[int, SpokenTurns] = {}  # by step, of consultations that are not learnt from yet
         folder = run.stage("ppo")
-        kept = self.config.keep_checkpoints, self.config.keep_best, self.config.keep_every
+        kept = config.keep_checkpoints, config.keep_best, config.keep_every
         self.checkpoints = open_checkpoints(run.checkpoint_url("ppo"), folder / "checkpoints", *kept)
-        self.saving = CheckpointWriter(self.checkpoints, roles, self.config.role_timeout)
+        self.saving = CheckpointWriter(self.checkpoints, roles, config.role_timeout)
         self.record = StepLog(folder, run.tensorboard)
-        # As so many steps share the fleet.
-        self.rollout_limit = (self.config.max_staleness + 1) * consultation.timeout
-        self.rollouts = RolloutAhead(
-            self._consult, self.config.max_staleness, self.config.steps, self.rollout_limit + GRACE
-        )
-        self.spoken: dict[int, SpokenTurns] = {}  # by step: of the consultations that have begun and are not learnt from yet
+        self.warmup = config.critic_warmup if config.advantage == "gae" else 0
         self.skipped = 0
-        self.warmup = self.config.critic_warmup if self.config.advantage == "gae" else 0
 
     def train(self, bar: Bar) -> None:
-        """All remaining steps."""
+        """Do all remaining steps, with a checkpoint every so often and after the last."""
         first = self._resume()
         bar.advance(first - bar.done)
         for step in range(first, self.config.steps):
@@ -82,7 +82,7 @@ class PPOLoop:
         watch = Stopwatch()
         rollout = self.rollouts.take(step)
         self.spoken.pop(step)
-        prompts, trajectories = rollout.prompts, rollout.consultations.trajectories
+        trajectories = rollout.consultations.trajectories
         check_staleness(trajectories, self.versions.current, self.config.max_staleness)
         if self.run.config.fleet.sleep:
             self.fleet.sleep()
@@ -90,31 +90,30 @@ class PPOLoop:
         batch = RolloutBatch.of(trajectories, self.versions.current)
         scores = self.roles.score(batch)
         watch.lap("score")
-        scored = [
-            score_turns(t, prompts[t.prompt_id], raw[:, 0].tolist(), self.scale, self.config.mix)
-            for t, raw in zip(trajectories, scores, strict=True)
-        ]
+        scored = score_consultations(trajectories, rollout.prompts, scores, self.scale, self.config.mix)
         drift = estimate_advantages(batch, scored, self.kl.coefficient, self.config)
         self._check(drift, step)
         watch.lap("advantages")
-        updated = self.roles.update(
-            batch, self._mini_batches(len(batch), step), self.kl.coefficient, learn_policy=step >= self.warmup
-        )
+        mini_batches = self._mini_batches(len(batch), step)
+        updated = self.roles.update(batch, mini_batches, self.kl.coefficient, learn_policy=step >= self.warmup)
         self._count_skipped(updated, step)
         watch.lap("update")
         sync = self.fleet.publish(self.roles.weights(self.versions.next()))
         watch.lap("sync")
-        reward = self.record.write(step, rollout, scored, batch, drift, updated, sync, self.kl.coefficient, watch)
+        reward = self.record.write(
+            step, rollout, batch=batch, scored=scored, drift=drift, updated=updated, sync=sync, watch=watch
+        )
         self.kl.update(drift.kl, len(batch))
         return reward, drift.kl
 
     def _consult(self, step: int) -> Rollout:
-        """Hold the consultations of a step; with `ppo.max_staleness` this runs beside the updates of the steps before."""
+        """Hold the consultations of a step; with `ppo.max_staleness` beside the updates of the steps before."""
         samples = self.config.samples
         prompts = self.prompts.take(step, self.config.consultations // samples)
         consultations = self.fleet.rollout(
-            [(prompt, place * samples + k) for place, prompt in enumerate(prompts) for k in range(samples)],
-            key=f"step-{step}/v{self.versions.current}",  # the version tells it from a rollout that a lost role left behind
+            [(prompt, number * samples + k) for number, prompt in enumerate(prompts) for k in range(samples)],
+            # The version tells it from a rollout that a lost role left behind.
+            key=f"step-{step}/v{self.versions.current}",
             seed=stable_seed(self.run.config.seed, step),
             chat=self.chat,
             settings=self.settings,
@@ -133,20 +132,24 @@ class PPOLoop:
         return epochs
 
     def _check(self, drift: PolicyDrift, step: int) -> None:
+        """Raises ZjError where engines and trainer disagree, or the policy is too far from the reference."""
         if drift.mismatch_mean > self.config.mismatch_bound:
+            mean, largest = f"{drift.mismatch_mean:.2g}", f"{drift.mismatch_max:.2g}"
             raise ZjError(
-                f"step {step}: engine and trainer log-probs differ by {drift.mismatch_mean:.2g} on average (max {drift.mismatch_max:.2g})",
+                f"step {step}: engine and trainer log-probs differ by {mean} on average (max {largest})",
                 where="ppo",
                 remedy="use the same dtype in both (model.dtype), or raise ppo.mismatch_bound",
             )
         if drift.kl > self.config.kl_bound:
+            distance, bound = f"{drift.kl:.2g} nats per token", self.config.kl_bound
             raise ZjError(
-                f"step {step}: the policy is {drift.kl:.2g} nats per token from the reference, {self.config.kl_bound} are allowed",
+                f"step {step}: the policy is {distance} from the reference, {bound} are allowed",
                 where="ppo",
                 remedy="lower ppo.learning_rate, raise ppo.kl_coefficient, or raise ppo.kl_bound",
             )
 
     def _count_skipped(self, updated: Updated, step: int) -> None:
+        """Raises ZjError once more than `ppo.skipped_steps` optimizer steps of the run were dropped."""
         self.skipped += sum(stats.skipped for stats in (updated.critic, updated.policy) if stats)
         if self.skipped > self.config.skipped_steps:
             raise ZjError(
@@ -156,31 +159,26 @@ class PPOLoop:
             )
 
     def _checkpoint(self, step: int) -> None:
-        rows = self.record.state()
-        state = {
-            "kl_coefficient": self.kl.coefficient,
-            "skipped": self.skipped,
-            "weight_version": self.versions.current,
-            "record": rows,
-        }
-        ahead = {
-            step: dict(turns) for step, turns in list(self.spoken.items())
-        }  # they grow meanwhile, on other threads
+        """Begin the checkpoint after `step` steps; it is written while the next ones go on."""
+        rows, version = self.record.rows, self.versions.current
+        learnt = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped}
+        state = {**learnt, "weight_version": version, "record": rows}
+        # A copy: the turns of the steps ahead grow meanwhile, on other threads.
+        ahead = {number: dict(turns) for number, turns in list(self.spoken.items())}
         score = fmean(row["reward"] for row in rows[-self.config.checkpoint_every :])
-        self.saving.begin(step, state, score, partial(save_spoken, steps=ahead, version=self.versions.current))
+        self.saving.begin(step, state, score, partial(save_spoken, steps=ahead, version=version))
 
     def _resume(self) -> int:
         """Go back to the newest checkpoint, if there is one; returns the step to go on with."""
-        found = self.checkpoints.latest()
-        step = 0
-        if found is not None:
-            step, folder, state = found
+        step, newest = 0, self.checkpoints.latest()
+        if newest is not None:
+            step, folder, state = newest
             self.roles.load(folder)
             self.kl.coefficient, self.skipped = state["kl_coefficient"], state["skipped"]
-            self.record.restore(state["record"])
+            self.record.rows = list(state["record"])
             self.versions.current = max(self.versions.current, state["weight_version"])
         self.record.truncate_after(step)
         self.fleet.publish(self.roles.weights(self.versions.next()))
-        if found is not None:
+        if newest is not None:
             self.spoken = load_spoken(folder, self.versions.current)
         return step

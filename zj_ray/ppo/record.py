@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Stopwatch:
 
 
 class StepLog:
+    """rows: the metrics of every step so far, which checkpoints take along."""
+
     def __init__(self, folder: Path, tensorboard: Path) -> None:
         self.rollouts = folder / "rollouts.jsonl"
         self.metrics = MetricLog(folder, tensorboard, "ppo")
@@ -47,29 +49,26 @@ class StepLog:
         self,
         step: int,
         rollout: Rollout,
-        scored: Sequence[ScoredTurns],
+        *,
         batch: RolloutBatch,
+        scored: Sequence[ScoredTurns],
         drift: PolicyDrift,
         updated: Updated,
         sync: SyncReport,
-        kl_coefficient: float,
         watch: Stopwatch,
     ) -> float:
         """Record one step; returns the mean reward of a consultation."""
-        prompts, consultations = rollout.prompts, rollout.consultations
-        trajectories = consultations.trajectories
-        self._append_rollouts(step, trajectories, prompts, scored)
+        trajectories, policy, critic = rollout.consultations.trajectories, updated.policy, updated.critic
+        self._append_rollouts(step, rollout, scored)
         turns = [turn for t in trajectories for turn in t.turns]
-        cases = [t for t in trajectories if prompts[t.prompt_id].kind == "case"]
+        cases = [t for t in trajectories if rollout.prompts[t.prompt_id].kind == "case"]
         generated = sum(batch.generated)
-        names = sorted({name for s in scored for part in s.parts for name in part})
-        parts = {
-            f"rule_{name}": float(np.mean([p[name] for s in scored for p in s.parts if name in p])) for name in names
-        }
+        parts = [part for s in scored for part in s.parts]
+        names = sorted({name for part in parts for name in part})
         row = {
             "reward": float(np.mean([s.total for s in scored])),
             "kl": drift.kl,
-            "kl_coefficient": kl_coefficient,
+            "kl_coefficient": drift.kl_coefficient,
             "mismatch_mean": drift.mismatch_mean,
             "mismatch_max": drift.mismatch_max,
             "staleness": drift.staleness,
@@ -78,7 +77,7 @@ class StepLog:
             "turns": len(turns) / len(trajectories),
             "new_facts": float(np.mean([sum(len(turn.new_facts) for turn in t.turns) for t in cases])),
             "finished": float(np.mean([turn.finished for turn in turns])),
-            "lost": float(len(consultations.lost)),
+            "lost": float(len(rollout.consultations.lost)),
             "retried_turns": float(sum(turn.attempts > 1 for turn in turns)),
             "sync_bytes": float(sync.bytes),
             "checksum_failures": float(sync.checksum_failures),
@@ -86,31 +85,21 @@ class StepLog:
             "weight_version": float(sync.version),
             "generated_tokens": float(generated),
             "tokens_per_second": sum(batch.lengths) / sum(watch.laps.values()),
-            **({"value_loss": updated.critic.loss, "value_explained": drift.value_explained} if updated.critic else {}),
-            **({f"policy_{k}": v for k, v in asdict(updated.policy).items()} if updated.policy else {}),
-            **(
-                {"clip_fraction": updated.policy.clip_fraction, "entropy": updated.policy.entropy}
-                if updated.policy
-                else {}
-            ),
-            **parts,
+            **({"value_loss": critic.loss, "value_explained": drift.value_explained} if critic else {}),
+            **({f"policy_{k}": v for k, v in asdict(policy).items()} if policy else {}),
+            **({"clip_fraction": policy.clip_fraction, "entropy": policy.entropy} if policy else {}),
+            **{f"rule_{name}": float(np.mean([part[name] for part in parts if name in part])) for name in names},
             **watch.laps,
-            "rollout_seconds": consultations.seconds,
+            "rollout_seconds": rollout.consultations.seconds,
         }
         self.metrics.write(step + 1, row)
         self.rows.append(row)
         return row["reward"]
 
-    def _append_rollouts(
-        self,
-        step: int,
-        trajectories: Sequence[Trajectory],
-        prompts: Mapping[str, Prompt],
-        scored: Sequence[ScoredTurns],
-    ) -> None:
+    def _append_rollouts(self, step: int, rollout: Rollout, scored: Sequence[ScoredTurns]) -> None:
         with self.rollouts.open("a", encoding="utf-8") as file:
-            for trajectory, score in zip(trajectories, scored, strict=True):
-                prompt = prompts[trajectory.prompt_id]
+            for trajectory, score in zip(rollout.consultations.trajectories, scored, strict=True):
+                prompt = rollout.prompts[trajectory.prompt_id]
                 file.write(json.dumps(rollout_row(step + 1, trajectory, prompt, score), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -121,26 +110,18 @@ class StepLog:
         if self.rollouts.exists():
             write_jsonl(self.rollouts, [row for _, row in read_jsonl(self.rollouts) if row["step"] <= step])
 
-    def state(self) -> list[dict[str, float]]:
-        return self.rows
-
-    def restore(self, state: list[dict[str, float]]) -> None:
-        self.rows = list(state)
-
     def summary(self, checksum_failures: int) -> dict[str, Any]:
         """The parts of summary.json that PPO answers for."""
         rows = self.rows
-        seconds = sum(value for row in rows for name, value in row.items() if name.startswith("seconds_"))
+        seconds = [sum(value for name, value in row.items() if name.startswith("seconds_")) for row in rows]
+        tokens = sum(row["tokens_per_second"] * spent for row, spent in zip(rows, seconds, strict=True))
         return {
             "ppo": {
                 "steps": len(rows),
                 "reward_first": rows[0]["reward"],
                 "reward_last": rows[-1]["reward"],
                 "kl_last": rows[-1]["kl"],
-                "tokens_per_second": sum(
-                    r["tokens_per_second"] * sum(v for n, v in r.items() if n.startswith("seconds_")) for r in rows
-                )
-                / seconds,
+                "tokens_per_second": tokens / sum(seconds),
             },
             "weight_sync": {
                 "bytes": int(rows[-1]["sync_bytes"]),
@@ -155,7 +136,7 @@ class StepLog:
 
 
 def rollout_row(step: int, trajectory: Trajectory, prompt: Prompt, scored: ScoredTurns) -> dict[str, Any]:
-    """One consultation as a line of rollouts.jsonl."""
+    """One consultation as a line of rollouts.jsonl. step: from 1 on, 0 outside of PPO."""
     turns = [
         {
             "engine": turn.engine,

@@ -56,7 +56,7 @@ def score_consultations(
     scale: ScoreScale,
     mix: RewardMixConfig,
 ) -> list[ScoredTurns]:
-    """Rewards of every consultation. prompts: by id; model_scores: `[turns, heads]` of each, of which the overall head counts."""
+    """Rewards of every consultation. prompts: by id; model_scores: `[turns, heads]` each; the overall head counts."""
     return [
         score_turns(t, prompts[t.prompt_id], scores[:, 0].tolist(), scale, mix)
         for t, scores in zip(trajectories, model_scores, strict=True)

@@ -18,10 +18,10 @@ from zj_ray.data.trajectory import Trajectory
 
 @dataclass
 class RolloutBatch:
-    """token_ids: `[length]`; turn_ends: index of each turn's last generated token among them, `[turns]`; all others: `[generated]`.
+    """token_ids: `[length]`; turn_ends: which of the generated tokens are a turn's last, `[turns]`; the rest `[generated]`.
 
-    prompts: equal for the samples of one prompt. staleness: publications of weights since the token was generated. values
-    and returns stay empty where no critic learns.
+    prompts: equal for the samples of one prompt. staleness: publications of weights since the token was generated.
+    values and returns stay empty where no critic learns.
     """
 
     prompts: list[int]

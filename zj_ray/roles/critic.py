@@ -29,8 +29,8 @@ class CriticRank(Rank):
     def load_model(self, path: str) -> nn.Module:
         """The reward model's trunk, which knows good answers from bad ones, under a head of zeros.
 
-        The trained head would start from values of another scale and meaning (a raw score, where rules and gate make most of
-        the reward): in a short run the policy then climbs those values, while the reward that it is paid falls.
+        The trained head would start from values of another scale and meaning (a raw score, where rules and gate make most
+        of the reward): in a short run the policy then climbs those values, while the reward that it is paid falls.
         """
         critic = load_heads(path, self.model_config, only=1)
         nn.init.zeros_(critic.heads.weight)
@@ -41,7 +41,7 @@ class CriticRank(Rank):
     def values(
         self, token_ids: Sequence[np.ndarray], positions: Sequence[np.ndarray], rows: list[list[Row]]
     ) -> dict[int, np.ndarray]:
-        """Values `[generated]`, by trajectory number: what the critic expects before it has seen the token."""
+        """Values `[generated]`, by trajectory number: what the critic expects before it sees the token."""
         return self.compute(token_ids, positions, rows[self.rank], self._forward)
 
     def _forward(self, row: PackedRow, index: Tensor) -> Tensor:
@@ -65,6 +65,4 @@ class CriticRank(Rank):
             results.append(self.engine.train_batch(plan.rows[self.rank], loss_of, plan.denominator))
         self.engine.rest()
         loss, tokens = self.engine.sum_over_ranks(sums.tolist())
-        applied = [r for r in results if r.applied]
-        norm = float(np.mean([r.grad_norm for r in applied])) if applied else float("nan")
-        return UpdateStats(loss / tokens, norm, 0.0, 0.0, results[-1].learning_rate, len(results) - len(applied))
+        return UpdateStats.of(results, loss=loss / tokens)

@@ -20,7 +20,7 @@ DEATH_SECONDS = 10.0  # between a rank's death and Ray's word on it
 
 
 class RoleGroup:
-    """`call` starts a method on every rank and returns at once; `wait` collects, naming the role and rank that failed."""
+    """`call` starts a method on every rank and returns at once; `wait` collects, naming the role that failed."""
 
     def __init__(
         self, name: str, rank_class: type, role: RoleConfig, places: Places, timeout: float, arguments: Sequence[Any]
@@ -39,7 +39,7 @@ class RoleGroup:
         ]
 
     def start(self, path: str, spec: EngineSpec) -> list[Any]:
-        """Join the process group and load the model at `path`; when the returned references are done every rank is ready."""
+        """Join the process group and load the model at `path`; when the references are done every rank is ready."""
         address, port = self.wait([self.actors[0].address.remote()], what="start its process")[0]
         joined = [actor.join.remote(rank, self.size, address, port) for rank, actor in enumerate(self.actors)]
         return [*joined, *self.call("build", path, spec)]
@@ -79,7 +79,7 @@ class RoleGroup:
     def compute(
         self, method: str, token_ids: Any, positions: Any, lengths: Sequence[int], capacity: int
     ) -> list[np.ndarray]:
-        """What `method` computes of each document at its `positions`; rank by rank in packed rows of `capacity` tokens.
+        """What `method` computes of each document at its `positions`, each rank in packed rows of `capacity` tokens.
 
         token_ids, positions: a list with an array for each document, or Ray's reference to one; lengths: of the documents.
         """

@@ -1,8 +1,8 @@
 """Where the ranks of the roles sit: a Ray placement group for each set of roles that share nodes and GPUs.
 
-Bundle i of a place holds rank i of each of its roles, so that colocated ranks share a node, and a GPU where each takes a
-part of one. A role that shares with nobody has a place of its own: it can come and go by itself. Engines that share with
-roles count as a role whose ranks they are; they live no longer than the place does.
+Bundle i of a place holds rank i of each of its roles, so that colocated ranks share a node, and a GPU where each takes
+a part of one. A role that shares with nobody has a place of its own: it can come and go by itself. Engines that share
+with roles count as a role whose ranks they are; they live no longer than the place does.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def plan_places(roles: Mapping[str, RoleConfig], colocate: Sequence[Sequence[str
 
 
 def _bundles(roles: Sequence[RoleConfig]) -> tuple[dict[str, float], ...]:
-    found = []
+    bundles = []
     for rank in range(max(role.ranks for role in roles)):
         here = [role for role in roles if rank < role.ranks]
         amounts = {"CPU": sum(role.cpus for role in here), "GPU": sum(role.gpus for role in here)}
-        found.append({resource: amount for resource, amount in amounts.items() if amount > 0})
-    return tuple(found)
+        bundles.append({resource: amount for resource, amount in amounts.items() if amount > 0})
+    return tuple(bundles)
 
 
 def in_turns(places: Sequence[Place], work: Mapping[str, Sequence[Callable[[], T]]]) -> dict[str, list[T]]:
-    """Do each role's work: those who share a place take turns, as they share its GPU or cores; places work side by side."""
+    """Do each role's work, place beside place; the roles of one place take turns, as they share its GPU or cores."""
     shares = [[name for name in place.roles if name in work] for place in places]
     with ThreadPoolExecutor(len(shares), "place") as pool:
         done = pool.map(lambda names: {name: [do() for do in work[name]] for name in names}, shares)
@@ -60,23 +60,21 @@ class Places:
 
     def __init__(self, roles: Mapping[str, RoleConfig], colocate: Sequence[Sequence[str]] = ()) -> None:
         self.plan = plan_places(roles, colocate)
-        self.groups: list[PlacementGroup] = [
-            placement_group(list(place.bundles), strategy="PACK") for place in self.plan
-        ]
+        self.groups: list[PlacementGroup] = [placement_group(list(p.bundles), strategy="PACK") for p in self.plan]
 
     def wait(self, timeout: float) -> None:
         """Raises WaitTimeout naming the roles for which the cluster has no room."""
         ready = {group.ready(): place for group, place in zip(self.groups, self.plan, strict=True)}
         _, late = ray.wait(list(ready), num_returns=len(ready), timeout=timeout)
         if late:
-            wanted = "; ".join(
-                f"{', '.join(ready[ref].roles)}: {len(ready[ref].bundles)} × {_words(ready[ref].bundles[0])}"
-                for ref in late
-            )
+            homeless = [ready[reference] for reference in late]
+            wanted = "; ".join(f"{', '.join(p.roles)}: {len(p.bundles)} × {_words(p.bundles[0])}" for p in homeless)
+            free = _words(ray.available_resources())
             raise WaitTimeout(
-                f"the cluster had no room for {wanted} within {timeout:.0f} s (free: {_words(ray.available_resources())})",
+                f"the cluster had no room for {wanted} within {timeout:.0f} s (free: {free})",
                 where="ppo roles",
-                remedy="lower the roles' ranks, cpus or gpus, let roles share GPUs (ppo.colocate), add nodes, or raise ray.start_timeout",
+                remedy="lower the roles' ranks, cpus or gpus, let roles share GPUs (ppo.colocate), add nodes, "
+                "or raise ray.start_timeout",
             )
 
     def strategy(self, role: str, rank: int) -> Any:
@@ -96,6 +94,6 @@ class Places:
 
 
 def _words(resources: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU") if resources.get(name, 0) or name == "CPU"
-    )
+    """As "4 CPU, 1 GPU"."""
+    shown = [name for name in ("CPU", "GPU") if resources.get(name, 0) or name == "CPU"]
+    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in shown)

@@ -47,10 +47,25 @@ class UpdateStats:
     learning_rate: float
     skipped: int
 
+    @classmethod
+    def of(
+        cls, results: Sequence[StepResult], *, loss: float, clip_fraction: float = 0.0, entropy: float = 0.0
+    ) -> UpdateStats:
+        """results: of the optimizer steps; the others are means per token."""
+        norms = [result.grad_norm for result in results if result.applied]
+        return cls(
+            loss=loss,
+            grad_norm=float(np.mean(norms)) if norms else float("nan"),
+            clip_fraction=clip_fraction,
+            entropy=entropy,
+            learning_rate=results[-1].learning_rate,
+            skipped=len(results) - len(norms),
+        )
+
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """What the policy minimises at each token: the clipped surrogate, KL to the reference if it is paid here, less an entropy bonus.
+    """What the policy minimises at each token: clipped surrogate, KL to the reference if paid here, less an entropy bonus.
 
     kl_estimator: k2 or k3, or None where the KL is part of the reward. temperature: that of the sampling.
     """
@@ -103,43 +118,27 @@ class PolicyRank(Rank):
             row, index = packed(batch.token_ids, batch.positions, members)
             kind: Entropy = "learned" if self.objective.entropy_coefficient > 0 else "measured"
             logprobs, entropy = self._forward(row.to(self.engine.device), index.to(self.engine.device), kind)
-            old, advantages, importance = (
-                flat(x, members, logprobs) for x in (batch.old_logprobs, batch.advantages, batch.importance)
-            )
+            arrays = batch.old_logprobs, batch.advantages, batch.importance
+            old, advantages, importance = (flat(array, members, logprobs) for array in arrays)
             everywhere = torch.ones_like(logprobs, dtype=torch.bool)
-            aim = self.objective
-            losses = importance * token_policy_loss(
-                logprobs, old, advantages, everywhere, aim.clip_low, aim.clip_high, aim.dual_clip
-            )
+            aim, clip = self.objective, (self.objective.clip_low, self.objective.clip_high)
+            surrogate = token_policy_loss(logprobs, old, advantages, everywhere, *clip, dual_clip=aim.dual_clip)
+            losses = importance * surrogate
             if aim.kl_estimator is not None:
-                losses = losses + kl_coefficient * kl(
-                    logprobs, flat(batch.reference_logprobs, members, logprobs), aim.kl_estimator
-                )
+                reference = flat(batch.reference_logprobs, members, logprobs)
+                losses = losses + kl_coefficient * kl(logprobs, reference, aim.kl_estimator)
             if aim.entropy_coefficient > 0:
                 losses = losses - aim.entropy_coefficient * entropy
-            outside = clip_fraction(logprobs.detach(), old, everywhere, aim.clip_low, aim.clip_high)
+            outside = float(clip_fraction(logprobs.detach(), old, everywhere, *clip))
             nonlocal sums
-            sums = sums + [
-                float(losses.detach().sum()),
-                float(outside) * len(old),
-                float(entropy.detach().sum()),
-                len(old),
-            ]
+            sums = sums + [float(losses.detach().sum()), outside * len(old), float(entropy.detach().sum()), len(old)]
             return losses.sum()
 
         for plan in plans:
             results.append(self.engine.train_batch(plan.rows[self.rank], loss_of, plan.denominator))
         self.engine.rest()
         loss, clipped, entropy, tokens = self.engine.sum_over_ranks(sums.tolist())
-        applied = [r for r in results if r.applied]
-        return UpdateStats(
-            loss / tokens,
-            float(np.mean([r.grad_norm for r in applied])) if applied else float("nan"),
-            clipped / tokens,
-            entropy / tokens,
-            results[-1].learning_rate,
-            len(results) - len(applied),
-        )
+        return UpdateStats.of(results, loss=loss / tokens, clip_fraction=clipped / tokens, entropy=entropy / tokens)
 
     def weights(self, version: int, adapters_alone: bool) -> PublishedWeights | None:
         """Rank 0 puts the current weights into the object store; the other ranks only take part in gathering them."""
@@ -161,11 +160,11 @@ class PolicyRank(Rank):
         self.offered = version
 
     def packed_weights(self, version: int) -> PublishedWeights | None:
-        """As `weights`, for engines that were not there when they were sent; None from every rank if the policy has moved on."""
+        """As `weights`, for engines that missed the sending of this version; None if the policy has moved on."""
         return self.weights(version, adapters_alone=False) if self.offered == version else None
 
     def send_weights(self, version: int, engines: dict[str, Any], transport: str, timeout: float) -> Sent | None:
-        """Send the offered weights straight to the engines; rank 0 tells what they got."""
+        """Send the offered weights straight to the engines; rank 0 returns what each has received."""
         if self.offered != version:
             raise ZjError(
                 f"weights of version {version} were to be sent, but the policy has moved on", where="role policy"
@@ -176,5 +175,5 @@ class PolicyRank(Rank):
         return self.sender.send(engines)
 
     def export(self, folder: str) -> None:
-        """A plain HF folder (without the tokenizer, which the policy does not hold); with LoRA the adapters alone beside it."""
+        """Leave a plain HF folder, without the tokenizer, which the policy does not have; with LoRA its adapters beside it."""
         self.engine.save_model(Path(folder))

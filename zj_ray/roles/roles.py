@@ -26,7 +26,7 @@ from zj_ray.weights.bucket import PublishedWeights, WeightManifest
 
 @dataclass(frozen=True)
 class Models:
-    """Folders that the roles start from; the critic starts from the reward model's. policy: None for the reference's."""
+    """Folders that the roles start from; the critic's is the reward model's. policy: None for the reference's."""
 
     reference: Path
     reward: Path
@@ -54,7 +54,7 @@ class Roles:
     ) -> None:
         """temperature: that of the sampling, at which log-probs are taken.
 
-        fleet: how the policy's weights reach the engines, and the engines' part of the places that they share with roles.
+        fleet: how the policy's weights reach the engines, and the engines' part of the places that they share.
         """
         self.config, self._dtype, self._start_timeout = config, model.dtype, start_timeout
         self._transport = fleet.transport
@@ -101,7 +101,7 @@ class Roles:
         return EngineSpec(learning_rate, clip_norm, role.zero_stage, offload=offload, dtype=self._dtype)
 
     def score(self, batch: RolloutBatch) -> list[np.ndarray]:
-        """Fill in old and reference log-probs and, with a critic, values; returns each one's raw scores `[turns, heads]`."""
+        """Fill in old and reference log-probs and, with a critic, values; returns each one's scores `[turns, heads]`."""
         token_ids, generated = ray.put(batch.token_ids), ray.put(batch.positions)
         turn_ends, capacity = ray.put(batch.turn_end_positions), self.config.micro_batch_tokens
 
