@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zj_ray.agreement.measure import measure_agreement
-from zj_ray.agreement.simulated import Scale, SimulatedAnnotator, noise_ceiling, panel, rank_items, ranks_with_ties
+from zj_ray.agreement.simulated import Scale, SimulatedAnnotator, noise_ceiling, noticeable_ranks, panel, rank_items
 from zj_ray.config.schema import FeedbackConfig
 from zj_ray.data.messages import Message
 from zj_ray.rankings.store import RankingStore
@@ -50,7 +50,7 @@ def test_without_noise_the_ranks_are_those_of_the_utility() -> None:
 
 
 def test_values_closer_than_just_noticeable_share_a_rank_and_ties_do_not_chain() -> None:
-    assert ranks_with_ties(np.array([1.0, 0.95, 0.9, 0.2]), 0.06) == [1, 1, 3, 4]
+    assert noticeable_ranks(np.array([1.0, 0.95, 0.9, 0.2]), 0.06) == [1, 1, 3, 4]
 
 
 def test_answers_that_are_all_alike_are_all_first() -> None:

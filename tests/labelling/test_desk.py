@@ -19,7 +19,7 @@ from tests.helpers.postgres import fresh_database, postgres
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.labelling import desk as assignment
-from zj_ray.labelling.desk import Desk, NotAssigned, Task, disagree, draw, places_of, read_priorities
+from zj_ray.labelling.desk import Desk, NotAssigned, Task, draw, places_of, read_priorities
 from zj_ray.rankings.consensus import settled
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Ranking, RankingRow
@@ -328,19 +328,6 @@ def test_a_disagreement_that_is_taken_back_needs_no_adjudicator(tmp_path: Path) 
     assert desk.next("chen", adjudicating=True) is None
     say(desk, take(desk, "wang"), "wang", (1, 2, 4, 3), key="again")
     assert desk.next("chen", adjudicating=True) is None
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "wrong", "expected"),
-    [
-        ((1, 2, 3, 4), (1, 2, 4, 3), False, False),
-        ((1, 2, 3, 4), (4, 3, 2, 1), False, True),
-        ((1, 2, 3, 4), (1, 2, 3, 4), True, True),
-    ]
-    + [((1, 1, 1, 1), (1, 1, 1, 1), False, False), ((1, 1, 1, 1), (1, 2, 3, 4), False, True)],
-)
-def test_what_a_disagreement_is(a: tuple[int, ...], b: tuple[int, ...], wrong: bool, expected: bool) -> None:
-    assert disagree([Ranking("i", "a", "human", a), Ranking("i", "b", "human", b, all_wrong=wrong)], 0.3) is expected
 
 
 def test_active_selection_gives_the_largest_disagreement_first(tmp_path: Path) -> None:

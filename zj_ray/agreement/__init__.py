@@ -1,1 +1,1 @@
-"""How far annotators agree: α, τ-b, drift, gold, quality; and the simulated ones that stand in for doctors."""
+"""How far annotators agree: α, τ-b, drift, gold, quality; and the simulated annotators that stand in for doctors."""

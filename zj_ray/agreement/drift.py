@@ -1,6 +1,6 @@
-"""Whether an annotator drifts: how well he agrees with the others, from his first rankings to his last.
+"""Whether an annotator drifts: how well they agree with the others, from their first rankings to their last.
 
-The others may be who drifts: where one of few annotators does, the agreement of all falls, and his own falls most.
+It may be the others who drift: where one of few annotators does, the agreement of all falls, and that one's falls most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ FEWEST = 20  # comparable rankings: below it a trend's interval says nothing
 
 @dataclass(frozen=True)
 class Window:
-    """since, until: first and last ranking in it (ISO 8601). tau_b: mean agreement of its n rankings with the others' consensus."""
+    """A part of an annotator's rankings, from `since` to `until` (ISO 8601), and their agreement with the others.
+
+    tau_b: of its n rankings with the consensus of the others, on average.
+    """
 
     since: str
     until: str
@@ -32,9 +35,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Drift:
-    """windows: of equally many rankings each, in order of time; none where too few can be compared or all were saved at one moment.
+    """windows: of equally many rankings each, in order of time.
 
-    change: of τ-b from his first ranking to his last by a straight line, with its 95 % interval; both None without windows.
+    None where too few can be compared, or all were saved at one moment. change: of τ-b from the first ranking to the last
+    by a straight line, with its 95 % interval; both None without windows.
     """
 
     windows: tuple[Window, ...]
@@ -43,14 +47,19 @@ class Drift:
 
 
 def drift(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Drift]:
-    """Drift of every annotator against the consensus of the others, by name. What has no time (`Ranking.created`) is left out."""
-    seen: dict[str, list[tuple[datetime, float]]] = {r.annotator: [] for known in rankings.values() for r in known}
-    for known in rankings.values():
-        for ranking in known if len(known) > 1 else ():
-            others = tuple(competition_ranks(consensus([r for r in known if r is not ranking])))
-            if ranking.created is not None and (agreed := tau_b(ranking.overall, others)) is not None:
-                seen[ranking.annotator].append((ranking.created, agreed))
-    return {name: _trend(sorted(points)) for name, points in sorted(seen.items())}
+    """Drift of every annotator against the consensus of the others, by name.
+
+    Rankings that have no time (`Ranking.created`) are left out.
+    """
+    points: dict[str, list[tuple[datetime, float]]] = {
+        r.annotator: [] for of_item in rankings.values() for r in of_item
+    }
+    for of_item in rankings.values():
+        for ranking in of_item if len(of_item) > 1 else ():
+            others = tuple(competition_ranks(consensus([r for r in of_item if r is not ranking])))
+            if ranking.created is not None and (tau := tau_b(ranking.overall, others)) is not None:
+                points[ranking.annotator].append((ranking.created, tau))
+    return {name: _trend(sorted(of_annotator)) for name, of_annotator in sorted(points.items())}
 
 
 def _trend(points: Sequence[tuple[datetime, float]]) -> Drift:

@@ -2,7 +2,7 @@
 
 Krippendorff's α over ranks (ordinal) has an interval over items: the answers of one item are ranked against each other, so
 it resamples whole items, never single answers. α says how alike the annotators rank, not whether they are right (gold
-does); among simulated annotators it measures the noise they were given. What can't be computed is None and no fault: one
+does); among simulated annotators it measures the noise that was put in. What can't be computed is None and no fault: one
 annotator is a legitimate way to work.
 """
 
@@ -75,7 +75,7 @@ def measure_agreement(
         ci95=overall.ci95,
         annotators=len(quality),
         items=len(rankings),
-        simulated=any(r.kind == "simulated" for known in rankings.values() for r in known),
+        simulated=any(r.kind == "simulated" for of_item in rankings.values() for r in of_item),
         by_aspect={aspect: measure_alpha(ranked, resamples=resamples, seed=seed) for aspect, ranked in aspects.items()},
         pairs=pair_agreement(rankings),
         drift=drift(rankings),
@@ -85,12 +85,12 @@ def measure_agreement(
 
 
 def on_aspect(rankings: Mapping[str, Sequence[Ranking]], aspect: str) -> dict[str, list[Ranking]]:
-    """The rankings of those who ranked this aspect, with its ranks in the place of the overall ones."""
-    found = {
-        item: [replace(r, overall=r.aspects[aspect]) for r in known if r.aspects and aspect in r.aspects]
-        for item, known in rankings.items()
+    """The rankings of those who ranked this aspect, with its ranks instead of the overall ones."""
+    ranked = {
+        item: [replace(r, overall=r.aspects[aspect]) for r in of_item if r.aspects and aspect in r.aspects]
+        for item, of_item in rankings.items()
     }
-    return {item: known for item, known in found.items() if known}
+    return {item: of_item for item, of_item in ranked.items() if of_item}
 
 
 def measure_alpha(rankings: Mapping[str, Sequence[Ranking]], *, resamples: int, seed: int) -> Alpha:
@@ -103,12 +103,12 @@ def measure_alpha(rankings: Mapping[str, Sequence[Ranking]], *, resamples: int, 
 
 
 def rank_matrix(rankings: Mapping[str, Sequence[Ranking]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(ranks [annotators, items·answers] with NaN where an annotator gave none, number of the item of each column [items·answers])."""
-    names = sorted({r.annotator for known in rankings.values() for r in known})
+    """Ranks [annotators, items·answers], NaN where an annotator gave none; and the item's number of each column."""
+    names = sorted({r.annotator for of_item in rankings.values() for r in of_item})
     blocks, numbers = [], []
-    for number, (_, known) in enumerate(sorted(rankings.items())):
-        block = np.full((len(names), len(known[0].overall)), np.nan)
-        for ranking in known:
+    for number, (_, of_item) in enumerate(sorted(rankings.items())):
+        block = np.full((len(names), len(of_item[0].overall)), np.nan)
+        for ranking in of_item:
             block[names.index(ranking.annotator)] = ranking.overall
         blocks.append(block)
         numbers += [number] * block.shape[1]
@@ -120,19 +120,20 @@ def krippendorff_alpha(rank_matrix: NDArray[np.float64]) -> float:
     """Ordinal α of ranks [annotators, items·answers], NaN where missing. Raises DataError where α is undefined."""
     values = _values(rank_matrix)
     counts = _value_counts(rank_matrix, values)
+    pairable = counts[counts.sum(axis=1) > 1]
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # a division by zero would otherwise come back as NaN
-        return float(
-            krippendorff.alpha(
-                value_counts=counts[counts.sum(axis=1) > 1], value_domain=values, level_of_measurement="ordinal"
-            )
-        )
+        alpha = krippendorff.alpha(value_counts=pairable, value_domain=values, level_of_measurement="ordinal")
+    return float(alpha)
 
 
 def alpha_interval(
     rank_matrix: NDArray[np.float64], items: NDArray[np.int64], *, resamples: int = 500, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of α, resampling items. items: the item's number of each column, 0 … n − 1. Raises DataError as above."""
+    """95 % bootstrap interval of α, resampling items. Raises DataError where α is undefined.
+
+    items: the item's number of each column of the matrix, 0 … n − 1.
+    """
     coincidences = item_coincidences(_value_counts(rank_matrix, _values(rank_matrix)), items)
     random = np.random.default_rng(seed)
     draws = random.multinomial(len(coincidences), np.full(len(coincidences), 1 / len(coincidences)), size=resamples)
@@ -146,17 +147,18 @@ def alpha_interval(
 def item_coincidences(counts: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float64]:
     """What each item adds to the coincidence matrix [items, values, values]; counts: [items·answers, values]."""
     pairable = counts.sum(axis=1) > 1  # an answer that one annotator ranked says nothing about agreement
-    seen = counts[pairable].astype(float)
-    pairs = seen[:, :, None] * seen[:, None, :] - seen[:, :, None] * np.eye(seen.shape[1])
-    found = np.zeros((int(items.max()) + 1, *pairs.shape[1:]))
-    np.add.at(found, items[pairable], pairs / (seen.sum(axis=1) - 1)[:, None, None])
-    return found
+    paired = counts[pairable].astype(float)
+    pairs = paired[:, :, None] * paired[:, None, :] - paired[:, :, None] * np.eye(paired.shape[1])
+    by_item = np.zeros((int(items.max()) + 1, *pairs.shape[1:]))
+    np.add.at(by_item, items[pairable], pairs / (paired.sum(axis=1) - 1)[:, None, None])
+    return by_item
 
 
 def ordinal_alphas(coincidences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ordinal α of coincidence matrices [n, values, values]: the library's, for all resamples at once; NaN where all ranks are equal.
+    """Ordinal α of coincidence matrices [n, values, values], for all resamples at once; NaN where all ranks are equal.
 
-    The squared ordinal distance of two ranks is that of the middles of their blocks in the row of all ranks given.
+    The numbers are the library's, in a thirtieth of its time. The squared ordinal distance of two ranks is that of the
+    middles of their blocks in the row of all ranks.
     """
     margins = coincidences.sum(axis=2)
     middles = margins.cumsum(axis=1) - margins / 2

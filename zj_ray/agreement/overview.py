@@ -1,4 +1,4 @@
-"""An `Agreement` as tables for the terminal. What is undefined is shown as –, and the line below its table says why."""
+"""An `Agreement` as tables for the terminal. An undefined figure is shown as –, and the line below its table says why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _alpha(agreement: Agreement) -> Table:
         ("ranks", "Krippendorff α (ordinal)", "95 % interval"),
         [
             ("overall", _figure(agreement.alpha), _interval(agreement.ci95)),
-            *((aspect, _figure(found.alpha), _interval(found.ci95)) for aspect, found in agreement.by_aspect.items()),
+            *((aspect, _figure(of.alpha), _interval(of.ci95)) for aspect, of in agreement.by_aspect.items()),
         ],
         why="no answer was ranked by two annotators, or all ranks are equal",
     )
@@ -36,11 +36,8 @@ def _alpha(agreement: Agreement) -> Table:
 def _pairs(agreement: Agreement) -> Table:
     return _table(
         "Two by two",
-        ("annotators", "items", "Kendall τ-b", "Kendall W"),
-        [
-            (f"{pair.first} · {pair.second}", str(pair.items), _figure(pair.tau_b), _figure(pair.w))
-            for pair in agreement.pairs
-        ],
+        ("annotators", "items", "Kendall τ-b"),
+        [(f"{pair.first} · {pair.second}", str(pair.items), _figure(pair.tau_b)) for pair in agreement.pairs],
         why="on every item, one of the two gave all answers the same rank",
     )
 
@@ -52,13 +49,13 @@ def _drift(agreement: Agreement) -> Table:
         [
             (
                 name,
-                " → ".join(_figure(w.tau_b) for w in found.windows) or UNDEFINED,
-                _figure(found.change, "+.3f"),
-                _interval(found.ci95),
+                " → ".join(_figure(window.tau_b) for window in drift.windows) or UNDEFINED,
+                _figure(drift.change, "+.3f"),
+                _interval(drift.ci95),
             )
-            for name, found in agreement.drift.items()
+            for name, drift in agreement.drift.items()
         ],
-        why=f"fewer than {FEWEST} of his rankings can be compared with others', or all were saved at one moment",
+        why=f"fewer than {FEWEST} rankings can be compared with the others', or all were saved at one moment",
     )
 
 
@@ -70,15 +67,15 @@ def _annotators(agreement: Agreement) -> Table:
         [
             (
                 name,
-                _figure(found.accuracy),
-                str(found.pairs),
-                _figure(found.weight),
+                _figure(quality.accuracy),
+                str(quality.pairs),
+                _figure(quality.weight),
                 _figure(gold[name].accuracy),
                 str(gold[name].pairs),
             )
-            for name, found in agreement.quality.items()
+            for name, quality in agreement.quality.items()
         ],
-        why="no pair of answers was put in an order by two annotators; he ranked no gold item",
+        why="no pair of answers was put in an order by two annotators; no gold item was ranked",
     )
 
 

@@ -1,11 +1,11 @@
-"""How good each annotator is, from the annotators' rankings alone, and how much his word should weigh.
+"""How good each annotator is, from the annotators' rankings alone, and how much their word should weigh.
 
 Every pair of answers that an annotator puts in an order is a decision; the one-coin Dawid–Skene model (crowd-kit) finds
 the orders and each annotator's probability of deciding rightly together. One coin, because which answer of a pair stands
 first is an accident: a matrix of errors for each position would measure noise. (crowd-kit's NoisyBradleyTerry would fit a
 skill from the comparisons directly, but it also has to score every answer from a handful of them, and its gradient keeps of
-each annotator's comparisons only the last.) Ties are no decisions. A pair that one annotator alone decided says
-nothing of him. What all annotators get wrong alike can't be seen here; gold items show it.
+each annotator's comparisons only the last.) Ties are no decisions. A pair that one annotator alone decided says nothing
+of that annotator. What all annotators get wrong alike can't be seen here; gold items show it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from crowdkit.aggregation import OneCoinDawidSkene
 
 from zj_ray.rankings.tables import Ranking
 
-SUREST = 0.95  # no annotator is taken to be surer: the orders that he is measured by were fitted to his own decisions
+SUREST = (
+    0.95  # no annotator is taken to be surer: the orders that they are measured by were fitted to their own decisions
+)
 PRIOR_PAIRS = 10  # decisions that the average of all annotators counts for in each one's accuracy
-LEAST_WEIGHT = 0.05  # of an annotator who is no better than chance: where he alone ranked, his is still the only word
+LEAST_WEIGHT = 0.05  # of an annotator who is no better than chance: where nobody else ranked, theirs is the only word
 
 
 @dataclass(frozen=True)
 class Quality:
-    """accuracy: probability that he orders a pair rightly, drawn towards everybody's where he decided few; None where nobody's is known.
+    """accuracy: probability of ordering a pair rightly, drawn towards everybody's where the annotator decided few.
 
-    pairs: decisions on pairs that another annotator decided as well. weight: in (0, 1], the best annotator's is 1.
+    None where nobody's can be told. pairs: decisions on pairs that another annotator decided as well. weight: in (0, 1],
+    the best annotator's is 1.
     """
 
     accuracy: float | None
@@ -40,7 +43,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class GoldAccuracy:
-    """accuracy: share of the gold items' ordered pairs that he ordered likewise, his ties counting half; None without a pair."""
+    """accuracy: share of the gold items' ordered pairs that the annotator ordered likewise; None without a pair.
+
+    A pair that the annotator tied counts half.
+    """
 
     accuracy: float | None
     pairs: int
@@ -48,24 +54,23 @@ class GoldAccuracy:
 
 
 def annotator_weights(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, float]:
-    """Weight of each annotator in (0, 1]: the log-odds of his accuracy over the best annotator's; all 1 where accuracy is unknown.
+    """Weight of each annotator in (0, 1]: the log-odds of their accuracy over the best annotator's; 1 without an accuracy.
 
     Log-odds are what an independent vote of that accuracy adds to the evidence for an order. An annotator at chance or
-    below weighs LEAST_WEIGHT: his word is never turned into its opposite.
+    below weighs LEAST_WEIGHT: nobody's word is turned into its opposite.
     """
     return {name: quality.weight for name, quality in annotator_quality(rankings).items()}
 
 
 def annotator_quality(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Quality]:
     """Quality of every annotator in `rankings` (`RankingStore.all_rankings()`), by name."""
-    names = sorted({r.annotator for known in rankings.values() for r in known})
+    names = sorted({r.annotator for of_item in rankings.values() for r in of_item})
     decisions = _shared(_decisions(rankings))
     if decisions.empty:
         return {name: Quality(None, 0, 1.0) for name in names}
     counts = decisions["worker"].value_counts().reindex(names, fill_value=0)
-    right = (
-        OneCoinDawidSkene().fit(_both_ways(decisions)).skills_.reindex(names, fill_value=0.0) * counts
-    )  # decisions expected to be right
+    skills = OneCoinDawidSkene().fit(_both_ways(decisions)).skills_.reindex(names, fill_value=0.0)
+    right = skills * counts  # decisions expected to be right
     accuracy = (right + PRIOR_PAIRS * right.sum() / counts.sum()) / (counts + PRIOR_PAIRS)
     evidence = np.log(accuracy.clip(upper=SUREST) / (1 - accuracy.clip(upper=SUREST)))
     weight = (evidence / evidence.max()).clip(lower=LEAST_WEIGHT) if evidence.max() > 0 else pd.Series(1.0, names)
@@ -76,7 +81,7 @@ def gold_accuracy(
     rankings: Mapping[str, Sequence[Ranking]], gold: Mapping[str, Sequence[int]]
 ) -> dict[str, GoldAccuracy]:
     """How every annotator does on the items whose right ranks are known (`RankingStore.gold()`), by name."""
-    hits: dict[str, list[float]] = {r.annotator: [] for known in rankings.values() for r in known}
+    hits: dict[str, list[float]] = {r.annotator: [] for of_item in rankings.values() for r in of_item}
     items = Counter(r.annotator for item in gold for r in rankings.get(item, ()))
     for item, right in gold.items():
         ordered = [(i, j) for i, j in permutations(range(len(right)), 2) if right[i] < right[j]]
@@ -85,7 +90,8 @@ def gold_accuracy(
                 0.5 if r.overall[i] == r.overall[j] else float(r.overall[i] < r.overall[j]) for i, j in ordered
             ]
     return {
-        name: GoldAccuracy(float(np.mean(h)) if h else None, len(h), items[name]) for name, h in sorted(hits.items())
+        name: GoldAccuracy(float(np.mean(of_pairs)) if of_pairs else None, len(of_pairs), items[name])
+        for name, of_pairs in sorted(hits.items())
     }
 
 
@@ -93,8 +99,8 @@ def _decisions(rankings: Mapping[str, Sequence[Ranking]]) -> pd.DataFrame:
     """task (item and two positions), worker, label (1: the first of the two is better, 0: the second)."""
     rows = [
         ((item, i, j), r.annotator, int(r.overall[i] < r.overall[j]))
-        for item, known in rankings.items()
-        for r in known
+        for item, of_item in rankings.items()
+        for r in of_item
         for i, j in combinations(range(len(r.overall)), 2)
         if r.overall[i] != r.overall[j]
     ]
@@ -103,6 +109,7 @@ def _decisions(rankings: Mapping[str, Sequence[Ranking]]) -> pd.DataFrame:
 
 
 def _shared(decisions: pd.DataFrame) -> pd.DataFrame:
+    """The decisions on pairs that two or more annotators decided."""
     return decisions[decisions.groupby("task")["worker"].transform("size") > 1]
 
 

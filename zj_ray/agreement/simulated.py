@@ -1,8 +1,8 @@
 """Simulated annotators: what stands in for the doctors until doctors rank.
 
-Each adds his own error to the true utility of the rubric and ranks by what he then sees; answers that look alike to him
-share a rank. Everything written here is of kind "simulated" and is no expert's judgement. An annotator's error depends on
-his seed, his name and the item alone, so a feedback stage that was killed and resumed writes the same rankings.
+Each adds an error to the true utility of the rubric and ranks by what is then seen; answers that look alike share a rank.
+Everything written here is of kind "simulated" and is no expert's judgement. An annotator's error depends on the seed, the
+annotator's name and the item alone, so a feedback stage that was killed and resumed writes the same rankings.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ JUST_NOTICEABLE = 0.5  # smallest difference that an annotator sees, in units of
 
 @dataclass(frozen=True)
 class Scale:
-    """The spread of each true value among the answers to one context, pooled over all contexts: what an error is measured in.
+    """The spread of each true value among the answers to one context, pooled over all contexts: the unit of an error.
 
-    What differs between contexts does not count: nobody ranks across them, and where it dominates (a red flag lowers all
-    four answers) errors measured by it would drown every ranking.
+    Differences between contexts do not count: nobody ranks across them, and where they dominate (a red flag lowers all
+    four answers) errors measured by them would drown every ranking.
     """
 
     utility: float
@@ -46,14 +46,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """noise: standard deviation of his error, in units of the spread of the true values (FeedbackConfig.noise)."""
+    """noise: standard deviation of the error, in units of the spread of the true values (FeedbackConfig.noise)."""
 
     name: str
     seed: int
     noise: float
 
     def rank(self, rubrics: Sequence[Rubric], *, scale: Scale, item: str) -> list[int]:
-        """Overall ranks [answers], 1 = best, as he sees them: utility with his error on this item."""
+        """Overall ranks [answers], 1 = best: by utility with the annotator's error on this item."""
         return self._ranks([r.utility for r in rubrics], scale.utility, f"{item}/overall")
 
     def rank_aspects(self, rubrics: Sequence[Rubric], *, scale: Scale, item: str) -> dict[str, list[int]]:
@@ -63,22 +63,25 @@ class SimulatedAnnotator:
     def _ranks(self, values: Sequence[float], spread: float, topic: str) -> list[int]:
         digest = hashlib.sha256(f"{self.seed}/{self.name}/{topic}".encode()).digest()
         error = np.random.default_rng(int.from_bytes(digest[:8], "big")).normal(0.0, 1.0, len(values))
-        return ranks_with_ties(np.asarray(values, dtype=float) + self.noise * spread * error, JUST_NOTICEABLE * spread)
+        return noticeable_ranks(np.asarray(values, dtype=float) + self.noise * spread * error, JUST_NOTICEABLE * spread)
 
 
-def ranks_with_ties(values: np.ndarray, just_noticeable: float) -> list[int]:
-    """Competition ranks [n] of `values` [n], largest first; a value within `just_noticeable` of its group's best shares its rank."""
+def noticeable_ranks(values: np.ndarray, just_noticeable: float) -> list[int]:
+    """Competition ranks [n] of `values` [n], largest first: 1, 2, 2, 4.
+
+    A value within `just_noticeable` of the best of a group shares the group's rank.
+    """
     ranks = [0] * len(values)
     best, rank = np.inf, 0
-    for place, index in enumerate(np.argsort(-values, kind="stable"), start=1):
-        if place == 1 or best - values[index] > just_noticeable:
-            best, rank = values[index], place
+    for position, index in enumerate(np.argsort(-values, kind="stable"), start=1):
+        if position == 1 or best - values[index] > just_noticeable:
+            best, rank = values[index], position
         ranks[index] = rank
     return ranks
 
 
 def panel(config: FeedbackConfig, seed: int) -> list[SimulatedAnnotator]:
-    """The run's simulated annotators; each name says that he is one."""
+    """The run's simulated annotators, whose names say that they are simulated."""
     return [SimulatedAnnotator(f"simulated-{k + 1}", seed, config.noise) for k in range(config.annotators)]
 
 
@@ -88,40 +91,33 @@ def rank_items(
     rubrics: Mapping[str, Sequence[Rubric]],
     annotators: Sequence[SimulatedAnnotator],
 ) -> int:
-    """Have every annotator rank every item that he has not ranked yet; returns the number of rankings added.
+    """Have every annotator rank every item that has no ranking of theirs yet; returns the number of rankings added.
 
     rubrics: the true values of each item's answers, by item id, in the answers' order; all of them set the scale.
     """
     scale = Scale.of([rubrics[item.id] for item in items])
-    done = {(r.item, r.annotator) for known in store.all_rankings().values() for r in known}
-    fresh = [
-        Ranking(
-            item.id,
-            annotator.name,
-            "simulated",
-            tuple(annotator.rank(rubrics[item.id], scale=scale, item=item.id)),
-            {
-                a: tuple(ranks)
-                for a, ranks in annotator.rank_aspects(rubrics[item.id], scale=scale, item=item.id).items()
-            },
-        )
-        for item in items
-        for annotator in annotators
-        if (item.id, annotator.name) not in done
-    ]
+    done = {(r.item, r.annotator) for of_item in store.all_rankings().values() for r in of_item}
+    fresh = []
+    for item in items:
+        for annotator in annotators:
+            if (item.id, annotator.name) not in done:
+                overall = annotator.rank(rubrics[item.id], scale=scale, item=item.id)
+                aspects = annotator.rank_aspects(rubrics[item.id], scale=scale, item=item.id)
+                by_aspect = {aspect: tuple(ranks) for aspect, ranks in aspects.items()}
+                fresh.append(Ranking(item.id, annotator.name, "simulated", tuple(overall), by_aspect))
     store.add_rankings(fresh)
     return len(fresh)
 
 
 def noise_ceiling(utilities: Sequence[Sequence[float]], rankings: Sequence[Sequence[Ranking]]) -> float | None:
-    """The pair accuracy that knowing the true utility reaches against the annotators' majority: no reward model can be expected to beat it.
+    """The pair accuracy against the annotators' majority of somebody who knows the true utility; None without a pair.
 
-    utilities: [items][answers]; rankings: [items][annotators] of the same held-out items. An equal utility counts half, as
-    a guess would. None without a pair.
+    No reward model can be expected to beat it. utilities: [items][answers]; rankings: [items][annotators] of the same
+    held-out items. An equal utility counts half, as a guess would.
     """
     hits = []
-    for true, seen in zip(utilities, rankings, strict=True):
-        hits += [0.5 if true[i] == true[j] else float(true[i] > true[j]) for i, j in pairs(seen)]
+    for true, of_item in zip(utilities, rankings, strict=True):
+        hits += [0.5 if true[i] == true[j] else float(true[i] > true[j]) for i, j in pairs(of_item)]
     return float(np.mean(hits)) if hits else None
 
 

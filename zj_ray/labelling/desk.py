@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, column, delete, func, insert, select, table, update
 
-from zj_ray.agreement.concordance import tau_b
+from zj_ray.agreement.concordance import disagree, similarity
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
 from zj_ray.rankings.consensus import consensus, settled
@@ -200,7 +200,7 @@ class Desk:
 
         def sureness(item: str) -> tuple[bool, int, float, str]:
             said = rankings[item]
-            alike = [_alike(a.overall, b.overall) for a, b in combinations(said, 2)]
+            alike = [similarity(a.overall, b.overall) for a, b in combinations(said, 2)]
             return any(r.adjudicated for r in said), len(said), sum(alike) / max(len(alike), 1), item
 
         def fit(said: Sequence[Ranking]) -> bool:
@@ -318,19 +318,6 @@ def places_of(items: Iterable[str], overlap: float) -> dict[str, int]:
 def display_order(item: str, annotator: str, answers: int) -> tuple[int, ...]:
     """Positions of the answers as he sees them: by lot, but the same ones whenever he comes back."""
     return tuple(random.Random(f"{item}/{annotator}").sample(range(answers), answers))
-
-
-def disagree(rankings: Sequence[Ranking], threshold: float) -> bool:
-    """Whether two of them call for a third: one finds all answers wrong and the other does not, or Kendall's τ-b is below `threshold`."""
-    return any(
-        a.all_wrong != b.all_wrong or _alike(a.overall, b.overall) < threshold for a, b in combinations(rankings, 2)
-    )
-
-
-def _alike(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-    """Kendall's τ-b. It does not exist where somebody ties all: then 1 if the other does too, else 0, as he orders no pair their way."""
-    found = tau_b(a, b)
-    return float(len(set(a)) == len(set(b))) if found is None else found
 
 
 def read_priorities(path: Path) -> dict[str, float]:
