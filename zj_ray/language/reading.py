@@ -1,4 +1,4 @@
-"""What a doctor's turn does, read from its words: asks, advises, sends to emergency care; and how a patient words his facts.
+"""What a doctor's turn does, read from its words: asks, advises, sends to emergency care; and how patients word facts.
 
 Patient and rules share these readings, so that the patient never takes for advice what the reward takes for a question.
 They are patterns, not understanding: docs/data.md says what they miss.
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from zj_ray.language.phrases import MASK, OPEN_PATTERN, PERSONA_LEADS, SLOT_PATTERNS
+from zj_ray.language.phrases import MASK, PERSONA_LEADS
 
 READINGS = 4096  # texts whose reading is kept: patient and rules read the same turn several times
 
@@ -21,8 +21,27 @@ _QUESTION = re.compile(
     r"[？?]|请问|(吗|呢|没有|怎么样)[。！\s]*$|(^|，)(您|那|还|平时|以前|最近|现在)*有没有[^，]{0,12}。?$|(告诉我|说说|说一下|讲讲"
     r"|描述一下)[^，。]{0,12}[。]?$"
 )
-_SLOTS = {slot: re.compile(pattern) for slot, pattern in SLOT_PATTERNS.items()}
-_OPEN = re.compile(OPEN_PATTERN)
+# A clause of a question asks for the first slot whose pattern it matches. The order decides between "以前有没有药物过敏"
+# (allergy, not history), "现在吃什么药" (medication) and "开始之前吃过什么" (trigger, not onset).
+_SLOT_PATTERNS = {
+    "过敏": r"过敏",
+    "妊娠": r"怀孕|妊娠|备孕|孕期|哺乳|月经|怀上|有喜",
+    "用药": r"用药|吃.{0,4}药|用.{0,4}药|什么药|抹药|擦药|药膏|治疗过|处理过|治疗没有|什么治疗|看过医生|打过针|输过液",
+    "诱因": r"诱因|诱发|引起|什么原因|受凉|着凉|劳累|熬夜|接触过|吃过什么|吃了什么|特别的东西|之前(有没有)?(吃|做|碰|去)|压力",
+    "既往": r"以前|既往|病史|得过|手术|住过院|慢性病|基础病|家里人|家族|遗传|体检",
+    "病程": r"加重|减轻|好转|缓解|变化|反复|一直|间断|越来越|持续性|时好时坏|阵发|发展",
+    "起病": r"什么时候|何时|多久|多长时间|几天了|哪一?天|哪年|开始|突然|最早|第一次",
+    "程度": r"程度|严重|厉害|影响|忍受|忍得|能忍|睡得着|干活|走路",
+    "伴随": r"伴随|伴有|其他症状|别的症状|其它症状|异常表现|同时"
+    r"|(有没有|是否|有无|会不会|还有|出现).{0,6}(发热|发烧|高烧|恶心|呕吐|想吐|头晕|头痛|头疼|胸闷|胸痛|气短|喘|呼吸|咳|出血|腹泻"
+    r"|拉肚子|乏力|没劲|心慌|心悸"
+    r"|抽搐|麻|肿|痒|疼|痛|出汗|消瘦|食欲|胃口|睡眠|失眠|皮疹|流脓)",
+}
+_SLOTS = {slot: re.compile(pattern) for slot, pattern in _SLOT_PATTERNS.items()}
+_OPEN = re.compile(
+    r"哪里不舒服|什么不舒服|不舒服的地方|怎么不舒服|怎么不好|具体说|详细说|详细描述|再说说|说说(您|你)?的?情况|什么情况|别的情况|其他情况"
+    r"|要补充|怎么了|还有呢"
+)
 _ADVICE = re.compile(
     r"建议|考虑(是|为|有)?|可能(是|性)|应该|需要(做|去|查|尽|到)|最好|避免|注意|不要|少吃|少喝|忌|多喝|多吃|多休息|休息|保持|治疗|复查|复诊"
     r"|检查|化验|就诊|就医|面诊|挂号|遵医嘱|用药|服用|外用|急诊|120|马上|立即|尽快|按时|坚持|可以先|观察"
@@ -61,33 +80,31 @@ def statements(text: str) -> list[str]:
 @lru_cache(READINGS)
 def asked_slots(text: str) -> tuple[str, ...]:
     """The fact slots that the questions in `text` ask for, in the order asked; a clause asks for one slot at most."""
-    found: list[str] = []
+    slots: list[str] = []
     for question in questions(text):
         for clause in clauses(question):
             slot = next((name for name, pattern in _SLOTS.items() if pattern.search(clause)), None)
-            if slot is not None and slot not in found:
-                found.append(slot)
-    return tuple(found)
+            if slot is not None and slot not in slots:
+                slots.append(slot)
+    return tuple(slots)
 
 
 def asks_openly(text: str) -> bool:
-    """A question without a topic ("还有哪里不舒服吗？")."""
+    """Whether the text asks a question without a topic ("还有哪里不舒服吗？")."""
     return any(_OPEN.search(question) for question in questions(text))
 
 
 def advises(text: str) -> bool:
-    """Some sentence that asks nothing recommends, explains or refers; at least 8 characters, so that one word is no advice."""
+    """Whether a sentence that asks nothing recommends, explains or refers, in 8 characters or more: one word is no advice."""
     return any(_ADVICE.search(s) and len(_NOT_WORD.sub("", s)) >= 8 for s in statements(text))
 
 
 def refers_to_emergency(text: str) -> bool:
-    """Sends the patient to emergency care now: neither "不用去急诊" nor "如果加重请去急诊"."""
+    """Whether the text sends the patient to emergency care now: neither "不用去急诊" nor "如果加重请去急诊" does."""
     for sentence in sentences(text):
         for match in _EMERGENCY.finditer(sentence):
             before = sentence[: match.start()]
-            near = _CLAUSE.split(before)[-1][
-                -8:
-            ]  # a negation reaches over its own clause only: "别等，马上去急诊" refers
+            near = _CLAUSE.split(before)[-1][-8:]  # a negation reaches over its own clause: "别等，马上去急诊" refers
             if not _CONDITION.search(before) and not _NEGATION.search(near):
                 return True
     return False

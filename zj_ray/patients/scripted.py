@@ -148,7 +148,7 @@ def may_know_more(case: Case) -> bool:
 def _slot(fact: Fact) -> str | None:
     """The clinic slot of a fact, or None for a slot of somebody else's making."""
     slot = phrases.SLOT_ALIASES.get(fact.slot, fact.slot)
-    return slot if slot in phrases.SLOT_PATTERNS else None
+    return slot if slot in phrases.SLOTS else None
 
 
 @lru_cache(READINGS)
