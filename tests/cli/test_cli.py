@@ -25,8 +25,11 @@ COMMANDS = (
     "submit",
     "status",
     "logs",
+    "runs",
     "stop",
+    "scale",
     "report",
+    "export",
     "serve",
     "chat",
     "data",
@@ -54,6 +57,16 @@ def test_help_lists_every_command() -> None:
     answer = runner.invoke(app, ["--help"])
     assert answer.exit_code == 0
     assert all(command in answer.output for command in COMMANDS)
+
+
+def test_help_says_what_to_type_first_and_groups_the_commands() -> None:
+    shown = runner.invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    assert [line.strip() for line in shown.splitlines() if line.strip()][1].startswith("Type first: zj doctor")
+    panels = [
+        shown.index(f"─ {name} ─") for name in ("Runs", "Data and labelling", "Evaluation and serving", "Cluster")
+    ]
+    assert panels == sorted(panels)
+    assert panels[1] < shown.index(" feedback ") < panels[2]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

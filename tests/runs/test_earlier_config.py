@@ -49,3 +49,9 @@ def test_readers_leave_it_as_it_is(folder: Path) -> None:
     answer = CliRunner().invoke(app, ["status", "det", "--runs", str(folder.parent)])
     assert answer.exit_code == 0, answer.output
     assert (folder / "config.yaml").read_text(encoding="utf-8") == EARLIER
+
+
+def test_it_may_be_continued_by_its_own_config(folder: Path) -> None:
+    (folder / "run.json").write_text("{}", encoding="utf-8")
+    answer = CliRunner().invoke(app, ["run", str(folder / "config.yaml"), "--dry-run"])
+    assert answer.exit_code == 0 and "  turn_tokens: 48\n" in answer.output

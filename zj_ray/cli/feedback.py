@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zj_ray.cli.options import RUNS, RunName, Runs
 from zj_ray.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,13 +17,6 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Rankings of a run: how far annotators agree, import, export."
 )
 
-Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="folder that holds the runs", envvar="ZJ_RUNS")]
-RunName = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN", help="the run's name (its folder below runs/), or the folder itself", show_default=False
-    ),
-]
 FormatName = Annotated[
     str,
     typer.Option(
@@ -33,12 +27,12 @@ FormatName = Annotated[
     ),
 ]
 
-RUNS = Path("runs")
-
 
 @app.command()
 def agreement(run: RunName, runs: Runs = RUNS) -> None:
-    """How far annotators agree: Krippendorff's α, two by two, over time, on gold items; how good each is. Writes feedback/agreement.json.
+    """How far annotators agree: Krippendorff's α, two by two, over time, on gold items; how good each is.
+
+    Also written to feedback/agreement.json.
 
     Example: [bold]zj feedback agreement demo[/]
     """
@@ -49,11 +43,11 @@ def agreement(run: RunName, runs: Runs = RUNS) -> None:
 
     folder = find_run(run, runs)
     store = _store(folder)
-    found = measure_agreement(store.all_rankings(), gold=store.gold())
+    measured = measure_agreement(store.all_rankings(), gold=store.gold())
     store.close()
     path = folder / "feedback" / "agreement.json"
-    found.write(path)
-    console.print(overview(found))
+    measured.write(path)
+    console.print(overview(measured))
     console.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
@@ -81,11 +75,10 @@ def import_(
 
     items, rankings = reader(format)(file, annotator)
     store = _store(find_run(run, runs), new=True)
-    added = take(store, items, rankings)
+    new_items, new_rankings = take(store, items, rankings)
     store.close()
-    typer.echo(
-        f"{file} has {len(items)} items and {len(rankings)} rankings; {added[0]} items and {added[1]} rankings of them were new"
-    )
+    contents = f"{len(items)} items and {len(rankings)} rankings"
+    typer.echo(f"{file} has {contents}; {new_items} items and {new_rankings} rankings of them were new")
 
 
 @app.command()
@@ -122,10 +115,10 @@ def collect(
     prompts: Annotated[int, typer.Option("--prompts", metavar="N", help="contexts to be answered", min=2)] = 200,
     runs: Runs = RUNS,
 ) -> None:
-    """Let the run's PPO model answer, for the next round of ranking. Half the contexts are moments of its own consultations.
+    """Let the run's PPO model answer, for the next round of ranking.
 
-    Doctors rank them with zj label RUN (simulated annotators at once, where the run has those); zj run CONFIG --from reward learns from
-    the rankings of all rounds.
+    Half the contexts are moments of its own consultations. Doctors rank the answers with zj label RUN (simulated
+    annotators at once, where the run has those); zj run CONFIG --from reward learns from the rankings of all rounds.
 
     Example: [bold]zj feedback collect demo --prompts 500[/]
     """
@@ -134,14 +127,15 @@ def collect(
     folder = find_run(run, runs)
     from zj_ray.pipeline import collect_round
 
-    told = collect_round(Run.load(folder), prompts)
-    typer.echo(f"round {told['round']}: {told['items']} items, {told['ranked']} of them ranked")
-    ranking = "" if told["ranked"] == told["items"] else f"rank them with: zj label {run}; then "
-    typer.echo(f"{ranking}learn from them with: zj run CONFIG --from reward")
+    collected = collect_round(Run.load(folder), prompts)
+    items, ranked = collected["items"], collected["ranked"]
+    typer.echo(f"round {collected['round']}: {items} items, {ranked} of them ranked")
+    first = "" if ranked == items else f"rank them with: zj label {run}; then "
+    typer.echo(f"{first}learn from them with: zj run CONFIG --from reward")
 
 
 def _store(folder: Path, new: bool = False) -> RankingStore:
-    """The store of a run folder's feedback stage. new: it may be empty."""
+    """The store of a run folder's feedback stage. new: one without rankings may be opened, too."""
     from zj_ray.rankings.store import open_rankings
     from zj_ray.runs.folder import Run
 

@@ -59,12 +59,13 @@ class Leaf(NamedTuple):
 
 def leaves(section: Any, prefix: str = "") -> Iterator[Leaf]:
     """Every key of a section of a config, sections inside it included, in the order of the schema."""
+    hints = type_hints(section.__class__)
     for item in fields(section):
         key, value = prefix + item.name, getattr(section, item.name)
         if is_dataclass(value):
             yield from leaves(value, f"{key}.")
         else:
-            yield Leaf(key, type_hints(type(section))[item.name], value, item.metadata)
+            yield Leaf(key, hints[item.name], value, item.metadata)
 
 
 @cache

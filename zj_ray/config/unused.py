@@ -15,12 +15,8 @@ Unused = tuple[str, str]  # a key, or the section of many, and why nothing reads
 
 def ineffective(config: Config) -> dict[str, str]:
     """Every key that nothing reads under the other settings → the reason."""
-    return {
-        leaf.key: reason
-        for unused, reason in _unused(config)
-        for leaf in leaves(config)
-        if f"{leaf.key}.".startswith(f"{unused}.")
-    }
+    keys = [leaf.key for leaf in leaves(config)]
+    return {key: reason for unused, reason in _unused(config) for key in keys if f"{key}.".startswith(f"{unused}.")}
 
 
 def _unused(config: Config) -> Iterator[Unused]:
