@@ -169,12 +169,12 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 HOUSE = read_house(PAGE)
 
 
-@pytest.mark.xfail(reason="the splits are under way")
+# @pytest.mark.xfail(reason="the splits are under way")
 def test_the_house_stands_as_it_is_drawn() -> None:
     assert list(faults(sources_on_disk(), HOUSE)) == []
 
 
-@pytest.mark.xfail(reason="control.py is still there")
+# @pytest.mark.xfail(reason="control.py is still there")
 def test_every_room_of_the_page_is_there() -> None:
     assert set(HOUSE.floors) == {room(path) for path in sources_on_disk() if path != "__init__.py"}
 

@@ -169,10 +169,7 @@ def test_a_faulty_prompt_is_named_by_file_and_line(tmp_path: Path, sets: dict, f
 @pytest.mark.realdata
 def test_the_real_data_loads_without_a_fault(real_data: Path) -> None:
     for split in ("train", "valid"):
-        sizes = [
-            len(load(real_data, split))
-            for load in (load_texts, load_dialogues, load_general, load_prompts)
-        ]
+        sizes = [len(load(real_data, split)) for load in (load_texts, load_dialogues, load_general, load_prompts)]
         files = {
             path.stem: len(path.read_text(encoding="utf-8").splitlines())
             for path in (real_data / split).glob("*.jsonl")

@@ -14,7 +14,8 @@ from zj_ray.data.trajectory import Turn
 from zj_ray.errors import DataError
 from zj_ray.language import phrases
 from zj_ray.language.reading import advises, questions, refers_to_emergency
-from zj_ray.rules.consultation import advice, length, prose_rules, repetition, turn_rules, well_formed
+from zj_ray.rules.consultation import advice, turn_rules
+from zj_ray.rules.prose import length, prose_rules, repetition, well_formed
 from zj_ray.rules.rubric import Rubric, rubric
 from zj_ray.rules.safety import judge, unsafe
 

@@ -42,8 +42,8 @@ async def consult(
 ) -> Trajectory:
     """Hold one consultation until the patient is done, the turns are used up, or no room is left for another turn.
 
-    key: of the step, before the name of every turn. seed: of the step. All samples of a prompt meet the same patient, so
-    that what they earn can be compared.
+    key: of the step, before the name of every turn. seed: of the step. All samples of a prompt meet the same patient,
+    so that what they earn can be compared.
     """
     patient, patient_seed, seed = ScriptedPatient(), stable_seed(seed, prompt.id), stable_seed(seed, prompt.id, sample)
     persona = PERSONAS[stable_seed(patient_seed, "persona") % len(PERSONAS)]

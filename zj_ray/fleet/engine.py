@@ -174,13 +174,13 @@ class EngineThread:
         self.asleep = {"weights", "kv_cache"}
 
     def _wake(self, part: str) -> None:
-        """Wake the weights or the KV cache, so that the trainers' copy of the weights and the cache need not be there at once."""
+        """Wake the weights or the KV cache: the trainers' copy of the weights and the cache need not be there at once."""
         if part in self.asleep:
             self.engine.wake_up([part])
             self.asleep.remove(part)
 
     def _take_adapter(self, manifest: WeightManifest, buckets: list[Any]) -> None:
-        """Load a LoRA adapter, under an id of its own: under the same id vLLM would go on with the old one, silently."""
+        """Load a LoRA adapter, under an id of its own: under the same one vLLM would silently go on with the old adapter."""
         from vllm.lora.request import LoRARequest
 
         with tempfile.TemporaryDirectory(prefix="zj-adapter-") as folder:  # vLLM reads it once, in `add_lora`
@@ -197,7 +197,7 @@ class EngineThread:
 
 
 class RolloutEngine:
-    """The Ray actor around an engine. It never restarts by itself: the fleet replaces it, so that a new one has no weights."""
+    """The Ray actor. It never restarts by itself: the fleet replaces it, so that a new engine always lacks weights."""
 
     def __init__(self, name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int) -> None:
         if fleet.engine_gpus == 0:
@@ -216,7 +216,7 @@ class RolloutEngine:
     async def generate(self, request: TurnRequest) -> TurnOutput:
         """Sample one continuation.
 
-        Raises WaitTimeout after `fleet.turn_timeout` seconds; the request is then aborted, so that it can't be answered twice.
+        Raises WaitTimeout after `fleet.turn_timeout` seconds, and aborts the request, so that it can't be answered twice.
         """
         limit = self.fleet.turn_timeout
         try:
@@ -228,8 +228,8 @@ class RolloutEngine:
     async def apply(self, *published: PublishedWeights) -> SyncReceipt:
         """Take new weights: pull, verify, load, drop the prefix cache. A damaged bucket changes nothing.
 
-        published: whole weights, and after them the LoRA adapter that stands on them, if there is one. What the engine has
-        already is not pulled again.
+        published: whole weights, and after them the LoRA adapter that stands on them, if there is one. What the engine
+        has already is not pulled again.
         """
         started = time.monotonic()
         for number, weights in enumerate(published, 1):
@@ -273,7 +273,7 @@ class RolloutEngine:
             raise WaitTimeout(late, where=f"engine {self.name}", remedy="raise fleet.sync_timeout") from None
 
     async def finish_turns(self) -> None:
-        """Wait until no turn is in flight, as none may be spoken by two policies. The fleet sends no new ones meanwhile.
+        """Wait until no turn is in flight, as none may be spoken by two policies. The fleet sends no new ones now.
 
         Raises WaitTimeout; a turn's own limit comes first.
         """
@@ -304,7 +304,7 @@ class RolloutEngine:
 def start_engine(
     name: str, model_path: str, model: ModelConfig, fleet: FleetConfig, lora_rank: int, strategy: Any = None
 ) -> Any:
-    """A RolloutEngine actor, at once; its `wait_ready` tells when the model is loaded. strategy: Ray's, for where it sits."""
+    """A RolloutEngine actor, whose `wait_ready` tells when the model is loaded. strategy: Ray's, for where it sits."""
     actor = ray.remote(RolloutEngine).options(
         num_cpus=fleet.engine_cpus,
         num_gpus=fleet.engine_gpus,

@@ -2,7 +2,7 @@
 
 Least in flight, but only among engines that serve: one that fails fast is always idle, and least-in-flight alone would
 send it everything. A failure streak puts an engine on trial (one turn at a time, after a pause that doubles), and a
-newcomer starts slowly: its limit grows by one with every answer. Ties go to the engine that holds the dialogue's prefix.
+newcomer starts slowly: its limit grows by one with every answer. Ties go to the engine with the dialogue's prefix.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LOAD = 0.8  # share of the fleet's capacity that the autoscaler aims at
 class Bounds:
     """The least and the most engines that there may be.
 
-    idle: so long must fewer engines have been enough before some leave [s]; it should exceed the time between two rollouts.
+    idle: so long must fewer engines have been enough before some leave [s]; longer than the time between two rollouts.
     """
 
     least: int

@@ -21,7 +21,7 @@ class TurnRequest:
 class TurnOutput:
     """A sampled continuation and the weight version that it was sampled with.
 
-    token_ids: with the stop token at their end where `finished`; logprobs: of each token under the sampling distribution.
+    token_ids: with the stop token at the end where `finished`; logprobs: of each token, at the sampling temperature.
     """
 
     token_ids: list[int]
@@ -44,7 +44,7 @@ SpokenTurns = dict[str, SpokenTurn]  # of a rollout, by prompt, sample and numbe
 
 @dataclass(frozen=True)
 class SyncReceipt:
-    """What an engine says of weights that it was sent: the version that it has now, and how many buckets were damaged."""
+    """An engine's answer to weights: the version that it has now, and how many buckets arrived damaged."""
 
     version: int
     seconds: float

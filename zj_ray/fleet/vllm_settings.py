@@ -48,7 +48,7 @@ def vllm_arguments(
 def engine_environment(fleet: FleetConfig) -> dict[str, str]:
     """The variables that a rollout engine's process is started with.
 
-    It is one process everywhere: weights are handed to the worker as they are, another process would want them serialized.
+    It is one process on GPUs too: weights are handed to the worker as they are, another would want them serialized.
     """
     return vllm_environment(fleet.engine_gpus > 0, fleet.threads) | IN_ONE_PROCESS
 

@@ -1,4 +1,4 @@
-"""Red flags in the patient's words: signs that send him to emergency care, whatever else is asked.
+"""Red flags in the patient's words: signs that call for emergency care, whatever else is asked.
 
 The clinic's own signs are known word for word; other people's cases are read by keywords with a short look back for a
 negation. Keywords miss and over-report: good for training signals, never for triage.
@@ -32,9 +32,8 @@ RED_FLAG_PATTERNS = {
     "外伤": r"骨折|变形|摔(伤|了|断)|车祸|砸|咬得很深|肉都翻|伤口.{0,6}深|烫.{0,6}发白|都烫到|被.{0,3}撞|耳朵流血|啪的一声|站不(起来|住)",
 }
 _PATTERNS = {label: re.compile(pattern) for label, pattern in RED_FLAG_PATTERNS.items()}
-_DENIED = re.compile(
-    r"(没有|没|无|否认|不伴|未见|未)[^，。；！？没]{0,4}$"
-)  # "没有发热、胸痛" denies both; a longer reach would deny too much
+# "没有发热、胸痛" denies both; a longer reach would deny too much.
+_DENIED = re.compile(r"(没有|没|无|否认|不伴|未见|未)[^，。；！？没]{0,4}$")
 
 
 def voiced_labels(text: str) -> tuple[str, ...]:
@@ -46,15 +45,15 @@ def voiced_labels(text: str) -> tuple[str, ...]:
     )
 
 
-def voices(text: str, *, labels: Sequence[str], told: Sequence[str]) -> bool:
+def voices(text: str, *, labels: Sequence[str], sayable: Sequence[str]) -> bool:
     """Whether `text` voices one of a patient's red flags `labels`.
 
-    told: all that this patient could ever say (opening and facts). A clinic patient says his sign word for word, so only
-    that counts: asthma patients wheeze in their ordinary complaint. Without such a sign the labels' keywords decide.
+    sayable: all that this patient could ever say (opening and facts). A patient of the clinic says a sign word for word, so
+    only that counts: asthma patients wheeze in their ordinary complaint. Without such a sign the labels' keywords decide.
     """
     if not labels:
         return False
-    known = {sign for sign in clinic_signs() if any(sign in words for words in told)}
-    if known:
-        return any(sign in text for sign in known)
+    signs = {sign for sign in clinic_signs() if any(sign in words for words in sayable)}
+    if signs:
+        return any(sign in text for sign in signs)
     return bool(set(labels) & set(voiced_labels(text)))

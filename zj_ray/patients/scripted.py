@@ -2,7 +2,7 @@
 
 A matching question reveals the facts it asks for (two a turn at most), an open question one, a question already answered
 "刚才说过了", any other "不太清楚". The diagnosis is never said, by this patient or by any other that uses the controller.
-The reply before the doctor's last turn ends with the cue that he should now advise, as in the SFT consultations.
+The reply before the doctor's last turn ends with the cue that advice is due, as in the SFT consultations.
 """
 
 from __future__ import annotations
@@ -44,14 +44,17 @@ class Reply:
 
 
 class ScriptedPatient:
-    """One patient at a time: `reset` opens a consultation, `step` answers a doctor turn. Deterministic in (prompt, persona, seed)."""
+    """One patient at a time: `reset` opens a consultation, `step` answers a doctor turn.
+
+    The same prompt, persona and seed give the same words.
+    """
 
     flagged: bool = False
 
     def reset(self, prompt: Prompt, *, persona: str, seed: int, max_turns: int) -> str:
         """Begin a consultation and return the patient's first words.
 
-        persona: one of PERSONAS, changes the wording only. max_turns: doctor turns after which his patience ends.
+        persona: one of PERSONAS, changes the wording only. max_turns: doctor turns after which the patient's patience ends.
         """
         if persona not in PERSONAS:
             raise ConfigError(f"there is no persona {persona!r}", remedy=f"use one of {', '.join(PERSONAS)}")
@@ -84,10 +87,17 @@ class ScriptedPatient:
             words = self._pick(phrases.THANKS)
         elif self._turn == self._max_turns - 1:
             words = f"{words}{phrases.CUE}"
-        return Reply(self._masked(words), revealed, repeated, len(asked), self.flagged, done)
+        return Reply(
+            text=self._masked(words),
+            revealed=revealed,
+            repeated=repeated,
+            questions=len(asked),
+            flagged=self.flagged,
+            done=done,
+        )
 
     def _answer(self, case: Case, text: str, asked: Sequence[str]) -> tuple[tuple[int, ...], bool, str]:
-        """The facts gained, whether the doctor asked only what he knew, and the words for it."""
+        """The facts gained, whether the doctor asked only what had been told, and the words for it."""
         if not asked:
             return (), False, phrases.ASK_BACK if self._turn == 1 else phrases.FOLLOW_UP
         wanted = matching_facts(case, text)
@@ -111,16 +121,21 @@ class ScriptedPatient:
         """After an answer to a safety prompt or control: a short push, once or twice, then thanks."""
         control = self._prompt.kind == "control"
         done = self._turn > self._pushes or self._turn >= self._max_turns
-        words = (
-            self._pick(phrases.THANKS) if done else self._pick(phrases.CONTROL_PUSHES if control else phrases.PUSHES)
+        pushes = phrases.CONTROL_PUSHES if control else phrases.PUSHES
+        return Reply(
+            text=self._pick(phrases.THANKS if done else pushes),
+            revealed=(),
+            repeated=False,
+            questions=asked,
+            flagged=self.flagged,
+            done=done,
         )
-        return Reply(words, (), False, asked, self.flagged, done)
 
     def _voices(self, words: str) -> bool:
         case = self._prompt.case
-        return case is not None and voices(
-            words, labels=case.red_flags, told=[case.opening, *(fact.answer for fact in case.facts)]
-        )
+        if case is None:
+            return False
+        return voices(words, labels=case.red_flags, sayable=[case.opening, *(fact.answer for fact in case.facts)])
 
     def _masked(self, words: str) -> str:
         diagnosis = (self._prompt.case.reference.get("diagnosis") or "") if self._prompt.case else ""
@@ -131,7 +146,7 @@ class ScriptedPatient:
 
 
 def matching_facts(case: Case, text: str) -> list[int]:
-    """Indices of the facts that the questions in `text` ask for, in the order asked or, for free slots, the closest first."""
+    """Indices of the facts that the questions in `text` ask for, in the order asked; after them free slots, closest first."""
     asked = questions(text)
     wanted = [i for slot in asked_slots(text) for i, fact in enumerate(case.facts) if _slot(fact) == slot]
     pairs = {pair for question in asked for pair in _content(question)}
@@ -141,7 +156,7 @@ def matching_facts(case: Case, text: str) -> list[int]:
 
 
 def may_know_more(case: Case) -> bool:
-    """Whether the case is what was said in somebody's talk, not a record by topic: then a topic it lacks may still be a good one to ask."""
+    """Whether the case comes from somebody's talk, not from a record by topic: a topic that it lacks may be good to ask."""
     return any(_slot(fact) is None for fact in case.facts)
 
 
@@ -157,7 +172,10 @@ def _content(text: str) -> frozenset[str]:
 
 
 def _overlap(asked: Set[str], fact: Fact) -> float:
-    """Character pairs that question and topic share, as a share of the shorter one, in [0, 1]; the better of known question and answer."""
+    """Character pairs that a question shares with the fact's own question or its answer, whichever shares more.
+
+    asked: the question's pairs. The share is of the shorter one's pairs, in [0, 1].
+    """
     shares = [0.0]
     for topic in (fact.ask or fact.slot, fact.answer):
         pairs = _content(topic)

@@ -64,7 +64,7 @@ class CheckpointWriter:
             raise fault
 
     def close(self) -> None:
-        """Let a checkpoint that is being written be finished, if the roles live: a loop after this one goes on from it."""
+        """Let a checkpoint that is being written be finished, if the roles live: a later loop can go on from it."""
         if self._pending is not None:
             wait([self._pending], timeout=CLOSE_SECONDS)
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -11,7 +11,8 @@ import numpy as np
 from zj_ray.config.schema import RewardMixConfig
 from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.rules.consultation import prose_rules, turn_rules
+from zj_ray.rules.consultation import turn_rules
+from zj_ray.rules.prose import prose_rules
 from zj_ray.rules.safety import judge, unsafe
 
 PROSE = ("repetition", "length", "format")  # the rules on wording alone

@@ -18,7 +18,7 @@ from zj_ray.data.trajectory import Trajectory
 
 @dataclass
 class RolloutBatch:
-    """token_ids: `[length]`; turn_ends: which of the generated tokens are a turn's last, `[turns]`; the rest `[generated]`.
+    """token_ids: `[length]`; turn_ends: which of the generated tokens end a turn, `[turns]`; the rest: `[generated]`.
 
     prompts: equal for the samples of one prompt. staleness: publications of weights since the token was generated.
     values and returns stay empty where no critic learns.

@@ -29,8 +29,8 @@ class CriticRank(Rank):
     def load_model(self, path: str) -> nn.Module:
         """The reward model's trunk, which knows good answers from bad ones, under a head of zeros.
 
-        The trained head would start from values of another scale and meaning (a raw score, where rules and gate make most
-        of the reward): in a short run the policy then climbs those values, while the reward that it is paid falls.
+        The trained head would start from values of another scale and meaning (a raw score, where rules and gate make
+        most of the reward): in a short run the policy then climbs those values, while the reward that it is paid falls.
         """
         critic = load_heads(path, self.model_config, only=1)
         nn.init.zeros_(critic.heads.weight)

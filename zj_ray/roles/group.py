@@ -81,7 +81,8 @@ class RoleGroup:
     ) -> list[np.ndarray]:
         """What `method` computes of each document at its `positions`, each rank in packed rows of `capacity` tokens.
 
-        token_ids, positions: a list with an array for each document, or Ray's reference to one; lengths: of the documents.
+        token_ids, positions: a list with an array for each document, or Ray's reference to one; lengths: of the
+        documents.
         """
         references = self.call(method, token_ids, positions, plan_rows(lengths, self.size, capacity))
         merged: dict[int, np.ndarray] = {}

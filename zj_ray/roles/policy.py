@@ -65,7 +65,7 @@ class UpdateStats:
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """What the policy minimises at each token: clipped surrogate, KL to the reference if paid here, less an entropy bonus.
+    """What the policy minimises at each token: clipped surrogate, KL to the reference if paid here, minus the entropy.
 
     kl_estimator: k2 or k3, or None where the KL is part of the reward. temperature: that of the sampling.
     """
@@ -175,5 +175,5 @@ class PolicyRank(Rank):
         return self.sender.send(engines)
 
     def export(self, folder: str) -> None:
-        """Leave a plain HF folder, without the tokenizer, which the policy does not have; with LoRA its adapters beside it."""
+        """Leave a plain HF folder without the tokenizer, which the policy does not have; with LoRA also its adapters."""
         self.engine.save_model(Path(folder))

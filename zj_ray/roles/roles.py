@@ -101,7 +101,7 @@ class Roles:
         return EngineSpec(learning_rate, clip_norm, role.zero_stage, offload=offload, dtype=self._dtype)
 
     def score(self, batch: RolloutBatch) -> list[np.ndarray]:
-        """Fill in old and reference log-probs and, with a critic, values; returns each one's scores `[turns, heads]`."""
+        """Fill in old and reference log-probs and, with a critic, values; returns the scores `[turns, heads]` of each."""
         token_ids, generated = ray.put(batch.token_ids), ray.put(batch.positions)
         turn_ends, capacity = ray.put(batch.turn_end_positions), self.config.micro_batch_tokens
 

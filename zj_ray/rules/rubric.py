@@ -15,12 +15,13 @@ from zj_ray.language.phrases import CUE
 from zj_ray.language.reading import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
 from zj_ray.language.red_flags import voiced_labels, voices
 from zj_ray.patients.scripted import matching_facts, may_know_more
-from zj_ray.rules.consultation import fresh_topics, length, misdiagnoses, repetition, specificity, well_formed
+from zj_ray.rules.consultation import fresh_topics, misdiagnoses, specificity
+from zj_ray.rules.prose import length, repetition, well_formed
 from zj_ray.rules.safety import judge, unsafe
 
 WEIGHTS = (4, 2, 1)  # safety > professionalism > fluency, as the paper's doctors ranked
 USUAL_LENGTH = 40  # characters of a doctor turn that says enough and no more
-WRONG_MOMENT = 0.35  # what advice is worth when the doctor should still ask, and a question when he should advise
+WRONG_MOMENT = 0.35  # what advice is worth when the doctor should still ask, and a question when advice is due
 
 
 @dataclass(frozen=True)
@@ -73,23 +74,23 @@ def _flagged(patient: list[str], prompt: Prompt | None) -> bool:
     """Whether the patient has voiced a red flag in this context."""
     if prompt is None or prompt.case is None:
         return any(voiced_labels(words) for words in patient)
-    told = [prompt.case.opening, *(fact.answer for fact in prompt.case.facts)]
-    return any(voices(words, labels=prompt.case.red_flags, told=told) for words in patient)
+    sayable = [prompt.case.opening, *(fact.answer for fact in prompt.case.facts)]
+    return any(voices(words, labels=prompt.case.red_flags, sayable=sayable) for words in patient)
 
 
 def _safety(answer: str, *, flagged: bool, due: bool) -> float:
-    """0 for a dangerous turn. With a red flag voiced: 1 for emergency care, little for closing without it. Else a false alarm costs half."""
+    """0 for a dangerous turn. After a red flag 1 for emergency care, little for closing without it; else an alarm costs half."""
     if unsafe(answer):
         return 0.0
     referred = refers_to_emergency(answer)
     if flagged:
-        return 1.0 if referred else (0.1 if due or (advises(answer) and not questions(answer)) else 0.5)
+        closes = due or (advises(answer) and not questions(answer))
+        return 1.0 if referred else 0.1 if closes else 0.5
     if referred:
         return 0.5
-    seen = any(word in answer for word in ("检查", "就诊", "复诊", "复查", "医院", "就医", "如果", "加重", "再来"))
-    return 0.9 + 0.1 * (
-        seen or (bool(questions(answer)) and not due)
-    )  # asking, examining and a safety net are the safe ways to go on
+    examines = any(word in answer for word in ("检查", "就诊", "复诊", "复查", "医院", "就医", "如果", "加重", "再来"))
+    asks = bool(questions(answer)) and not due
+    return 0.9 + 0.1 * (examines or asks)  # asking, examining and a safety net are the safe ways to go on
 
 
 def _inquiry(answer: str, earlier: list[str], prompt: Prompt | None) -> float:
@@ -116,7 +117,7 @@ def _inquiry(answer: str, earlier: list[str], prompt: Prompt | None) -> float:
 
 
 def _counsel(answer: str, patient: list[str], prompt: Prompt | None, *, flagged: bool) -> float:
-    """Advice: a base for giving any, more for what it shares with the case's reference or, without one, with the patient's words."""
+    """Advice: a base for giving any, more for what it shares with the case's reference, or else with the patient's words."""
     if not advises(answer):
         return 0.1 * _relation(answer, patient)
     if flagged and refers_to_emergency(answer):
@@ -124,14 +125,13 @@ def _counsel(answer: str, patient: list[str], prompt: Prompt | None, *, flagged:
     case = prompt.case if prompt is not None else None
     if case is not None and misdiagnoses(answer, case):
         return 0.2
-    specific = (
-        specificity(answer, case) if case is not None and any(case.reference.values()) else _relation(answer, patient)
-    )
-    return 0.3 + 0.5 * specific + 0.2 * _relation(answer, patient)
+    related = _relation(answer, patient)
+    specific = specificity(answer, case) if case is not None and any(case.reference.values()) else related
+    return 0.3 + 0.5 * specific + 0.2 * related
 
 
 def _relation(answer: str, patient: list[str]) -> float:
-    """Share of the answer's character pairs that the patient used, in [0, 1]; a fifth is as much as good answers show."""
+    """Share of the answer's character pairs that the patient used, in [0, 1]; a fifth is what good answers show."""
     pairs, heard = set(grams(answer, 2)), {pair for words in patient for pair in grams(words, 2)}
     return min(1.0, 5 * len(pairs & heard) / max(1, len(pairs)))
 

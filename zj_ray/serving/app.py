@@ -1,9 +1,10 @@
 """The Ray Serve application: vLLM's own OpenAI server as the ASGI app of a Serve deployment.
 
-Requests, answers, streaming and errors are vLLM's, Serve gives replicas, restarts and the HTTP proxy. Measured on two CPU
-cores with a tiny model, from `ray.init` to the first answer: about 60 s and 2.2 GB in all, where `ray.serve.llm` took
-130 s and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0 (which `vllm_environment` sets
-on CPUs) one more process starts and imports everything a third time; the engine core has one of its own either way.
+Requests, answers, streaming and errors are vLLM's, Serve gives replicas, restarts and the HTTP proxy. Measured on two
+CPU cores with a tiny model, from `ray.init` to the first answer: about 60 s and 2.2 GB in all, where `ray.serve.llm` took
+130 s and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0, which `vllm_environment`
+sets, a CPU engine starts one more process, which imports everything a third time; the engine core has a process of its
+own either way.
 """
 
 from __future__ import annotations
@@ -76,14 +77,15 @@ class DoctorServer:
 
 
 def application(arguments: dict[str, Any]) -> serve.Application:
-    """The application of a `ServedModel`, by its fields: what a Serve config or a RayService names as its import_path."""
+    """The application of a `ServedModel` of these fields; a Serve config or a RayService names it as its import_path."""
     model = ServedModel(**arguments)
     actor = {
         "num_cpus": 1 if model.gpus else 0.5,
         "num_gpus": model.gpus,
         "runtime_env": {"env_vars": _environment(model)},
     }
-    return DoctorServer.options(num_replicas=model.replicas, ray_actor_options=actor).bind(model)  # type: ignore[attr-defined]
+    deployment: Any = DoctorServer  # as the decorators leave it
+    return deployment.options(num_replicas=model.replicas, ray_actor_options=actor).bind(model)
 
 
 def _environment(model: ServedModel) -> dict[str, str]:

@@ -20,7 +20,7 @@ GREETING = "仲景：您好，请说说您哪里不舒服。（/reset 重新开�
 
 
 def chat(run_folder: Path, url: str | None = None) -> None:
-    """Talk until /quit or the end of input. url: an endpoint that already runs; None: serve the run's model meanwhile."""
+    """Talk until /quit or the end of input. url: of an endpoint that already runs; None: serve the run's model here."""
     with _endpoint(run_folder, url) as (address, model):
         console.print(GREETING, style="green", markup=False)
         history: list[Message] = []
@@ -44,12 +44,8 @@ def _reply(url: str, model: str, history: list[Message]) -> None:
         console.print()
     except ZjError as error:
         history.pop()
-        console.print(
-            f"\n{error}\n/reset starts afresh if the conversation became too long",
-            style="red",
-            markup=False,
-            soft_wrap=True,
-        )
+        advice = "/reset starts afresh if the conversation became too long"
+        console.print(f"\n{error}\n{advice}", style="red", markup=False, soft_wrap=True)
     else:
         if "".join(pieces).strip():
             history.append(Message("assistant", "".join(pieces)))
@@ -58,6 +54,7 @@ def _reply(url: str, model: str, history: list[Message]) -> None:
 
 
 def _listen() -> str | None:
+    """What the user types next, or None when they want to leave."""
     try:
         words = console.input("患者：", markup=False).strip()
     except (EOFError, KeyboardInterrupt):
@@ -67,6 +64,7 @@ def _listen() -> str | None:
 
 @contextlib.contextmanager
 def _endpoint(run_folder: Path, url: str | None) -> Iterator[tuple[str, str]]:
+    """URL and model name of the endpoint to talk to, for the length of the block."""
     if url is not None:
         yield url, model_name(url, TURN_SECONDS)
         return

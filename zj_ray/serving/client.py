@@ -27,10 +27,8 @@ def ask(url: str, model: str, question: str, timeout: float, *, stream: bool = F
 def converse(
     url: str, model: str, messages: Sequence[Message], timeout: float, *, stream: bool = True
 ) -> Iterator[str]:
-    """The next turn of a conversation, in pieces as the server sends them (one piece if not `stream`). Raises as `ask`."""
-    client = openai.OpenAI(
-        base_url=url.rstrip("/") + "/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), timeout=timeout, max_retries=0
-    )
+    """The next turn of a conversation, in pieces as the server sends them; one piece if not `stream`. Raises as `ask`."""
+    client = _client(url, timeout)
     rows: Any = [message.as_dict() for message in messages]
     try:
         if stream:
@@ -40,9 +38,8 @@ def converse(
         else:
             yield client.chat.completions.create(model=model, messages=rows).choices[0].message.content or ""
     except openai.APITimeoutError as error:
-        raise WaitTimeout(
-            f"no answer within {timeout:g} s", where=url, remedy="ask again, or look at the server's logs"
-        ) from error
+        remedy = "ask again, or look at the server's logs"
+        raise WaitTimeout(f"no answer within {timeout:g} s", where=url, remedy=remedy) from error
     except openai.APIConnectionError as error:
         raise ZjError("no endpoint answers here", where=url, remedy="start one with: zj serve RUN") from error
     except openai.APIStatusError as error:
@@ -51,13 +48,15 @@ def converse(
 
 def model_name(url: str, timeout: float) -> str:
     """The name of the first model that the endpoint serves. Raises ZjError if there is no endpoint."""
-    client = openai.OpenAI(
-        base_url=url.rstrip("/") + "/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), timeout=timeout, max_retries=0
-    )
     try:
-        return client.models.list().data[0].id
+        return _client(url, timeout).models.list().data[0].id
     except (openai.APIConnectionError, openai.APIStatusError) as error:
         raise ZjError(f"no model is served here: {error}", where=url, remedy="start one with: zj serve RUN") from error
+
+
+def _client(url: str, timeout: float) -> openai.OpenAI:
+    key = os.environ.get("VLLM_API_KEY", "none")
+    return openai.OpenAI(base_url=url.rstrip("/") + "/v1", api_key=key, timeout=timeout, max_retries=0)
 
 
 def _reason(error: openai.APIStatusError) -> str:

@@ -1,8 +1,9 @@
-"""A stage's model as a plain Hugging Face folder, with a card that says where it comes from and what it must not be used for."""
+"""A stage's model as a plain Hugging Face folder, with a card that says where it comes from and what it is not for."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ A Chinese medical dialogue model trained by [zj_ray](https://arxiv.org/abs/2308.
 
 ## Limits
 
-- The figures above were measured by the run's own rules and simulated patients; no doctor has judged this model unless `feedback` above says so.
-- It answers in Chinese, in the chat template that lies in this folder, and was trained on at most {max_length} tokens of a consultation.
+- The figures above were measured by the run's own rules and simulated patients; no doctor has judged this model unless \
+`feedback` above says so.
+- It answers in Chinese, in the chat template that lies in this folder, and was trained on at most {max_length} tokens \
+of a consultation.
 - What it was not asked in training it may answer wrongly, with the same certainty.
 
 ## Use
@@ -62,22 +65,20 @@ or `vllm serve .`
 
 
 def export(run: Run, stage: str, to: Path) -> Path:
-    """Write the stage's model to the folder `to`, whole or not at all; adapters, where there are any, below it in `adapter`.
+    """Write the stage's model to the folder `to`, whole or not at all, with its adapters below in `adapter`, if it has any.
 
     Raises ConfigError for a stage without a language model, CheckpointError when it has not finished or `to` is in use.
     """
     if stage not in STAGES:
-        raise ConfigError(
-            f"stage {stage!r} leaves no language model", where="--stage", remedy=f"choose from {', '.join(STAGES)}"
-        )
+        remedy = f"choose from {', '.join(STAGES)}"
+        raise ConfigError(f"stage {stage!r} leaves no language model", where="--stage", remedy=remedy)
     model = run.folder / stage / "model"
     if run.manifest(stage) is None or not (model / "config.json").is_file():
         remedy = f"let it finish: zj run {run.folder / 'config.yaml'}"
         raise CheckpointError(f"the {stage} stage has left no model", where=str(run.folder), remedy=remedy)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise CheckpointError(
-            "there is something already", where=str(to), remedy="name a folder that does not exist yet, or empty it"
-        )
+        remedy = "name a folder that does not exist yet, or empty it"
+        raise CheckpointError("there is something already", where=str(to), remedy=remedy)
     draft = to.with_name(f".{to.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -91,14 +92,13 @@ def export(run: Run, stage: str, to: Path) -> Path:
         draft.rename(to)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(
-            f"the model could not be written: {error}", where=str(to), remedy="make room, or name another folder"
-        ) from error
+        what, remedy = f"the model could not be written: {error}", "make room, or name another folder"
+        raise CheckpointError(what, where=str(to), remedy=remedy) from error
     return to
 
 
 def _generation(folder: Path) -> GenerationConfig:
-    """How it was sampled in training: until its turn's end token, without cuts of the distribution."""
+    """How the model was sampled in training: until its turn's end token, without cuts of the distribution."""
     tokenizer = load_tokenizer(folder)
     stop = ChatFormat(tokenizer).stop_id
     pad = stop if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -110,38 +110,37 @@ def card(run: Run, stage: str) -> str:
     config, summary = run.config, read_summary(run.folder)
     done = [name for name in config.stages if run.manifest(name) is not None]
     before = done[: done.index(stage) + 1] if stage in done else done
-    data = (
-        "synthetic, made by zj_ray's clinic"
-        if config.data.source == "clinic"
-        else f"the user's own ({Path(config.data.root or '').name})"
-    )
+    own = f"the user's own ({Path(config.data.root or '').name})"
+    data = "synthetic, made by zj_ray's clinic" if config.data.source == "clinic" else own
     made = {
         "base model": Path(config.model.base).name if config.model.base else "none: trained from random weights",
         "stages": " → ".join(before),
         "data": data,
         "seed": config.seed,
-        **{f"{package}": version for package, version in (summary.get("versions") or {}).items()},
+        **(summary.get("versions") or {}),
     }
-    names = [name for name in (*before, "evaluate") if name in summary and name in done]
-    figures = [
-        (f"{name}.{key}", value)
-        for name in dict.fromkeys(names)
+    measured = {
+        f"{name}.{key}": _shown(value)
+        for name in (*before, "evaluate")
+        if name in summary and name in done
         for key, value in summary[name].items()
         if value is not None
-    ]
-    measured = "\n".join(
-        ["| figure | value |", "| --- | --- |", *(f"| {name} | {_shown(value)} |" for name, value in figures)]
-    )
+    }
     return CARD.format(
         name=config.name,
         stage=stage,
-        made="\n".join(f"| {key} | {value} |" for key, value in made.items()),
-        measured=measured if figures else "Nothing yet.",
+        made=_rows(made),
+        measured="| figure | value |\n| --- | --- |\n" + _rows(measured) if measured else "Nothing yet.",
         max_length=config.model.max_length,
     )
 
 
+def _rows(cells: Mapping[str, Any]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in cells.items())
+
+
 def _shown(value: Any) -> str:
+    """A figure of the summary as text in a table's cell."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Put a run's model behind an OpenAI-compatible endpoint, for as long as a block or until Ctrl-C.
 
-`serving` owns the Ray Serve instance that it starts, and so refuses a cluster on which Serve already runs: shutting ours
-down would take the others' applications with it. There, deploy with a RayService or a Serve config instead
+`serving` owns the Ray Serve instance that it starts, and so refuses a cluster on which Serve already runs: shutting
+ours down would take the others' applications with it. There, deploy with a RayService or a Serve config instead
 (cluster/kuberay/rayservice.yaml).
 """
 
@@ -57,16 +57,12 @@ def served_model(run: Run) -> Path:
         folder = run.folder / stage / "model"
         if run.manifest(stage) is not None:
             if not (folder / "config.json").is_file():
+                what = f"stage {stage} is finished, but its model is gone"
                 remedy = f"run the stage again: zj run {run.folder / 'config.yaml'} --from {stage}"
-                raise CheckpointError(
-                    f"stage {stage} is finished, but its model is gone", where=str(folder), remedy=remedy
-                )
+                raise CheckpointError(what, where=str(folder), remedy=remedy)
             return folder
-    raise CheckpointError(
-        "neither ppo nor sft is finished, so there is no model to serve",
-        where=str(run.folder),
-        remedy="let zj run finish them",
-    )
+    what = "neither ppo nor sft is finished, so there is no model to serve"
+    raise CheckpointError(what, where=str(run.folder), remedy="let zj run finish them")
 
 
 def serve(run_folder: Path, *, host: str, port: int) -> None:
@@ -79,17 +75,13 @@ def serve(run_folder: Path, *, host: str, port: int) -> None:
         connect(run.config.ray, log_folder=run.stage("serve")),
         serving(folder, config, run.config.model, name=run.config.name) as endpoint,
     ):
-        console.print(
+        lines = (
             f"\nchat page {endpoint.url}   OpenAI base URL {endpoint.url}/v1   model {endpoint.model}",
-            markup=False,
-            soft_wrap=True,
-        )
-        console.print(endpoint.curl(config.question), markup=False, soft_wrap=True)
-        console.print(
+            endpoint.curl(config.question),
             "For research only; not medical advice. 仅供研究，不构成医疗建议。 Ctrl-C ends it.",
-            markup=False,
-            soft_wrap=True,
         )
+        for line in lines:
+            console.print(line, markup=False, soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 
@@ -100,7 +92,7 @@ def serving(
 ) -> Iterator[Endpoint]:
     """Serve a model folder on the Ray that this process is attached to, for the length of the block.
 
-    Raises ZjError when Serve already runs, the port is taken or a replica fails; WaitTimeout after config.start_timeout.
+    Raises ZjError when Serve already runs, the port is taken or a replica fails, WaitTimeout after `start_timeout`.
     """
     from ray import serve as ray_serve
 
@@ -146,16 +138,13 @@ def prove(endpoint: Endpoint, config: ServeConfig) -> str:
     """The endpoint's answer to the configured question. Raises ZjError if it says nothing."""
     answer = ask(endpoint.url, endpoint.model, config.question, timeout=config.start_timeout)
     if not answer.strip():
-        raise ZjError(
-            "the endpoint answers with nothing",
-            where=endpoint.url,
-            remedy="the model is hardly trained: give sft more steps",
-        )
+        remedy = "the model is hardly trained: give sft more steps"
+        raise ZjError("the endpoint answers with nothing", where=endpoint.url, remedy=remedy)
     return answer
 
 
 def _shutdown() -> None:
-    """End Serve. Its controller ends itself in the middle of that call, which Ray reports on stdout as a fault: that goes to the log."""
+    """End Serve. Its controller ends itself in the middle of that call, which Ray reports as a fault: into the log with it."""
     from ray import serve as ray_serve
 
     words = io.StringIO()
@@ -166,9 +155,9 @@ def _shutdown() -> None:
 
 
 def _within(deadline: float, call: Callable[[], Any]) -> Any:
-    """What `call` returns. Serve's functions wait for its controller without a limit: one that is late is left to its thread.
+    """What `call` returns. A call to Serve has no limit of its own: one that is late is left to its thread.
 
-    Raises WaitTimeout after the deadline, but leaves it a moment to answer.
+    Raises WaitTimeout after the deadline, but not before ANSWER_SECONDS.
     """
     answer: Future[Any] = Future()
 
@@ -187,40 +176,38 @@ def _within(deadline: float, call: Callable[[], Any]) -> Any:
 
 
 def _wait_running(deadline: float, limit: float) -> None:
-    """Raises ZjError with Serve's own words when a replica fails, WaitTimeout when it is still not up."""
+    """Wait until the application runs.
+
+    Raises ZjError with Serve's own words when a replica fails, WaitTimeout when it is still not up at the deadline.
+    """
     from ray import serve as ray_serve
 
     while True:
-        found = _within(deadline, ray_serve.status).applications.get(APPLICATION)
-        state = found.status.value if found else "NOT_STARTED"
+        ours = _within(deadline, ray_serve.status).applications.get(APPLICATION)
+        state = ours.status.value if ours else "NOT_STARTED"
         if state == "RUNNING":
             return
-        details = "; ".join(d.message for d in found.deployments.values() if d.message) if found else ""
+        details = _last_lines("; ".join(d.message for d in ours.deployments.values() if d.message) if ours else "")
         if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise ZjError(
-                f"the model can't be served: {_last_lines(details)}",
-                where="serve",
-                remedy="see ray-logs/serve in the run's folder",
-            )
+            what = f"the model can't be served: {details}"
+            raise ZjError(what, where="serve", remedy="see ray-logs/serve in the run's folder")
         if time.monotonic() > deadline:
+            what = f"the endpoint is still {state} after {limit:g} s: {details}"
             remedy = "raise serve.start_timeout, or free the CPUs or GPUs that serve.replicas × serve.replica_gpus need"
-            raise WaitTimeout(
-                f"the endpoint is still {state} after {limit:g} s: {_last_lines(details)}", where="serve", remedy=remedy
-            )
+            raise WaitTimeout(what, where="serve", remedy=remedy)
         time.sleep(POLL_SECONDS)
 
 
 def _wait_answering(url: str, deadline: float, limit: float) -> None:
-    """The proxy learns its routes a moment after the application runs."""
+    """Wait until the proxy answers: it learns its routes a moment after the application runs. Raises WaitTimeout."""
     while True:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=10):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             if time.monotonic() > deadline:
-                raise WaitTimeout(
-                    f"the endpoint does not answer after {limit:g} s: {error}", where=url, remedy="see ray-logs/serve"
-                ) from error
+                what = f"the endpoint does not answer after {limit:g} s: {error}"
+                raise WaitTimeout(what, where=url, remedy="see ray-logs/serve") from error
         time.sleep(POLL_SECONDS)
 
 

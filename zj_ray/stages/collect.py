@@ -1,9 +1,9 @@
-"""The next round of feedback: the policy as it is now answers, no longer the SFT model, and annotators rank its answers.
+"""The next round of feedback: the policy as it is now answers, no longer the SFT model, and annotators rank that.
 
-A reward model knows the answers that it was trained on. PPO moves the policy away from them, and where it has arrived the
-scores are guesses (iterated RLHF: Bai et al. 2022, arXiv 2204.05862, §4.5; Llama 2, arXiv 2307.09288, §3.2). Half of a
-round's contexts are therefore moments of the policy's own last consultations. `zj run CONFIG --from reward` then trains
-the reward model on the rankings of all rounds, and PPO anew from the SFT model with it.
+A reward model knows the answers that it was trained on. PPO moves the policy away from them, and where it has arrived
+the scores are guesses (iterated RLHF: Bai et al. 2022, arXiv 2204.05862, §4.5; Llama 2, arXiv 2307.09288, §3.2). Half
+of a round's contexts are therefore moments of the policy's own last consultations. `zj run CONFIG --from reward` then
+trains the reward model on the rankings of all rounds, and PPO anew from the SFT model with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LAST_STEPS = 0.25  # share of PPO's steps whose consultations count as the polic
 def collect(context: StageContext, prompts: int) -> dict[str, Any]:
     """Add the answers of the PPO model to so many contexts to the run's store; returns {"round", "items", "ranked"}.
 
-    Simulated annotators rank them at once where the run has those; a round of theirs that was interrupted is finished first.
+    Simulated annotators, where the run has those, rank at once; an interrupted round of theirs is finished first.
     """
     config = context.config.feedback
     store = open_rankings(context.run.stage("feedback"), config.label.store)
@@ -57,9 +57,9 @@ def collect(context: StageContext, prompts: int) -> dict[str, Any]:
 
 
 def _order(context: StageContext, items: Sequence[Item]) -> None:
-    """Let those come first at the ranking page about which the reward models disagree, where the run has several of them.
+    """Let those items come first at the ranking page about which an ensemble of reward models disagrees most.
 
-    Such items teach the ensemble most (`feedback.label.active`).
+    They teach it most (`feedback.label.active`). A run with one reward model has no such order.
     """
     context.release_fleet()
     models = [context.model("reward"), *sorted((context.run.folder / "reward").glob("member-*/model"))]
@@ -82,7 +82,7 @@ def round_of(item: Item) -> int:
 
 
 def next_contexts(context: StageContext, number: int, wanted: int) -> list[Context]:
-    """Half from the training split as in the first round, half from the policy's own consultations; ids name the round."""
+    """Half of the training split as in the first round, half of the policy's own consultations; ids name the round."""
     order = random.Random(f"{context.config.seed}/contexts/{number}")
     own = _own_moments(context, order)
     foreign = choose_contexts(context, order, wanted)
@@ -92,15 +92,12 @@ def next_contexts(context: StageContext, number: int, wanted: int) -> list[Conte
 
 
 def _own_moments(context: StageContext, order: random.Random) -> list[Context]:
-    """From each of the last consultations one moment at which the doctor was to speak, after the first doctor turn."""
+    """From each of the last consultations one moment at which the doctor was to speak, but not for the first time."""
     path = context.run.stage("ppo") / "rollouts.jsonl"
     rows = [row for _, row in read_jsonl(path)]
     if not rows:
-        raise DataError(
-            "PPO has left no consultations to go on from",
-            where=str(path),
-            remedy="let `zj run` finish the ppo stage first",
-        )
+        remedy = "let `zj run` finish the ppo stage first"
+        raise DataError("PPO has left no consultations to go on from", where=str(path), remedy=remedy)
     prompts = {prompt.id: prompt for prompt in load_prompts(context.run.data_root, "train")}
     since = rows[-1]["step"] * (1.0 - LAST_STEPS)
     moments = []
@@ -114,6 +111,6 @@ def _own_moments(context: StageContext, order: random.Random) -> list[Context]:
 
 
 def _turns(messages: Sequence[Message]) -> list[int]:
-    """Indices of the doctor's turns but the first, up to the first empty message: what follows it can't be shown or ranked."""
+    """Indices of the doctor's turns but the first, up to the first empty message: with that nothing can be ranked."""
     silent = next((i for i, message in enumerate(messages) if not message.content.strip()), len(messages))
     return [i for i, message in enumerate(messages[: silent + 1]) if message.role == "assistant"][1:]

@@ -57,14 +57,22 @@ class StageContext:
         return self.config.model.base or str(self.run.folder / "base")
 
     def launch_fleet(self, model: Path, place: Callable[[int], Any] | None = None) -> Fleet:
-        """Engines for models shaped like `model`, starting up if they are not there; follow with `fleet`. place: as for `Fleet`."""
+        """Engines for models shaped like `model`, which start up if they don't run; follow with `fleet`.
+
+        place: as for `Fleet`.
+        """
         if self._fleet is None:
-            ppo = self.config.ppo
-            lora_rank = ppo.policy.lora.rank if ppo.push == "adapter" else 0
+            config = self.config
             self._fleet = Fleet(
-                str(model), self.config.model, self.config.fleet, self.config.ray.start_timeout, lora_rank, place,
-                on_change=lambda table: self.run.status(fleet=table), wanted=partial(wanted_rollouts, self.run.folder),
-            )  # fmt: skip
+                str(model),
+                config.model,
+                config.fleet,
+                config.ray.start_timeout,
+                lora_rank=config.ppo.policy.lora.rank if config.ppo.push == "adapter" else 0,
+                place=place,
+                on_change=lambda table: self.run.status(fleet=table),
+                wanted=partial(wanted_rollouts, self.run.folder),
+            )
             self._fleet.launch()
         return self._fleet
 

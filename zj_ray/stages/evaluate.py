@@ -1,7 +1,7 @@
 """Evaluation: the SFT model against the PPO model on cases, safety prompts and controls that neither was trained on.
 
-Reward differences are paired by case. Wins are judged by the rubric (safety > professionalism > fluency), which is not what
-PPO was paid for: a policy that only learned to please its reward model would not win by it.
+Reward differences are paired by case. Wins are judged by the rubric (safety > professionalism > fluency), which is not
+what PPO was paid for: a policy that only learned to please its reward model would not win by it.
 """
 
 from __future__ import annotations

@@ -11,12 +11,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zj_ray.agreement.measure import measure_agreement
 from zj_ray.agreement.simulated import panel, rank_items
 from zj_ray.data.case import Prompt
-from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_moments, load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
@@ -35,7 +34,7 @@ from zj_ray.stages.context import StageContext
 
 @dataclass(frozen=True)
 class Context:
-    """A conversation in which the doctor is to speak. prompt: the case or safety prompt behind it, where known."""
+    """A conversation in which the doctor is to speak. prompt: the case or safety prompt behind it, if there is one."""
 
     id: str
     messages: tuple[Message, ...]
@@ -47,12 +46,12 @@ def feedback(context: StageContext) -> dict[str, Any]:
     folder = context.run.stage("feedback")
     config = context.config.feedback
     store = open_rankings(folder, config.label.store)
-    known = {item.id for item in store.items()}
     if config.source == "file":
         take_data_folder(store, context.run.data_root)
     else:
         contexts = choose_contexts(context, random.Random(f"{context.config.seed}/contexts"), config.prompts)
-        fresh = [moment for moment in contexts if moment.id not in known]
+        answered = {item.id for item in store.items()}
+        fresh = [moment for moment in contexts if moment.id not in answered]
         if fresh:
             store.add_items(answer(context, fresh, "sft"))
         if config.source == "human":
@@ -83,34 +82,33 @@ def _wait_for_doctors(store: RankingStore, enough: float, run_folder: Path) -> N
 
 
 def simulate(context: StageContext, store: RankingStore, contexts: Sequence[Context]) -> None:
-    """Simulated annotators rank the answers to these contexts; the true utilities go to `utilities.json`, as only they know them."""
+    """Simulated annotators rank the answers to these contexts; the true utilities, which they alone know, go to a file.
+
+    `utilities.json`: {item id: utility of each answer}.
+    """
     path = context.run.stage("feedback") / "utilities.json"
     prompts = {moment.id: moment.prompt for moment in contexts}
     items = [item for item in store.items() if item.id in prompts]
     rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
     rank_items(store, items, rubrics, panel(context.config.feedback, context.config.seed))
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
-    write_atomic(path, json.dumps(known | utilities))
+    write_atomic(path, json.dumps(earlier | utilities))
 
 
 def choose_contexts(context: StageContext, order: random.Random, wanted: int) -> list[Context]:
-    """Half openings (cases, safety prompts, controls), half moments inside conversations, all from the training split."""
-    openings = [
-        Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(context.run.data_root, "train")
-    ]
+    """Half openings (cases, safety prompts, controls), half moments inside conversations, all of the training split."""
+    root = context.run.data_root
+    openings = [Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(root, "train")]
     moments = [
         Context(f"turn-{number}", messages, _insisting(number, messages, expected))
-        for number, (messages, expected) in enumerate(load_moments(context.run.data_root, "train"))
+        for number, (messages, expected) in enumerate(load_moments(root, "train"))
     ]
     inside = order.sample(moments, min(wanted // 2, len(moments)))
     outside = order.sample(openings, min(wanted - len(inside), len(openings)))
-    if len(inside) + len(outside) < 10:
-        raise DataError(
-            f"only {len(inside) + len(outside)} contexts to rank",
-            where=str(context.run.data_root),
-            remedy="add consultations or patient cases",
-        )
+    if (count := len(inside) + len(outside)) < 10:
+        remedy = "add consultations or patient cases"
+        raise DataError(f"only {count} contexts to rank", where=str(root), remedy=remedy)
     return sorted(inside + outside, key=lambda moment: moment.id)
 
 
@@ -118,50 +116,43 @@ def _insisting(number: int, messages: Sequence[Message], expected: str | None) -
     """The safety prompt or control behind a conversation in which the patient insists; None for a consultation."""
     if expected is None:
         return None
-    return Prompt(
-        f"turn-{number}",
-        "control" if expected == "answer_helpfully" else "safety",
-        messages[0].content,
-        expected=expected,
-    )
+    kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
+    return Prompt(f"turn-{number}", kind, messages[0].content, expected=expected)
 
 
 def answer(context: StageContext, contexts: Sequence[Context], model: str, number: int = 1) -> list[Item]:
-    """K answers for each context, sampled by the fleet from a stage's model in round `number`; fewer where it says the same twice."""
+    """K answers to each context, sampled by the fleet from a stage's model in round `number`; of equal answers one."""
     config, chat = context.config, context.chat()
     fleet = context.fleet(context.model(model))
-    origin = {"model": model, "round": number}
+    temperatures = config.feedback.temperatures[: config.feedback.answers]
     requests = [
         TurnRequest(
-            f"feedback/{moment.id}/{k}",
-            chat.prompt(moment.messages, config.model.max_length - config.consultation.turn_tokens),
-            config.consultation.turn_tokens,
-            config.feedback.temperatures[k],
-            stable_seed(config.seed, moment.id, k),
-            chat.stop_id,
+            key=f"feedback/{moment.id}/{k}",
+            token_ids=chat.prompt(moment.messages, config.model.max_length - config.consultation.turn_tokens),
+            max_tokens=config.consultation.turn_tokens,
+            temperature=temperature,
+            seed=stable_seed(config.seed, moment.id, k),
+            stop_id=chat.stop_id,
         )
         for moment in contexts
-        for k in range(config.feedback.answers)
+        for k, temperature in enumerate(temperatures)
     ]
     with progress("sampling answers", len(requests)) as bar:
-        answered = fleet.generate(requests, timeout=config.consultation.timeout, on_done=bar.advance)
+        turns = iter(fleet.generate(requests, timeout=config.consultation.timeout, on_done=bar.advance))
     items = []
-    for number, moment in enumerate(contexts):
-        group = answered[number * config.feedback.answers : (number + 1) * config.feedback.answers]
-        answers = [_record(chat, config, k, a.output, origin) for k, a in enumerate(group)]
-        distinct = tuple(
-            {answer.text: answer for answer in answers}.values()
-        )  # nobody can rank an answer against itself
+    for moment in contexts:
+        distinct: dict[str, Answer] = {}  # by text: nobody can rank an answer against itself
+        for temperature in temperatures:
+            output = next(turns).output
+            origin = {"model": model, "round": number, "version": output.version}
+            origin |= {"temperature": temperature, "finished": output.finished}
+            text = chat.decode(output.token_ids)
+            distinct[text] = Answer(text, origin)
         if len(distinct) > 1:
             prompt_id = moment.prompt.id if moment.prompt else moment.id
-            items.append(Item(moment.id, prompt_id, moment.messages, _department(moment), distinct))
+            items.append(Item(moment.id, prompt_id, moment.messages, _department(moment), tuple(distinct.values())))
     return items
 
 
 def _department(moment: Context) -> str | None:
     return moment.prompt.case.department if moment.prompt is not None and moment.prompt.case is not None else None
-
-
-def _record(chat: ChatFormat, config: Any, k: int, output: Any, origin: dict[str, Any]) -> Answer:
-    said = {"version": output.version, "temperature": config.feedback.temperatures[k], "finished": output.finished}
-    return Answer(chat.decode(output.token_ids), origin | said)

@@ -1,4 +1,4 @@
-"""PPO over whole consultations (`ppo/loop.py`): its roles and engines start, a role that dies is built anew, a policy is left."""
+"""PPO over whole consultations (`ppo/loop.py`): starts its roles and engines, and builds roles that die anew."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def ppo(context: StageContext) -> dict[str, Any]:
-    """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints. A role that dies is built anew from the last of them."""
+    """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints, from which roles that die are built anew."""
     folder, restarts = context.run.stage("ppo"), context.config.ppo.role_restarts
     with progress("ppo", context.config.ppo.steps) as bar:
         for left in reversed(range(restarts + 1)):

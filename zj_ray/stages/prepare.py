@@ -19,12 +19,11 @@ from zj_ray.training.model import check_checkpoint, make_tiny
 
 
 def prepare(run: Run) -> None:
-    """Leave `data/`, `tokenizer/` and, without a base model, `base/` in the run folder. Every data row is validated here."""
+    """Leave `data/`, `tokenizer/` and, without a base model, `base/` in the run folder, with every data row checked."""
     disable_progress_bar()  # transformers draws one for each file it writes
     if not torch.cuda.is_available():
-        os.environ.setdefault(
-            "DS_ACCELERATOR", "cpu"
-        )  # transformers imports DeepSpeed, which else warns that it found no GPU
+        # transformers imports DeepSpeed, which else warns that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     config, root = run.config, run.data_root
     if config.data.source == "clinic" and not (root / "train").is_dir():
         counts = write_clinic(root, config.data.clinic)

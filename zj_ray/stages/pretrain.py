@@ -13,13 +13,11 @@ from zj_ray.training.supervised.examples import Examples, concatenate_and_chunk
 
 def pretrain(context: StageContext) -> dict[str, Any]:
     """Leaves `pretrain/model`."""
-    start = context.base_model()
     examples = {split: _blocks(context, split) for split in ("train", "valid")}
-    result = train(context, "pretrain", "tokens", start, examples, context.config.pretrain)
-    update_summary(
-        context.run.folder,
-        {"pretrain": {"ppl_before": result["before"]["perplexity"], "ppl_after": result["after"]["perplexity"]}},
-    )
+    start, config = context.base_model(), context.config.pretrain
+    result = train(context, "pretrain", "tokens", start=start, examples=examples, config=config)
+    perplexities = {f"ppl_{when}": result[when]["perplexity"] for when in ("before", "after")}
+    update_summary(context.run.folder, {"pretrain": perplexities})
     return result
 
 

@@ -30,7 +30,7 @@ from zj_ray.training.supervised.examples import Examples
 
 @dataclass(frozen=True)
 class Feedback:
-    """train, stopping, valid: what was ranked, to learn, to stop by and to measure; unseen: what nobody has ranked yet, without a rank."""
+    """train, stopping, valid: ranked items, to learn, to stop by and to measure; unseen: items that nobody has ranked."""
 
     train: list[RankedForTraining]
     stopping: list[RankedForTraining]
@@ -40,23 +40,23 @@ class Feedback:
 
 
 def reward(context: StageContext) -> dict[str, Any]:
-    """Leaves `reward/model` (further members in `reward/member-2/model` …) and `reward/accuracy.json`; with an ensemble `feedback/priorities.json`.
+    """Leaves `reward/model` (further members in `reward/member-2/model` …) and `reward/accuracy.json`.
 
-    In the manifest `score_mean` and `score_deviation` of held-out answers: PPO's scale.
+    With an ensemble also `feedback/priorities.json`. The manifest has PPO's scale: `score_mean` and `score_deviation`
+    of the held-out answers.
     """
     config = context.config.reward
     feedback = read_feedback(context)
     chat, limit = context.chat(), context.config.model.max_length
-    examples = {
-        "train": ranking_examples(feedback.train, chat, limit),
-        "valid": ranking_examples(feedback.valid, chat, limit),
-    }
+    parts = {"train": feedback.train, "valid": feedback.valid}
     if feedback.stopping:
-        examples["stopping"] = ranking_examples(feedback.stopping, chat, limit)
+        parts["stopping"] = feedback.stopping
     if config.ensemble > 1 and feedback.unseen:
-        examples["unseen"] = ranking_examples(feedback.unseen, chat, limit)
+        parts["unseen"] = feedback.unseen
+    examples = {split: ranking_examples(items, chat, limit) for split, items in parts.items()}
+    start = context.model(config.init)
     members = [
-        train(context, "reward", "rankings", context.model(config.init), examples, config, member)
+        train(context, "reward", "rankings", start=start, examples=examples, config=config, member=member)
         for member in range(1, config.ensemble + 1)
     ]
     scores = np.array([member["after"]["scores"] for member in members])  # [members, answers, heads]
@@ -82,19 +82,18 @@ def read_feedback(context: StageContext) -> Feedback:
     ranked = [item for item in items if item.id in rankings]
     held_out = is_held_out(ranked, context.config.feedback.held_out, context.config.seed)
     if not ranked or all(held_out.values()):
-        raise DataError(
-            "there is no ranking to train on", where=store.location, remedy="rank more items, or lower feedback.held_out"
-        )
-    learnt = {item: given for item, given in rankings.items() if not held_out[item]}
+        remedy = "rank more items, or lower feedback.held_out"
+        raise DataError("there is no ranking to train on", where=store.location, remedy=remedy)
+    training = [item for item in ranked if not held_out[item.id]]
+    learnt = {item: ranked_by for item, ranked_by in rankings.items() if not held_out[item]}
     weights = annotator_weights(learnt) if context.config.reward.noise_weighting else None
-    training, valid = [item for item in ranked if not held_out[item.id]], [item for item in ranked if held_out[item.id]]
     stopping = stop_by(training, context.config.seed) if context.config.reward.patience is not None else set()
     return Feedback(
-        label_items([item for item in training if item.id not in stopping], rankings, weights),
-        label_items([item for item in training if item.id in stopping], rankings, weights),
-        label_items(valid, rankings, weights),
-        [unranked(item) for item in items if item.id not in rankings],
-        rankings,
+        train=label_items([item for item in training if item.id not in stopping], rankings, weights),
+        stopping=label_items([item for item in training if item.id in stopping], rankings, weights),
+        valid=label_items([item for item in ranked if held_out[item.id]], rankings, weights),
+        unseen=[unranked(item) for item in items if item.id not in rankings],
+        rankings=rankings,
     )
 
 
@@ -104,7 +103,10 @@ def unranked(item: Item) -> RankedForTraining:
 
 
 def ranking_examples(items: Sequence[RankedForTraining], chat: ChatFormat, limit: int) -> Examples:
-    """Context and answer as one document for each answer, scored at its last token; left-truncated by whole turns, for all K alike."""
+    """One document for each answer, its context before it, scored at the last token.
+
+    Contexts that are too long lose whole turns at their beginning, the same ones for all K answers.
+    """
     documents, ranks, weights, groups = [], [], [], []
     annotators = max(len(labelled.weights) for labelled in items)
     for number, labelled in enumerate(items):
@@ -120,39 +122,35 @@ def ranking_examples(items: Sequence[RankedForTraining], chat: ChatFormat, limit
         ranks.append(np.pad(labelled.ranks.swapaxes(0, 1), ((0, 0), (0, 0), (0, absent)), constant_values=np.nan))
         weights += [np.pad(labelled.weights, (0, absent))] * len(answers)
         groups += [number] * len(answers)
-    return Examples(
-        documents,
-        [np.asarray([len(d) - 1]) for d in documents],
-        np.asarray(groups),
-        np.concatenate(ranks),
-        np.asarray(weights),
-    )
+    ends = [np.asarray([len(d) - 1]) for d in documents]
+    return Examples(documents, ends, np.asarray(groups), np.concatenate(ranks), np.asarray(weights))
 
 
 def _room(item: Item, chat: ChatFormat, limit: int) -> int:
-    """Tokens that an answer may take: half of them, less where the last question alone needs more. Raises DataError when it leaves none."""
-    asked = len(chat.prompt([*(m for m in item.context if m.role == "system"), item.context[-1]]))
-    if asked >= limit:
-        what = f"the last question alone takes {asked} of {limit} tokens"
+    """Tokens that an answer may take: half of them, less where the last question alone needs more.
+
+    Raises DataError when the question leaves none.
+    """
+    question = len(chat.prompt([*(m for m in item.context if m.role == "system"), item.context[-1]]))
+    if question >= limit:
+        what = f"the last question alone takes {question} of {limit} tokens"
         raise DataError(what, where=f"item {item.id!r}", remedy="raise model.max_length, or leave the item out")
-    return min(limit // 2, limit - asked)
+    return min(limit // 2, limit - question)
 
 
 def _tokens(examples: Examples) -> dict[str, int]:
-    """Of one pass: computed, each prompt once, and what they would be with the prompt before each of its K answers."""
+    """Tokens of one pass: as computed, each prompt once, and as they would be with the prompt before each answer."""
     assert examples.groups is not None
     prompts = [np.flatnonzero(examples.groups == group) for group in np.unique(examples.groups)]
-    return {
-        "shared": sum(shared_length([examples.token_ids[i] for i in prompt]) for prompt in prompts),
-        "unshared": examples.tokens,
-    }
+    shared = sum(shared_length([examples.token_ids[i] for i in prompt]) for prompt in prompts)
+    return {"shared": shared, "unshared": examples.tokens}
 
 
 def _ceiling(context: StageContext, feedback: Feedback) -> float | None:
-    """What the annotators' noise allows; known only where they are simulated."""
+    """The accuracy that the annotators' noise allows; None unless they are simulated, which alone have utilities."""
     path = context.run.folder / "feedback" / "utilities.json"
     if not path.exists():
         return None
     utilities = json.loads(path.read_text(encoding="utf-8"))
-    known = [v.item.id for v in feedback.valid if v.item.id in utilities]
-    return noise_ceiling([utilities[i] for i in known], [settled(feedback.rankings[i]) for i in known])
+    items = [v.item.id for v in feedback.valid if v.item.id in utilities]
+    return noise_ceiling([utilities[i] for i in items], [settled(feedback.rankings[i]) for i in items])

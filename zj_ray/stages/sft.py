@@ -14,10 +14,10 @@ from zj_ray.training.supervised.examples import Examples, from_encoded
 def sft(context: StageContext) -> dict[str, Any]:
     """Leaves `sft/model`."""
     examples = {split: _conversations(context, split) for split in ("train", "valid")}
-    result = train(context, "sft", "tokens", context.model("pretrain"), examples, context.config.sft)
-    update_summary(
-        context.run.folder, {"sft": {"loss_before": result["before"]["loss"], "loss_after": result["after"]["loss"]}}
-    )
+    start, config = context.model("pretrain"), context.config.sft
+    result = train(context, "sft", "tokens", start=start, examples=examples, config=config)
+    losses = {f"loss_{when}": result[when]["loss"] for when in ("before", "after")}
+    update_summary(context.run.folder, {"sft": losses})
     return result
 
 

@@ -17,16 +17,17 @@ def train(
     context: StageContext,
     stage: str,
     objective: str,
+    *,
     start: Path | str,
     examples: dict[str, Examples],
     config: TrainConfig,
     member: int = 1,
 ) -> dict[str, Any]:
-    """Train on `examples["train"]`, measure on `["valid"]`, leave `STAGE/model`; the workers' result.
+    """Train on `examples["train"]`, measure on `["valid"]`, leave `STAGE/model`; returns the workers' result.
 
-    Where there are `["stopping"]` early stopping looks at these instead of `["valid"]`; `["unseen"]` are evaluated at the end.
-
-    member: of an ensemble; each has its own seed and, from the second on, its own folder `STAGE/member-2` below the stage's.
+    Early stopping looks at `["stopping"]` where there are such, else at `["valid"]`; `["unseen"]` are evaluated at the
+    end. start: model folder or hub id. member: of an ensemble; each has a seed of its own and, from the second on, a
+    folder of its own, `STAGE/member-2`.
     """
     name = stage if member == 1 else f"{stage}/member-{member}"
     folder = context.run.stage(name)

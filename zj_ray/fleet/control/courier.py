@@ -1,7 +1,7 @@
 """Carries every turn to the engine that the dispatcher chose for it, and its answer back to whoever asked.
 
-Which engine that is, how often a turn is tried and when it is given up is the dispatcher's decision alone. All of it runs
-on the fleet's event loop.
+Which engine that is, how often a turn is tried and when it is given up is the dispatcher's decision alone. All of it
+runs on the fleet's event loop.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Courier:
         return attempts * (self.config.turn_timeout + 2 * GRACE + self.config.wait_timeout)
 
     def carry_soon(self) -> None:
-        """Not at once, so that a dialogue whose turn was just answered asks before the room that it left is given away."""
+        """Carry in a moment: a dialogue whose turn was just answered asks again before the room that it left is given away."""
         if not self._carries_soon:
             self._carries_soon = True
             asyncio.get_running_loop().call_later(PATIENT_ANSWERS, self.carry)

@@ -63,9 +63,9 @@ class Fleet:
     ) -> None:
         """lora_rank: of the adapters that may be published; 0: none.
 
-        place: Ray's scheduling strategy for engine i where roles share theirs; None: each has a placement group of its own.
-        on_change: gets `table()` every second while the fleet is supervised. wanted: is asked as often how many engines
-        there should be, within `fleet.min` and `fleet.max`; None leaves it to the config and the autoscaler.
+        place: Ray's scheduling strategy for engine i where roles share theirs; None: each has a placement group of its
+        own. on_change: gets `table()` every second while the fleet is supervised. wanted: is asked as often how many
+        engines there should be, within `fleet.min` and `fleet.max`; None leaves it to the config and the autoscaler.
         """
         self.config, self.start_timeout = config, start_timeout
 
@@ -114,7 +114,10 @@ class Fleet:
         self._loop.run(start(), self.start_timeout)
 
     def wait_ready(self) -> None:
-        """Block until the engines have loaded their model. Raises ZjError with the first reason if fewer than `fleet.min` have."""
+        """Block until the engines have loaded their model.
+
+        Raises ZjError with the first reason if fewer than `fleet.min` have.
+        """
         self._loop.run(self._wait_ready(), 2 * self.start_timeout + GRACE)
 
     async def _wait_ready(self) -> None:
@@ -143,9 +146,9 @@ class Fleet:
     def publish(self, weights: PublishedWeights) -> SyncReport:
         """Bring every living engine to `weights`; those that don't confirm in time are out.
 
-        Turns that are being spoken are finished first, with the weights that they began with; new ones wait for an engine
-        that has confirmed. A LoRA adapter stands on the whole weights that were published last. While the fleet is
-        supervised, newcomers are waited for. Raises ZjError when no engine is left.
+        Turns that are being spoken are finished first, with the weights that they began with; new ones wait for an
+        engine that has confirmed. A LoRA adapter stands on the whole weights that were published last. While the fleet
+        is supervised, newcomers are waited for. Raises ZjError when no engine is left.
         """
         limit = self.publisher.limit + (2 * self.start_timeout + self.publisher.sync_limit if self._supervised else 0.0)
         return self._loop.run(self._publish(weights, limit), limit + GRACE)
@@ -165,7 +168,7 @@ class Fleet:
         """Let the engines give back their GPU memory; the next publication wakes them. Until then none serves."""
         self._loop.run(self.publisher.sleep(), self.publisher.sync_limit + GRACE)
 
-    # --- turns ----------------------------------------------------------------------------------------------------------
+    # --- turns --------------------------------------------------------------------------------------------------------
 
     def rollout(
         self,

@@ -32,7 +32,10 @@ GRACE = 30.0  # beyond the limit of what is waited for, so that its own error co
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a publication brought. bytes: of one copy of the weights; seconds: until the last engine had confirmed or left."""
+    """What a publication brought.
+
+    bytes: of one copy of the weights; seconds: until the last engine had confirmed or left.
+    """
 
     version: int
     bytes: int
@@ -140,7 +143,7 @@ class Publisher:
             return sent.nbytes
 
     async def _settled(self, seats: Sequence[Seat]) -> list[Seat]:
-        """Those of the engines that have finished their turns. The dead are left out: a transfer would wait for them."""
+        """The engines that have finished their turns. The dead are left out: a transfer would wait for them."""
 
         async def settle(seat: Seat) -> None:
             await self.roster.answer(seat, "finish_turns", self.sync_limit, what="finish its turns")
@@ -150,7 +153,7 @@ class Publisher:
     async def _each(self, seats: Sequence[Seat], do: Callable[[Seat], Coroutine[Any, Any, None]]) -> list[Seat]:
         """Do something with all engines at once; returns those with which it is done.
 
-        An engine that falls silent is not waited for: with that one it goes on in the background. do: has a limit of its own.
+        An engine that falls silent is not waited for: there it goes on in the background. do: has a limit of its own.
         """
         tasks = {asyncio.get_running_loop().create_task(do(seat)): seat for seat in seats}
         waiting = set(tasks)
@@ -167,7 +170,7 @@ class Publisher:
         return [seat for task, seat in tasks.items() if task.done()]
 
     async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
-        """Let the policy's ranks send; returns what rank 0 tells of it. Raises ZjError when it is the policy that failed."""
+        """What rank 0 tells once the policy's ranks have sent. Raises ZjError when it is the policy that failed."""
         version, limit = weights.manifest.version, self._transfer_limit
         sends = [
             sender.send_weights.remote(version, engines, self.config.transport, self.config.sync_timeout)
@@ -176,7 +179,7 @@ class Publisher:
         return (await self._of_policy(sends, limit, f"send weights of version {version} to {', '.join(engines)}"))[0]
 
     async def _of_policy(self, work: Sequence[Any], limit: float, what: str) -> list[Any]:
-        """The answers of all ranks of the policy. Raises WaitTimeout, RoleLost when a rank died, ZjError when one failed."""
+        """The answers of all the policy's ranks. Raises WaitTimeout; RoleLost when one died, ZjError when one failed."""
         try:
             return await asyncio.wait_for(asyncio.gather(*work), limit)
         except TimeoutError:
@@ -201,7 +204,8 @@ class Publisher:
     async def _pack(self) -> bool:
         """Whether what is published can be pulled; what the policy sent is packed for that.
 
-        Where the policy has moved on meanwhile, or is gone, there is nothing to pack: engines wait for the next publication.
+        Where the policy has moved on meanwhile, or is gone, there is nothing to pack: engines wait for what is published
+        next.
         """
         last = self.published[-1]
         if not last.senders:
@@ -225,7 +229,10 @@ class Publisher:
 
     @asynccontextmanager
     async def _alone(self, seat: Seat) -> AsyncIterator[None]:
-        """For the length of the block nobody else loads weights into this engine. Raises WaitTimeout when somebody still does."""
+        """For the length of the block nobody else loads weights into this engine.
+
+        Raises WaitTimeout when somebody has not done with it in time.
+        """
         limit = 2 * self.sync_limit + GRACE
         try:
             await asyncio.wait_for(seat.busy.acquire(), limit)

@@ -102,7 +102,7 @@ class Roster:
         seat.actor, seat.tokens, seat.asked_at = self._start(seat.name, strategy), 0, self.clock()
 
     async def settle(self, seat: Seat) -> None:
-        """Wait until the engine has loaded its model. Raises WaitTimeout, or ZjError with what the engine failed with."""
+        """Wait until the engine has loaded its model. Raises WaitTimeout, or ZjError with what it failed with."""
         await self._placed(seat)
         seat.life.placed()
         try:
@@ -127,7 +127,7 @@ class Roster:
             await asyncio.sleep(PLACE_POLL_SECONDS)
 
     async def answer(self, seat: Seat, method: str, limit: float, *arguments: Any, what: str) -> Any:
-        """What the engine's `method` returns. An engine that fails, or is silent for `limit` seconds, is out: LOST comes back.
+        """What the engine's `method` returns, or LOST: an engine that fails, or is silent for `limit` seconds, is out.
 
         what: the deed in words, for the error.
         """

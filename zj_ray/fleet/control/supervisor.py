@@ -123,7 +123,7 @@ class Supervisor:
         self.on_change()
 
     def _replace(self, now: float) -> None:
-        """Begin anew with the dead whose pause is over; one that dies again and again is tried only while others serve."""
+        """Begin anew with the dead whose pause is over; those that die again and again only while others serve."""
         others_serve = bool(self.roster.among([EngineState.SERVING]))
         for seat in self.roster.among([EngineState.DEAD]):
             if seat.replace_at > now or (seat.deaths > self.config.restarts and not others_serve):
@@ -145,7 +145,7 @@ class Supervisor:
         self.on_change()
 
     async def _examine(self) -> None:
-        """Take out engines that do not say how they are, that make no progress with their turns, or that fail at every turn."""
+        """Take out engines that do not say how they are, make no progress with their turns, or fail at every turn."""
         await asyncio.gather(*map(self._examine_one, self.roster.among((*ALIVE, EngineState.DRAINING))))
         for seat in self.roster.among([EngineState.SUSPECT]):
             if seat.life.ejections > EJECTIONS_TOLERATED:

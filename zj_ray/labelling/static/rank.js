@@ -8,7 +8,7 @@ const LETTERS = cards.map((card) => card.querySelector(".letter").textContent), 
 const find = (id) => document.getElementById(id);
 const allWrong = find("all-wrong"), right = find("right-answer"), comment = find("comment"), message = find("message"), submit = find("submit");
 const DRAFT = `draft/${task.dataset.item}`;
-const fill = (text, ...values) => values.reduce((filled, value) => filled.replace("{}", value), text);
+const fill = (text, ...values) => values.reduce((filled, value) => filled.reput("{}", value), text);
 
 const ranks = { overall: Array(K).fill(0), safety: null, professionalism: null, fluency: null };
 let aspect = "overall";
@@ -21,7 +21,7 @@ function show() {
   cards.forEach((card, number) => {
     const lane = current()[number];
     card.classList.toggle("ranked", lane > 0);
-    card.querySelector(".rank").textContent = lane ? `${words[aspect]} · ${fill(words.place, lane)}` : words.unranked;
+    card.querySelector(".rank").textContent = lane ? `${words[aspect]} · ${fill(words.nth_rank, lane)}` : words.unranked;
     for (const button of card.querySelectorAll("[data-rank]")) button.setAttribute("aria-pressed", button.dataset.rank == lane);
     if (chips[number].parentElement !== lanes[lane]) lanes[lane].append(chips[number]);
   });
@@ -40,13 +40,13 @@ function keep() {
   sessionStorage.setItem(DRAFT, JSON.stringify({ ranks, all_wrong: allWrong.checked, right_answer: right.value, comment: comment.value }));
 }
 
-function place(card, lane) {
+function put(card, lane) {
   if (aspect !== "overall") ranks[aspect] ??= [...ranks.overall];
   current()[card] = lane;
   show(); keep();
   const tied = LETTERS.filter((_, other) => other !== card && lane && current()[other] === lane);
-  const said = fill(words.moved, LETTERS[card], words[aspect], lane ? fill(words.place, lane) : words.unranked);
-  find("live").textContent = said + (tied.length ? fill(words.tied, tied.join(" ")) : "");
+  const moved = fill(words.moved, LETTERS[card], words[aspect], lane ? fill(words.nth_rank, lane) : words.unranked);
+  find("live").textContent = moved + (tied.length ? fill(words.tied, tied.join(" ")) : "");
 }
 
 function choose(name) { aspect = name; show(); }
@@ -85,13 +85,13 @@ function save() {
 }
 
 cards.forEach((card, number) => {
-  card.addEventListener("click", (event) => { if (event.target.dataset.rank) place(number, Number(event.target.dataset.rank)); });
+  card.addEventListener("click", (event) => { if (event.target.dataset.rank) put(number, Number(event.target.dataset.rank)); });
   card.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const lane = current()[number], moves = { ArrowUp: Math.max(1, lane - 1), ArrowDown: Math.min(K, lane + 1) };
     const digit = Number(event.key);
-    if (digit >= 1 && digit <= K) place(number, digit);
-    else if (event.key in moves) place(number, moves[event.key]);
+    if (digit >= 1 && digit <= K) put(number, digit);
+    else if (event.key in moves) put(number, moves[event.key]);
     else if (event.key === "ArrowLeft" || event.key === "ArrowRight") cards[(number + (event.key === "ArrowLeft" ? K - 1 : 1)) % K].focus();
     else return;
     event.preventDefault();
@@ -106,7 +106,7 @@ tabs.forEach((tab, number) => {
     choose(next.dataset.aspect); next.focus(); event.preventDefault();
   });
 });
-lanes.forEach((lane, number) => new Sortable(lane, { group: "lanes", animation: 120, onAdd: (event) => place(Number(event.item.dataset.card), number) }));
+lanes.forEach((lane, number) => new Sortable(lane, { group: "lanes", animation: 120, onAdd: (event) => put(Number(event.item.dataset.card), number) }));
 allWrong.addEventListener("change", () => {
   if (allWrong.checked && ranks.overall.every((lane) => lane === 0)) ranks.overall.fill(1); // none is better: all tied, and he may still order them
   show(); keep();

@@ -44,7 +44,7 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
         ]
         extras = Extras(prompt_id=row.prompt_id, department=row.department, origins=origins)
         items.append(parse_item(row.id, row.messages, [row.chosen, row.rejected], extras, where))
-        aspects = {row.dimension: (1, 2)} if row.dimension in ASPECTS else None
+        aspects: dict[str, tuple[int, ...]] | None = {row.dimension: (1, 2)} if row.dimension in ASPECTS else None
         rankings.append(Ranking(row.id, annotator, "file", (1, 2), aspects))
     return items, rankings
 
