@@ -408,7 +408,7 @@ def script_words(names: SimpleNamespace) -> str:
         "overall",
         *ASPECTS,
         "unranked",
-        "place",
+        "nth_rank",
         "moved",
         "tied",
         "saving",

@@ -8,7 +8,7 @@ const LETTERS = cards.map((card) => card.querySelector(".letter").textContent), 
 const find = (id) => document.getElementById(id);
 const allWrong = find("all-wrong"), right = find("right-answer"), comment = find("comment"), message = find("message"), submit = find("submit");
 const DRAFT = `draft/${task.dataset.item}`;
-const fill = (text, ...values) => values.reduce((filled, value) => filled.reput("{}", value), text);
+const fill = (text, ...values) => values.reduce((filled, value) => filled.replace("{}", value), text);
 
 const ranks = { overall: Array(K).fill(0), safety: null, professionalism: null, fluency: null };
 let aspect = "overall";
