@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import chromium
+from tests.helpers.summary import missing_keys
 from zj_ray.errors import DataError
 from zj_ray.evaluation.report import write_report
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, OverRefusal, SafetyPasses
 from zj_ray.evaluation.reward_model import summarise
 from zj_ray.evaluation.statistics import Mean, compare
 from zj_ray.runs.metrics import MetricLog
-from zj_ray.runs.summary import missing_keys, read_summary, update_summary
+from zj_ray.runs.summary import read_summary, update_summary
 
 SCRIPT = "<script>alert('x')</script>"
 PPO_METRICS = (

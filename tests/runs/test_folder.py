@@ -122,10 +122,10 @@ def test_a_second_process_is_refused_and_told_who_works_on_the_run(tmp_path: Pat
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    code = "import os, sys, pathlib; from zj_ray.runs.lock import RunLock; RunLock(pathlib.Path(sys.argv[1])).__enter__(); os._exit(9)"
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run.lock")], timeout=60, cwd=Path(__file__).parents[2], check=False
-    )
+    code = "import os, sys, pathlib; from zj_ray.runs.lock import RunLock; "
+    code += "RunLock(pathlib.Path(sys.argv[1])).__enter__(); os._exit(9)"
+    command = [sys.executable, "-c", code, str(tmp_path / "run.lock")]
+    subprocess.run(command, timeout=60, cwd=Path(__file__).parents[2], check=False)
     assert (tmp_path / "run.lock").exists()
     with RunLock(tmp_path / "run.lock"):
         assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()

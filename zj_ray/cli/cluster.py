@@ -24,10 +24,10 @@ def doctor(
     Example: [bold]zj doctor --config configs/demo.yaml[/]
     """
     from zj_ray.cluster.environment import diagnose, table
-    from zj_ray.config import load_config
     from zj_ray.progress import console
+    from zj_ray.runs.folder import load_settings
 
-    checks = diagnose(load_config(config, overrides) if config else None, runs)
+    checks = diagnose(load_settings(config, overrides) if config else None, runs)
     console.print(table(checks))
     if any(check.ok is False for check in checks):
         raise typer.Exit(1)
@@ -48,12 +48,12 @@ def submit(
 
     Example: [bold]zj submit configs/zhongjing-13b.yaml --address http://head:8265[/]
     """
-    from zj_ray.config import load_config
+    from zj_ray.runs.folder import load_settings
     from zj_ray.runs.jobs import submit as submit_job
 
-    settings = load_config(config, overrides)  # a bad file is refused here, not minutes later on the cluster
+    name = load_settings(config, overrides).name  # a bad file is refused here, not minutes later on the cluster
     job = submit_job(config, address=address, overrides=overrides, runs=runs)
-    typer.echo(f"job {job}; follow it with: zj logs {settings.name} -f")
+    typer.echo(f"job {job}; follow it with: zj logs {name} -f")
 
 
 def scale(

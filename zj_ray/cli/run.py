@@ -38,11 +38,11 @@ def run(
 
     Example: [bold]zj run configs/demo.yaml --set ppo.steps=4 --set name=quick[/]
     """
-    from zj_ray.config import dump_config, load_config
+    from zj_ray.config import dump_config
     from zj_ray.config.schema import STAGES
+    from zj_ray.runs.folder import load_settings
 
-    # A run may also be continued by its own config.yaml, which an earlier version may have frozen.
-    settings = load_config(config, overrides, frozen=(config.parent / "run.json").is_file())
+    settings = load_settings(config, overrides)
     if start_from is not None and start_from not in settings.stages:
         reason = "is not in the run's stages" if start_from in STAGES else "is not a stage"
         remedy = f"choose from {', '.join(settings.stages)}"

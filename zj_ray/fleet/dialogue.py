@@ -15,12 +15,12 @@ from zj_ray.data.chat import ChatFormat
 from zj_ray.data.messages import Message
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.fleet.turns import SpokenTurn, TurnRequest
-from zj_ray.patients.scripted import PERSONAS, ScriptedPatient
+from zj_ray.patients.scripted import PERSONAS, Reply, ScriptedPatient
 
 
 @dataclass(frozen=True)
 class DialogueSettings:
-    """How long a consultation may be. max_length: tokens of all of it; turn_tokens: of one doctor turn."""
+    """How long a consultation may be. max_length: tokens of the whole consultation; turn_tokens: of one doctor turn."""
 
     max_turns: int
     turn_tokens: int
@@ -28,7 +28,8 @@ class DialogueSettings:
     temperature: float
 
 
-# Has a turn spoken: by its request and the engine that spoke the dialogue's last turn, where its prefix is.
+# Lets some engine speak the turn that is requested; beside it stands the engine of the dialogue's last turn, which has
+# its prefix.
 Ask = Callable[[TurnRequest, str | None], Awaitable[SpokenTurn]]
 
 
@@ -45,9 +46,8 @@ async def consult(
     key: of the step, before the name of every turn. seed: of the step. All samples of a prompt meet the same patient,
     so that what they earn can be compared.
     """
-    patient, patient_seed, seed = ScriptedPatient(), stable_seed(seed, prompt.id), stable_seed(seed, prompt.id, sample)
-    persona = PERSONAS[stable_seed(patient_seed, "persona") % len(PERSONAS)]
-    opening = patient.reset(prompt, persona=persona, seed=patient_seed, max_turns=settings.max_turns)
+    patient, opening = _new_patient(prompt, stable_seed(seed, prompt.id), settings.max_turns)
+    seed = stable_seed(seed, prompt.id, sample)
     record = Trajectory(prompt.id, sample, seed, messages=[Message("user", opening)])
     record.append_context(chat.open(opening))
     flagged, engine = patient.flagged, None
@@ -63,29 +63,39 @@ async def consult(
             stop_id=chat.stop_id,
         )
         spoken = await ask(request, engine)
-        engine, output = spoken.engine, spoken.output
-        text = chat.decode(output.token_ids)
-        start, end = record.append_generated(output.token_ids, output.logprobs)
+        text = chat.decode(spoken.output.token_ids)
         reply = patient.step(text)
-        record.messages.append(Message("assistant", text))
-        record.turns.append(
-            Turn(
-                start=start,
-                end=end,
-                text=text,
-                weight_version=output.version,
-                engine=engine,
-                finished=output.finished,
-                new_facts=reply.revealed,
-                repeated=reply.repeated,
-                flagged=flagged,
-                questions=reply.questions,
-                attempts=spoken.attempts,
-            )
-        )
-        flagged = reply.flagged
+        _commit(record, text, spoken, reply, flagged)
+        flagged, engine = reply.flagged, spoken.engine
         if reply.done or turn == settings.max_turns - 1:
             break
         record.messages.append(Message("user", reply.text))
-        record.append_context(chat.follow_up(reply.text, stopped=output.finished))
+        record.append_context(chat.follow_up(reply.text, stopped=spoken.output.finished))
     return record
+
+
+def _new_patient(prompt: Prompt, seed: int, max_turns: int) -> tuple[ScriptedPatient, str]:
+    """A patient and their first words."""
+    patient, persona = ScriptedPatient(), PERSONAS[stable_seed(seed, "persona") % len(PERSONAS)]
+    return patient, patient.reset(prompt, persona=persona, seed=seed, max_turns=max_turns)
+
+
+def _commit(record: Trajectory, text: str, spoken: SpokenTurn, reply: Reply, flagged: bool) -> None:
+    """Add a doctor turn to the record. reply: the patient's to it; flagged: a red flag was voiced before it."""
+    output = spoken.output
+    start, end = record.append_generated(output.token_ids, output.logprobs)
+    record.messages.append(Message("assistant", text))
+    turn = Turn(
+        start=start,
+        end=end,
+        text=text,
+        weight_version=output.version,
+        engine=spoken.engine,
+        finished=output.finished,
+        new_facts=reply.revealed,
+        repeated=reply.repeated,
+        flagged=flagged,
+        questions=reply.questions,
+        attempts=spoken.attempts,
+    )
+    record.turns.append(turn)

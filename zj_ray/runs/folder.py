@@ -28,14 +28,10 @@ from zj_ray.errors import CheckpointError, ConfigError, PeopleNeeded, ZjError
 from zj_ray.files import write_atomic, write_json
 from zj_ray.runs.lock import RunLock
 
-MOVABLE = (
-    "ray",
-    "serve",
-    "stages",
-    "checkpoints",
-)  # where a run runs and how far it goes may change between sessions; what it computes may not
+# Where a run runs and how far it goes may change between sessions; what it computes may not.
+MOVABLE = ("ray", "serve", "stages", "checkpoints")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-JOB_ID, JOB_ADDRESS = "ZJ_JOB_ID", "ZJ_JOB_ADDRESS"  # set by jobs.submit in the environment of the run that it starts
+JOB_ID, JOB_ADDRESS = "ZJ_JOB_ID", "ZJ_JOB_ADDRESS"  # `jobs.submit` sets them in the environment of the run
 
 
 @dataclass
@@ -48,7 +44,8 @@ class Run:
     def open(cls, folder: Path, config: Config, allowed: Sequence[str] = ()) -> Run:
         """Create the folder and freeze the config in it, or reopen it with the same config.
 
-        allowed: keys or sections that may differ. Raises ConfigError naming the first other key that does; `MOVABLE` parts may.
+        allowed: keys or sections that may differ, as `MOVABLE` ones may. Raises ConfigError naming the first other key
+        that does.
         """
         folder = Path(folder).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,11 +54,10 @@ class Run:
             changed = _first_difference(load_config(frozen, frozen=True), config, allowed)
             if changed is not None:
                 key, before, now = changed
-                raise ConfigError(
-                    f"{key} is {now!r}, but this run was started with {before!r}",
-                    where=str(frozen),
-                    remedy=f"start a new run with --set name=…, go on with --set {key}={_as_setting(before)}, or change it with --allow-change {key}",
-                )
+                what = f"{key} is {now!r}, but this run was started with {before!r}"
+                remedy = f"start a new run with --set name=…, go on with --set {key}={_as_setting(before)}, "
+                remedy += f"or change it with --allow-change {key}"
+                raise ConfigError(what, where=str(frozen), remedy=remedy)
         else:
             write_atomic(frozen, dump_config(config))
         return cls(folder, config)
@@ -71,11 +67,8 @@ class Run:
         """An existing run, for readers. Raises CheckpointError if the folder holds no run."""
         folder = Path(folder).absolute()
         if not (folder / "config.yaml").is_file():
-            raise CheckpointError(
-                "no run was started in this folder (no config.yaml)",
-                where=str(folder),
-                remedy="start it with: zj run CONFIG",
-            )
+            what, remedy = "no run was started in this folder (no config.yaml)", "start it with: zj run CONFIG"
+            raise CheckpointError(what, where=str(folder), remedy=remedy)
         return cls(folder, load_config(folder / "config.yaml", frozen=True))
 
     @property
@@ -107,7 +100,9 @@ class Run:
         write_json(self.stage(stage) / "manifest.json", manifest)
 
     def status(self, **fields: Any) -> dict[str, Any]:
-        """Merge fields into run.json (name, stage, step, total, pid, host, started, updated, job_id, ray_address, state, error, fleet)."""
+        """Merge fields into run.json and return all of it: its state and error, its stage, step and total, its pid, host,
+        job_id and ray_address, its engines as `fleet`, and when it was started and updated.
+        """
         with self._writing:
             merged = {**read_status(self.folder), **fields, "name": self.config.name, "updated": time.time()}
             write_json(self.folder / "run.json", merged)
@@ -120,19 +115,15 @@ class Run:
         Raises ZjError naming the owner if another live process works on this run.
         """
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(
-                signal.SIGINT, signal.default_int_handler
-            )  # a shell's background process ignores what `zj stop` sends
+            # A shell's background process ignores what `zj stop` sends.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with RunLock(self.folder / "run.lock"):
-            write_atomic(
-                self.folder / "config.yaml", dump_config(self.config)
-            )  # movable keys may be new; only the owner writes them
+            # Movable keys may be new; only the owner writes them.
+            write_atomic(self.folder / "config.yaml", dump_config(self.config))
             handler = self.log_to_file()
-            now = time.time()
-            self.status(
-                state="running", pid=os.getpid(), host=socket.gethostname(), started=now, error=None, stage=None, step=0, total=0, fleet=None,
-                job_id=os.environ.get(JOB_ID), ray_address=os.environ.get(JOB_ADDRESS),
-            )  # fmt: skip
+            process = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+            job = {"job_id": os.environ.get(JOB_ID), "ray_address": os.environ.get(JOB_ADDRESS)}
+            self.status(state="running", error=None, stage=None, step=0, total=0, fleet=None, **process, **job)
             try:
                 yield self
             except (KeyboardInterrupt, SystemExit):
@@ -152,7 +143,7 @@ class Run:
                 handler.close()
 
     def log_to_file(self) -> logging.Handler:
-        """Let everything that `zj_ray` logs in this process also go to log.txt; returns the handler, to be removed at the end."""
+        """Let all that `zj_ray` logs in this process also go to log.txt; returns the handler, to be removed at the end."""
         handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         logger = logging.getLogger("zj_ray")
@@ -162,16 +153,22 @@ class Run:
         return handler
 
 
+def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a file that the user names. A run folder's own may have been frozen by an earlier version."""
+    return load_config(path, overrides, frozen=(Path(path).parent / "run.json").is_file())
+
+
 def read_status(folder: Path) -> dict[str, Any]:
-    """The run.json of a run folder, empty if there is none yet. Works before the config is frozen, as for a submitted job."""
+    """The run.json of a run folder, empty if there is none yet; a submitted job has one before its config is frozen."""
     path = folder / "run.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def want_rollouts(run: Run, engines: int | None) -> None:
-    """Ask for so many rollout engines, or with None for what the config says; the process that works on the run sees to it within seconds.
+    """Ask for so many rollout engines; the process that works on the run sees to it within seconds.
 
-    The wish stays when the run is stopped and resumed. Raises ConfigError if the run can't have so many.
+    engines: None for what the config says. The wish stays when the run is stopped and resumed. Raises ConfigError if
+    the run can't have so many.
     """
     path, fleet = run.folder / "scale.json", run.config.fleet
     if engines is None:
@@ -182,11 +179,8 @@ def want_rollouts(run: Run, engines: int | None) -> None:
         raise ConfigError("the run's engines have fixed places beside roles", where="ppo.colocate", remedy=remedy)
     if not fleet.min <= engines <= fleet.max:
         what = f"{engines} engines are not between fleet.min {fleet.min} and fleet.max {fleet.max}"
-        raise ConfigError(
-            what,
-            where=str(run.folder / "config.yaml"),
-            remedy="ask for a number between them; the bounds stand when a run is started",
-        )
+        remedy = "ask for a number between them; the bounds stand when a run is started"
+        raise ConfigError(what, where=str(run.folder / "config.yaml"), remedy=remedy)
     write_json(path, {"rollouts": engines, "asked": time.time()})
 
 
@@ -198,9 +192,8 @@ def wanted_rollouts(folder: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"no number of engines can be read here: {error}", where=str(path), remedy="ask anew with: zj scale RUN"
-        ) from error
+        what = f"no number of engines can be read here: {error}"
+        raise ConfigError(what, where=str(path), remedy="ask anew with: zj scale RUN") from error
 
 
 def find_run(name_or_path: str, runs: Path) -> Path:
@@ -208,8 +201,8 @@ def find_run(name_or_path: str, runs: Path) -> Path:
     for folder in (runs / name_or_path, Path(name_or_path)):
         if (folder / "run.json").is_file() or (folder / "config.yaml").is_file():
             return folder.absolute()
-    known = sorted(p.parent.name for p in runs.glob("*/config.yaml")) if runs.is_dir() else []
-    near = difflib.get_close_matches(name_or_path, known, n=3, cutoff=0.4) or known[:5]
+    names = sorted(p.parent.name for p in runs.glob("*/config.yaml")) if runs.is_dir() else []
+    near = difflib.get_close_matches(name_or_path, names, n=3, cutoff=0.4) or names[:5]
     remedy = f"did you mean {', '.join(near)}?" if near else "start one with: zj run CONFIG"
     raise ZjError(f"no run is called {name_or_path!r}", where=str(runs), remedy=remedy)
 

@@ -27,12 +27,12 @@ import psutil
 from rich.console import RenderableType
 
 from zj_ray.cluster.connect import PASSED_ON, package_root
-from zj_ray.config import dump_config, load_config
+from zj_ray.config import dump_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
 from zj_ray.files import write_json
 from zj_ray.progress import console
-from zj_ray.runs.folder import JOB_ADDRESS, JOB_ID, Run, find_run, read_status, want_rollouts
+from zj_ray.runs.folder import JOB_ADDRESS, JOB_ID, Run, find_run, load_settings, read_status, want_rollouts
 from zj_ray.runs.lock import is_alive
 from zj_ray.runs.status import JOB_STATES, overview, render
 
@@ -42,60 +42,37 @@ if TYPE_CHECKING:
 STOP_SECONDS = 120.0  # longest wait for a run to end once it was told to
 POLL_SECONDS = 0.5
 PIPELINE = ("-m", "zj_ray", "run")
-JOB_STOP_SECONDS = "60"  # Ray kills a stopped job that is still there then; its default of 3 s is too short to close DeepSpeed and vLLM
+# Ray kills a stopped job that is still there then; its default of 3 s is too short to close DeepSpeed and vLLM.
+JOB_STOP_SECONDS = "60"
 
 
-def submit(
-    config_path: str | Path,
-    *,
-    address: str,
-    overrides: Sequence[str] = (),
-    runs: Path,
-    wait: bool = False,
-    _entry: Sequence[str] = PIPELINE,
-) -> str:
-    """Start a run as a Ray job and return its id; with `wait` only after it has succeeded.
+def submit(config_path: str | Path, *, address: str, overrides: Sequence[str] = (), runs: Path) -> str:
+    """Start a run as a Ray job and return the job's id.
 
-    address: of the cluster's dashboard (http://head:8265). Raises ConfigError for paths that the cluster could not find,
-    ZjError when the cluster can't be reached or refuses the job, and with `wait` when the job fails.
+    address: of the cluster's dashboard (http://head:8265). Raises ConfigError for paths that the cluster could not
+    find, ZjError when the cluster can't be reached or refuses the job.
     """
-    config = load_config(config_path, overrides)
+    config = load_settings(config_path, overrides)
     server = _job_server(address)
     here = _is_here(address)
     config = _with_absolute_paths(config, Path(config_path), here)
     folder = _run_folder(runs, config.name, here)
     if (owner := _owner(folder)) is not None:
-        raise ZjError(
-            f"process {owner['pid']} on {owner['host']} is working on this run",
-            where=str(folder),
-            remedy="end it with: zj stop RUN",
-        )
+        what = f"process {owner['pid']} on {owner['host']} is working on this run"
+        raise ZjError(what, where=str(folder), remedy="end it with: zj stop RUN")
     job_id = f"zj-{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     python = sys.executable if here else "python"
-    variables = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-    variables |= {
-        JOB_ID: job_id,
-        JOB_ADDRESS: address,
-        "PYTHONUNBUFFERED": "1",
-        "RAY_JOB_STOP_WAIT_TIME_S": JOB_STOP_SECONDS,
-    }
+    entrypoint = shlex.join([python, *PIPELINE, "config.yaml", "--runs", str(folder.parent)])
+    variables = _job_environment(job_id, address)
     with tempfile.TemporaryDirectory(prefix="zj-submit-") as parcel:
-        shutil.copytree(
-            package_root() / "zj_ray", Path(parcel) / "zj_ray", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        (Path(parcel) / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        entrypoint = shlex.join([python, *_entry, "config.yaml", "--runs", str(folder.parent)])
-        _remember(
-            folder, name=config.name, state="submitted", job_id=job_id, ray_address=address, error=None
-        )  # first: the job writes it too
+        _pack(Path(parcel), config)
+        # Remembered before it is submitted: the job writes run.json too.
+        _remember(folder, name=config.name, state="submitted", job_id=job_id, ray_address=address, error=None)
         try:
             server.submit(job_id, entrypoint, working_dir=parcel, variables=variables, metadata={"run": config.name})
         except ZjError as error:
             _remember(folder, state="failed", error=str(error), job_id=None)
             raise
-    if wait:
-        server.wait(job_id)
-        server.require_success(job_id)
     return job_id
 
 
@@ -110,11 +87,8 @@ def listing(*, runs: Path) -> RenderableType:
     """Every run below `runs`: its state, stage, step, age and size. Raises ZjError where there is none."""
     folders = sorted({path.parent for name in ("run.json", "config.yaml") for path in runs.glob(f"*/{name}")})
     if not folders:
-        raise ZjError(
-            "there are no runs",
-            where=str(runs),
-            remedy="start one with: zj run CONFIG, or name their folder with --runs",
-        )
+        remedy = "start one with: zj run CONFIG, or name their folder with --runs"
+        raise ZjError("there are no runs", where=str(runs), remedy=remedy)
     return overview([(folder, read_status(folder), _owner(folder) is not None) for folder in folders])
 
 
@@ -142,7 +116,7 @@ def logs(run: str, *, runs: Path, follow: bool = False) -> None:
 
 
 def stop(run: str, *, runs: Path) -> str:
-    """End a run and wait until it has ended; says what was done. Raises WaitTimeout if it does not end."""
+    """End a run and wait until it has ended; returns what was done. Raises WaitTimeout if it does not end."""
     folder = find_run(run, runs)
     record = read_status(folder)
     ended = _stop_job(record["job_id"], record["ray_address"]) if record.get("job_id") else _stop_process(folder)
@@ -154,25 +128,23 @@ def stop(run: str, *, runs: Path) -> str:
 
 
 def scale(run: str, rollouts: int | None, *, runs: Path) -> str:
-    """Ask for so many rollout engines while the run goes on, or with None for what its config says; says what was done.
+    """Ask for so many rollout engines while the run goes on; returns what was done.
 
-    Raises ConfigError for a number outside fleet.min and fleet.max.
+    rollouts: None for as many as the config says. Raises ConfigError for a number outside fleet.min and fleet.max.
     """
     work = Run.load(find_run(run, runs))
     want_rollouts(work, rollouts)
     wish = "as many rollout engines as its config says" if rollouts is None else f"{rollouts} rollout engines"
     going_on = _owner(work.folder) is not None
-    return f"{work.config.name} is to have {wish}" + (
-        "; follow it with: zj status " + run if going_on else ", from when it goes on"
-    )
+    when = f"; follow it with: zj status {run}" if going_on else ", from when it goes on"
+    return f"{work.config.name} is to have {wish}{when}"
 
 
 def _stop_job(job_id: str, address: str) -> str | None:
     server = _job_server(address)
     if server.state(job_id) in JOB_STATES:
         return None
-    server.stop(job_id)
-    server.wait(job_id, seconds=STOP_SECONDS)
+    server.stop(job_id, seconds=STOP_SECONDS)
     return f"stopped job {job_id}"
 
 
@@ -181,18 +153,16 @@ def _stop_process(folder: Path) -> str | None:
     if owner is None:
         return None
     if owner["host"] != socket.gethostname():
-        raise ZjError(
-            f"the run is a process of {owner['host']}", where=str(folder), remedy=f"run zj stop {folder.name} there"
-        )
+        what, remedy = f"the run is a process of {owner['host']}", f"run zj stop {folder.name} there"
+        raise ZjError(what, where=str(folder), remedy=remedy)
     process = psutil.Process(owner["pid"])
     process.send_signal(signal.SIGINT)
     try:
         process.wait(STOP_SECONDS)
     except psutil.TimeoutExpired as error:
+        what = f"process {owner['pid']} did not end within {STOP_SECONDS:g} s"
         remedy = f"it may be in the middle of a long step: wait, or end it with: kill -9 {owner['pid']}"
-        raise WaitTimeout(
-            f"process {owner['pid']} did not end within {STOP_SECONDS:g} s", where=str(folder), remedy=remedy
-        ) from error
+        raise WaitTimeout(what, where=str(folder), remedy=remedy) from error
     return f"stopped process {owner['pid']}"
 
 
@@ -225,18 +195,25 @@ def _job_server(address: str) -> JobServer:
 # --- what travels ----------------------------------------------------------------------------------------------------
 
 
+def _pack(parcel: Path, config: Config) -> None:
+    """Put into the folder `parcel` what a job's working directory holds: this package and the config."""
+    package = package_root() / "zj_ray"
+    shutil.copytree(package, parcel / "zj_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    (parcel / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+
+
+def _job_environment(job_id: str, address: str) -> dict[str, str]:
+    passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    job = {JOB_ID: job_id, JOB_ADDRESS: address}
+    return passed_on | job | {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": JOB_STOP_SECONDS}
+
+
 def _is_here(address: str) -> bool:
-    """Whether the dashboard is a process of this machine. A forwarded port (kubectl port-forward) looks local, but is none."""
+    """Whether the dashboard is a process of this machine: a forwarded port (kubectl port-forward) only looks local."""
     port = f"--port={urlsplit(address).port or 80}"
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if (
-            any(word.endswith("dashboard/dashboard.py") for word in words)
-            and port in words
-            and _is_local_host(urlsplit(address).hostname or "")
-        ):
-            return True
-    return False
+    commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    dashboards = (words for words in commands if any(word.endswith("dashboard/dashboard.py") for word in words))
+    return any(port in words for words in dashboards) and _is_local_host(urlsplit(address).hostname or "")
 
 
 def _is_local_host(host: str) -> bool:
@@ -259,28 +236,23 @@ def _with_absolute_paths(config: Config, config_path: Path, here: bool) -> Confi
 
 def _absolute(path: str, key: str, config_path: Path, here: bool) -> str:
     if not here:
+        what = f"{key} {path!r} is relative, and the cluster is another machine"
         remedy = "give the absolute path on a file system that every node of the cluster sees"
-        raise ConfigError(
-            f"{key} {path!r} is relative, and the cluster is another machine", where=str(config_path), remedy=remedy
-        )
+        raise ConfigError(what, where=str(config_path), remedy=remedy)
     return str(Path(path).resolve())
 
 
 def _run_folder(runs: Path, name: str, here: bool) -> Path:
     if not here and not runs.is_absolute():
+        what = f"the folder of the runs, {str(runs)!r}, is relative, and the cluster is another machine"
         remedy = "give --runs (or ZJ_RUNS) as an absolute path on a file system that every node of the cluster sees"
-        raise ConfigError(
-            f"the folder of the runs, {str(runs)!r}, is relative, and the cluster is another machine",
-            where="--runs",
-            remedy=remedy,
-        )
+        raise ConfigError(what, where="--runs", remedy=remedy)
     folder = runs.resolve() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"can't make the run's folder: {error}", where=str(folder), remedy="mount the shared file system here too"
-        ) from error
+        what, remedy = f"can't make the run's folder: {error}", "mount the shared file system here too"
+        raise ConfigError(what, where=str(folder), remedy=remedy) from error
     return folder
 
 

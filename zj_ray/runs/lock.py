@@ -38,9 +38,8 @@ class RunLock:
         try:
             while True:
                 try:
-                    os.link(
-                        draft, self.path
-                    )  # link, unlike rename, fails if there is a lock, and readers never see it half written
+                    # A link, unlike a rename, fails if there is a lock; and readers never see it half written.
+                    os.link(draft, self.path)
                     break
                 except FileExistsError:
                     self._clear_if_stale()
@@ -68,12 +67,11 @@ class RunLock:
             return
         owner = json.loads(text)
         if is_alive(owner, age):
-            raise ZjError(
-                f"process {owner['pid']} on {owner['host']} is working on this run (last sign of life {age:.0f} s ago)",
-                where=str(self.path.parent),
-                remedy="wait for it, end it with: zj stop RUN, or start another run with --set name=…",
-            )
-        # Two processes may find the same dead lock: each renames what it finds, and puts back what is not the dead lock.
+            who = f"process {owner['pid']} on {owner['host']}"
+            what = f"{who} is working on this run (last sign of life {age:.0f} s ago)"
+            remedy = "wait for it, end it with: zj stop RUN, or start another run with --set name=…"
+            raise ZjError(what, where=str(self.path.parent), remedy=remedy)
+        # Two processes may find the same dead lock: each renames what it finds, and puts back what is not that lock.
         aside = self.path.with_name(f".{self.path.name}.dead.{os.getpid()}")
         try:
             self.path.rename(aside)
@@ -89,8 +87,7 @@ def is_alive(owner: dict[str, Any], age: float) -> bool:
     if owner["host"] != socket.gethostname():
         return age < STALE_AFTER
     try:
-        return (
-            abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 1.0
-        )  # a reused pid was born at another time
+        born = psutil.Process(owner["pid"]).create_time()
+        return abs(born - owner["born"]) < 1.0  # a reused pid was born at another time
     except psutil.NoSuchProcess:
         return False

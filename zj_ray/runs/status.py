@@ -1,7 +1,7 @@
 """What `zj status` shows: a run's state, its stages and its rollout engines, from run.json and the manifests.
 
-Readers only: nothing here asks a cluster. `job` and `alive` are passed in, since run.json alone can't know that its
-process was killed.
+Nothing here writes or asks a cluster. `job` and `alive` are passed in, since run.json alone can't know that its process
+was killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLOURS = {
     "stopped": "yellow",
     "waiting": "yellow",
 }
-JOB_STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "STOPPED": "stopped"}
+JOB_STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "STOPPED": "stopped"}  # Ray's final states of a job
 
 
 def render(
@@ -46,12 +46,12 @@ def render(
 
 def state(record: dict[str, Any], *, job: str | None, alive: bool) -> str:
     """The run's true state: a process or job that ended without a word is not running, whatever run.json says."""
-    said = str(record.get("state", "not started"))
-    if said in ("running", "submitted"):
+    recorded = str(record.get("state", "not started"))
+    if recorded in ("running", "submitted"):
         if job is not None:
-            return JOB_STATES.get(job, said)
-        return said if alive else "died"
-    return said
+            return JOB_STATES.get(job, recorded)
+        return recorded if alive else "died"
+    return recorded
 
 
 def _head(folder: Path, record: dict[str, Any], job: str | None, alive: bool, now: float) -> RenderableType:
@@ -75,7 +75,7 @@ def _head(folder: Path, record: dict[str, Any], job: str | None, alive: bool, no
 
 
 def overview(rows: Sequence[tuple[Path, dict[str, Any], bool]], now: float | None = None) -> RenderableType:
-    """All runs, the latest first. rows: folder, run.json, whether a process holds its lock (of a job only its cluster knows)."""
+    """All runs, the latest first. rows: folder, run.json, and whether a process holds its lock, which no job does."""
     now = time.time() if now is None else now
     table = Table("run", "state", "stage", "step", "last update", "size")
     for folder, record, alive in sorted(rows, key=lambda row: -row[1].get("updated", 0.0)):
@@ -84,9 +84,8 @@ def overview(rows: Sequence[tuple[Path, dict[str, Any], bool]], now: float | Non
         step = f"{record['step']} of {record['total']}" if record.get("total") else ""
         updated = f"{age(now - record['updated'])} ago" if record.get("updated") else ""
         colour = COLOURS.get(true_state.split()[0], "default")
-        table.add_row(
-            folder.name, f"[{colour}]{true_state}[/]", record.get("stage") or "", step, updated, decimal(_bytes(folder))
-        )
+        stage, size = record.get("stage") or "", decimal(_bytes(folder))
+        table.add_row(folder.name, f"[{colour}]{true_state}[/]", stage, step, updated, size)
     return table
 
 

@@ -1,7 +1,7 @@
 """summary.json: the numbers of a run that other programs read. Each stage adds its piece; its keys are fixed here.
 
-A key that is not in `KEYS` is a fault of the code that writes it, not of a user, so it raises ValueError; a run that is not
-finished simply lacks keys (`missing_keys`). A key that an older version left in the file stays there.
+A key that is not in `KEYS` is a fault of the code that writes it, not of a user, so it raises ValueError; a run that is
+not finished simply lacks keys. A key that an older version left in the file stays there.
 """
 
 from __future__ import annotations
@@ -59,18 +59,13 @@ def update_summary(run_folder: Path, patch: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def missing_keys(summary: Mapping[str, Any]) -> list[str]:
-    """The dotted keys that `summary` lacks or holds as null."""
-    return [key for key in KEYS if _get(summary, key) is None]
-
-
 def _merge(old: Mapping[str, Any], patch: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     merged = dict(old)
     for name, value in patch.items():
         key = f"{prefix}{name}"
         if key in KEYS:
             merged[name] = _finite(value)
-        elif isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in KEYS):
+        elif isinstance(value, Mapping) and any(leaf.startswith(f"{key}.") for leaf in KEYS):
             merged[name] = _merge(merged.get(name) or {}, value, f"{key}.")
         else:
             raise ValueError(f"summary.json has no key {key!r}; its keys stand in zj_ray/runs/summary.py")
@@ -83,10 +78,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _get(summary: Mapping[str, Any], key: str) -> Any:
-    value: Any = summary
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
