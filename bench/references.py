@@ -28,6 +28,7 @@ from zj_ray.algorithms.policy_loss import policy_loss
 from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.data.tokenizer import train_tokenizer
+from zj_ray.training.lora import plain_weights
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
 
 TINY = LlamaConfig(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1)
@@ -220,7 +221,8 @@ def against_torch() -> list[Difference]:
         _train(step)
         apart = largest(torch.tensor(norms["ours"]), torch.tensor(norms["plain"]))
         found.append(Difference(f"gradient norm, ZeRO {stage}", f"torch {torch.__version__}", apart))
-        pairs = zip((tensor for _, tensor in engine.named_weights()), plain.parameters(), strict=True)
+        weights = engine.gather(plain_weights(engine.module))
+        pairs = zip((tensor for _, tensor in weights), plain.parameters(), strict=True)
         found.append(
             Difference(
                 f"AdamW, ZeRO {stage}", f"torch {torch.__version__}", max(largest(a, b.detach()) for a, b in pairs)

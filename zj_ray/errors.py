@@ -11,15 +11,15 @@ class ZjError(Exception):
     """A fault the user can mend.
 
     what:   the fault in one sentence ("unknown key 'ppo.stesp'")
-    where:  file and line, config key, engine or role ("configs/demo.yaml:12"); empty when there is no place
+    where:  file and line, config key, engine or role ("configs/demo.yaml:12"); empty when the fault stands nowhere
     remedy: what to do about it ("did you mean 'ppo.steps'?")
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, where, remedy
-        place = f"{where}: " if where else ""
+        location = f"{where}: " if where else ""
         advice = f" — {remedy}" if remedy else ""
-        super().__init__(f"{place}{what}{advice}")
+        super().__init__(f"{location}{what}{advice}")
 
     def __reduce__(self) -> tuple:
         """Survive the pickling between Ray processes: keyword arguments are not restored by default."""
@@ -27,7 +27,7 @@ class ZjError(Exception):
 
 
 def brief(error: BaseException) -> str:
-    """What happened, in one line: of a traceback from another process the last."""
+    """What happened, in one line. A traceback from another process says it in its last line."""
     lines = str(error).strip().splitlines()
     return lines[-1][:300] if lines else type(error).__name__
 

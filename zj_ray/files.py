@@ -1,4 +1,4 @@
-"""Files on disk: whole or not at all when they are written, each row with its place when they are read.
+"""Files on disk: whole or not at all when they are written, each row with its file and line when they are read.
 
 The one way to write what somebody else reads: a reader, also one after a power cut, finds the old file or the new one,
 never a part. Every row of JSON Lines carries its `file:line`, because a fault in row 8,214 of somebody's own data can
@@ -20,7 +20,7 @@ from zj_ray.errors import DataError
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[TextIO]:
-    """A file to write to, UTF-8 with `\\n` line ends, that takes the place of `path` when the block ends without a fault."""
+    """A file to write to, UTF-8 with `\\n` line ends; it becomes `path` when the block ends without a fault."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -47,7 +47,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write all rows or none, and return their number. The same rows give the same bytes: keys in the order given, no ASCII escapes."""
+    """Write all rows or none, and return their number.
+
+    The same rows give the same bytes: keys stay in their order, and nothing is escaped to ASCII.
+    """
     written = 0
     with written_whole(Path(path)) as file:
         for row in rows:
@@ -59,13 +62,12 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
 def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (`file:line`, row) for every row; blank lines are passed over.
 
-    Raises DataError with the place and the remedy: file missing, not UTF-8, not JSON, or a row that is no object.
+    Raises DataError with file, line and remedy: file missing, not UTF-8, not JSON, or a row that is no object.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(
-            "there is no such data file", where=str(path), remedy="check data.root; docs/data.md names the files"
-        )
+        remedy = "check data.root; docs/data.md names the files"
+        raise DataError("there is no such data file", where=str(path), remedy=remedy)
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if raw.strip():
@@ -77,16 +79,14 @@ def _parse_row(raw: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as fault:
-        raise DataError(
-            f"the row is not UTF-8 (byte {fault.start + 1})", where=where, remedy="save the file as UTF-8"
-        ) from None
+        what = f"the row is not UTF-8 (byte {fault.start + 1})"
+        raise DataError(what, where=where, remedy="save the file as UTF-8") from None
     except json.JSONDecodeError as fault:
         what = f"the row is not JSON: {fault.msg} at column {fault.colno}"
         raise DataError(what, where=where, remedy="write one JSON object a line") from None
     if not isinstance(row, dict):
-        raise DataError(
-            f"the row is {_kind(row)}, not an object", where=where, remedy='write one {"id": …} object a line'
-        )
+        what = f"the row is {_kind(row)}, not an object"
+        raise DataError(what, where=where, remedy='write one {"id": …} object a line')
     return row
 
 

@@ -27,7 +27,7 @@ class Bar:
         self._show = show
 
     def advance(self, n: int = 1, **figures: float | int | str) -> None:
-        """n more are done; figures replace the shown ones of the same name."""
+        """Count `n` more as done; `figures` replace the shown ones of the same name."""
         self.done += n
         self.figures.update(figures)
         self._show(self)
@@ -52,7 +52,7 @@ class Bar:
 
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Bar]:
-    """`with progress("sft", 200) as bar: bar.advance(1, loss=0.4)`; total None: the end isn't known."""
+    """Show a bar: `with progress("sft", 200) as bar: bar.advance(1, loss=0.4)`; total None: the end isn't known."""
     with (_drawn if console.is_terminal else _printed)(title, total) as bar:
         yield bar
 

@@ -39,6 +39,7 @@ from zj_ray.roles.batch import RolloutBatch, pad
 from zj_ray.roles.critic import CriticRank
 from zj_ray.roles.policy import MiniBatchPlan, PolicyObjective, PolicyRank, UpdateStats
 from zj_ray.roles.roles import Roles
+from zj_ray.training.lora import plain_weights
 from zj_ray.training.model import new_heads
 from zj_ray.training.packing import EMPTY, plan_rows
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine
@@ -245,7 +246,7 @@ def _update(rank: Any, batch: RolloutBatch, plans: Sequence[MiniBatchPlan]) -> U
 
 
 def _weights(rank: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in rank.engine.named_weights()}
+    return {name: tensor.clone() for name, tensor in rank.engine.gather(plain_weights(rank.engine.module))}
 
 
 def _learn(rank: Any, batch: RolloutBatch, plans: Sequence[MiniBatchPlan]) -> Learnt:

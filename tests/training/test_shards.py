@@ -12,6 +12,7 @@ import torch
 from tests.helpers.ranks import run_ranks, wait_until_saved
 from tests.training.test_zero_engine import SAMPLES, _problem, _squared
 from zj_ray.errors import CheckpointError
+from zj_ray.training.lora import plain_weights
 from zj_ray.training.shards import restore, take
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine
 
@@ -38,7 +39,7 @@ def _step(engine: TrainEngine, x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _weights(engine: TrainEngine) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in engine.named_weights()}
+    return {name: tensor.clone() for name, tensor in engine.gather(plain_weights(engine.module))}
 
 
 def _save(rank: int, world: int, stage: int, folder: str) -> None:

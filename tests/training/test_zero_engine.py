@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.ranks import run_ranks, wait_until_saved
+from zj_ray.training.lora import plain_weights
 from zj_ray.training.muon import Muon
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine
 
@@ -78,7 +79,7 @@ def _train(rank: int, world: int, stage: int, kind: str, folder: str) -> None:
         return zero.sqrt()
 
     assert not engine.train_batch([mine], poisoned, SAMPLES).applied
-    weights = [tensor.clone() for _, tensor in engine.named_weights()]
+    weights = [tensor.clone() for _, tensor in engine.gather(plain_weights(engine.module))]
     if rank == 0:
         torch.save(weights, folder + "/weights.pt")
 

@@ -1,8 +1,9 @@
 """Attention over packed rows, one document at a time.
 
-transformers computes a packed row with a block-diagonal mask: every token against every other, most of it thrown away. A
-row of 1,000 tokens in ten documents costs ten times the attention that the documents need, and masked attention can't
-skip the upper triangle either. Here the row is cut where `position_ids` restart and each piece attends causally to itself.
+transformers computes a packed row with a block-diagonal mask: every token against every other, most of it thrown away.
+A row of 1,000 tokens in ten documents costs ten times the attention that the documents need, and masked attention can't
+skip the upper triangle either. Here the row is cut where `position_ids` restart, and each piece attends causally to
+itself.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ NAME = "zj_packed"
 
 
 def attend_by_document(model: nn.Module) -> None:
-    """Make an HF model attend so. Left as they are: models of another attention than full sdpa, and machines with a GPU.
+    """Make an HF model attend to one document of a packed row at a time.
 
-    A GPU has kernels for a whole row at once, and asking where documents begin would make it wait in every layer.
+    It does nothing to a model of another attention than full sdpa, nor on a GPU: that has kernels for a whole row at
+    once, and asking where documents begin would make it wait in every layer.
     """
     config: Any = model.config
-    windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {
-        "full_attention"
-    }
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    windows = getattr(config, "sliding_window", None) or layer_types - {"full_attention"}
     if config._attn_implementation == "sdpa" and not windows and not torch.cuda.is_available():
         model.set_attn_implementation(NAME)  # type: ignore[operator]
 
@@ -41,7 +42,10 @@ def _attention(
     position_ids: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """query, key, value: `[batch, heads, time, size]`. A mask of one's own, or several rows, are attended to as ever."""
+    """Attention of query, key and value `[batch, heads, time, size]`, document by document.
+
+    Several rows, or a row with a mask of its own, are attended to in transformers' own way.
+    """
     if attention_mask is not None or len(query) > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if position_ids is None:  # to go on would let the documents see each other

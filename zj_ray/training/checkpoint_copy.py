@@ -1,7 +1,7 @@
 """Checkpoints below any fsspec URL (s3://, gs://, file://, memory://): written here first, then copied, the list last.
 
-An object store has no rename. What makes a copy whole is that its list comes after every file that it names, and goes before
-them when the copy is deleted; sizes are compared after copying, hashes when it is fetched.
+An object store has no rename. What makes a copy whole is that its list comes after every file that it names, and goes
+before them when the copy is deleted; sizes are compared after copying, hashes when it is fetched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 
 from zj_ray.errors import CheckpointError, ConfigError
-from zj_ray.training.checkpoint import LIST, CheckpointStore, fault_of, listed
+from zj_ray.training.checkpoint import LIST, CheckpointStore, content_of, fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +22,17 @@ logger = logging.getLogger(__name__)
 def open_checkpoints(
     url: str | None, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0
 ) -> CheckpointStore:
-    """In `folder` alone, or with a URL below that too."""
-    return (
-        RemoteStore(url, folder, keep, keep_best, keep_every)
-        if url
-        else CheckpointStore(folder, keep, keep_best, keep_every)
-    )
+    """A stage's checkpoints in `folder`; with a URL, copied below that too."""
+    if url:
+        return RemoteStore(url, folder, keep, keep_best, keep_every)
+    return CheckpointStore(folder, keep, keep_best, keep_every)
 
 
 class RemoteStore(CheckpointStore):
+    """Checkpoints in a folder of this machine, each with a copy below a URL."""
+
     def __init__(self, url: str, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0) -> None:
-        """folder: here, for what is written and fetched. Raises ConfigError for a URL that fsspec can't open."""
+        """Write into `folder`, copy from there, fetch into it. Raises ConfigError for a URL that fsspec can't open."""
         super().__init__(folder, keep, keep_best, keep_every)
         try:
             self.files, self.root = fsspec.core.url_to_fs(url)
@@ -58,40 +58,36 @@ class RemoteStore(CheckpointStore):
         there = self._there(final.name)
         if self.files.exists(f"{there}/{LIST}"):
             self.files.rm_file(f"{there}/{LIST}")  # what is there is of another attempt
-        names = sorted(
-            str(path.relative_to(final)) for path in final.rglob("*") if path.is_file() and path.name != LIST
-        )
-        for name in (*names, LIST):
+        files = (path for path in final.rglob("*") if path.is_file() and path.name != LIST)
+        for name in (*sorted(str(path.relative_to(final)) for path in files), LIST):
             self.files.makedirs(f"{there}/{name}".rpartition("/")[0], exist_ok=True)
             self.files.put_file(str(final / name), f"{there}/{name}")
-            if (size := self.files.info(f"{there}/{name}")["size"]) != (expected := (final / name).stat().st_size):
-                raise OSError(f"{name} has {size} bytes there, {expected} here")
+            if (copied := self.files.info(f"{there}/{name}")["size"]) != (size := (final / name).stat().st_size):
+                raise OSError(f"{name} has {copied} bytes there, {size} here")
 
     def _there(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
 
     def steps_there(self) -> list[int]:
-        """Those with a list."""
+        """The steps whose copy is whole, which is to say: has its list."""
         self.files.invalidate_cache()
         if not self.files.exists(self.root):
             return []
         names = [str(path).rstrip("/").rpartition("/")[2] for path in self.files.ls(self.root, detail=False)]
-        whole = [
-            name for name in names if name.startswith("step-") and self.files.exists(f"{self._there(name)}/{LIST}")
-        ]
+        steps = [name for name in names if name.startswith("step-")]
+        whole = [name for name in steps if self.files.exists(f"{self._there(name)}/{LIST}")]
         return sorted(int(name.removeprefix("step-")) for name in whole)
 
     def _prune_there(self) -> None:
-        lists = {
-            step: self.files.cat_file(f"{self._there(self._path(step).name)}/{LIST}") for step in self.steps_there()
-        }
-        for step in self._to_go({step: listed(text.decode())["score"] for step, text in lists.items()}):
-            there = self._there(self._path(step).name)
+        copies = {step: self._there(self._path(step).name) for step in self.steps_there()}
+        lists = {step: self.files.cat_file(f"{there}/{LIST}").decode() for step, there in copies.items()}
+        for step in self._to_go({step: content_of(text)["score"] for step, text in lists.items()}):
+            there = copies[step]
             self.files.rm_file(f"{there}/{LIST}")
             self.files.rm(there, recursive=True)
 
     def latest(self) -> tuple[int, Path, dict[str, Any]] | None:
-        """As of a folder here; what is not here, or damaged, is fetched."""
+        """The newest whole checkpoint, fetched first where the folder lacks it or has it damaged."""
         for step in reversed(self.steps_there()):
             if fault_of(self._path(step)) is None or self._fetch(step):
                 break
@@ -103,7 +99,7 @@ class RemoteStore(CheckpointStore):
         return super().at(step)
 
     def _fetch(self, step: int) -> bool:
-        """Whether it came whole."""
+        """Fetch the copy of a step. Returns whether it came whole."""
         final, draft = self._path(step), self.folder / f".draft-{step:06d}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)

@@ -2,7 +2,8 @@
 
 `add_lora` puts the adapters in place (peft's own layers, in transformers' own model class). Engines, later stages and
 servers want plain weights: `plain_weights` names them as the model without adapters does, each base weight with its
-adapter's product added. It changes nothing: merging in place and unmerging again would leave rounding errors in the base.
+adapter's product added. It leaves the model as it is: merging in place and unmerging again would leave rounding errors
+in the base.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ NO_LORA = LoraConfig(rank=0)
 
 
 def add_lora(model: nn.Module, lora: LoraConfig, seed: int) -> None:
-    """Freeze `model` and give its layers named in `lora.targets` adapters that add nothing yet. A rank of 0 does nothing.
+    """Freeze `model` and give its layers named in `lora.targets` adapters that add nothing yet.
 
-    seed: of the adapters' first weights, so that every rank has the same. Raises ConfigError when no layer bears such a name.
+    A rank of 0 does nothing. seed: of the adapters' first weights, so that every rank has the same. Raises ConfigError
+    when no layer bears such a name.
     """
     if lora.rank == 0:
         return
     torch.manual_seed(seed)
+    config = PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))
     try:
-        model.add_adapter(PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)), ADAPTER)  # type: ignore[operator]
+        model.add_adapter(config, ADAPTER)  # type: ignore[operator]
     except ValueError as error:
-        names = sorted(
-            {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        )
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        names = sorted({name.rpartition(".")[2] for name in linear})
         raise ConfigError(
             f"no adapter can be added: {str(error).splitlines()[0]}",
             where="lora.targets",
@@ -92,8 +94,10 @@ def adapter_weights(model: nn.Module) -> Iterator[Weight]:
 
 def adapter_config(model: nn.Module) -> str:
     """What peft and vLLM read as adapter_config.json."""
-    config: dict[str, Any] = model.peft_config[ADAPTER].to_dict()  # type: ignore[union-attr, index, operator, assignment]
-    return json.dumps(config, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    configs: Any = model.peft_config
+    return json.dumps(
+        configs[ADAPTER].to_dict(), default=lambda value: sorted(value) if isinstance(value, set) else str(value)
+    )
 
 
 def save_plain(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:

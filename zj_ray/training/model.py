@@ -69,8 +69,7 @@ def _from_pretrained(kind: Any, path: str | Path, model: ModelConfig) -> Any:
             where=str(path),
             remedy="give an HF model folder (config.json and safetensors) or a hub id",
         ) from error
-    if info["missing_keys"] or info.get("mismatched_keys"):
-        lacking = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", [])]))
+    if lacking := sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", [])])):
         raise CheckpointError(
             f"{len(lacking)} weights are missing or of another shape, the first is {lacking[0]!r}",
             where=str(path),
@@ -89,7 +88,7 @@ class TokenLogprobs(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """What bears the adapters."""
+        """The model that bears the adapters."""
         return self.lm
 
     def forward(
@@ -100,16 +99,13 @@ class TokenLogprobs(nn.Module):
         temperature: float = 1.0,
         entropy: Entropy = "unknown",
     ) -> tuple[Tensor, Tensor]:
-        """input_ids, position_ids: `[1, row]`; index: `[n]` positions of the tokens in question, none the first of its document.
+        """Log-probs of chosen tokens and the entropies of the distributions they were drawn from, both `[n]`, float32.
 
-        Returns their log-probs and the entropies of the distributions they were drawn from, both `[n]`, float32; entropy: as in
-        `sampled_logprobs`.
+        input_ids, position_ids: `[1, row]`; index: `[n]` positions of the tokens, none the first of its document;
+        entropy: as in `sampled_logprobs`.
         """
-        logits = (
-            self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1)
-            .logits[0]
-            .float()
-        )
+        output = self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False, logits_to_keep=index - 1)
+        logits = output.logits[0].float()
         if temperature != 1.0:
             logits = logits / temperature
         return sampled_logprobs(logits, input_ids[0, index], entropy)
@@ -126,42 +122,38 @@ class ScalarHeads(nn.Module):
         super().__init__()
         self.trunk = trunk
         attend_by_document(trunk)
-        self.heads = nn.Linear(trunk.config.hidden_size, heads, dtype=torch.float32)  # type: ignore[union-attr, arg-type]
+        config: Any = trunk.config
+        self.heads = nn.Linear(config.hidden_size, heads, dtype=torch.float32)
         nn.init.normal_(self.heads.weight, std=0.02)
         nn.init.zeros_(self.heads.bias)
 
     @property
     def backbone(self) -> nn.Module:
-        """What bears the adapters; the heads always learn whole."""
+        """The model that bears the adapters; the heads always learn whole."""
         return self.trunk
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, index: Tensor, attention: Tensor | None = None
     ) -> Tensor:
-        """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`; attention: as in `PackedRow`."""
-        hidden = self.trunk(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention, use_cache=False
-        ).last_hidden_state
-        return self.heads(
-            hidden[0, index].to(self.heads.weight.dtype)
-        ).float()  # under DeepSpeed's bf16 the heads are bf16 too
+        """Scores `[n, heads]`, float32, read at the positions `index` `[n]` of the packed row `[1, row]`.
+
+        attention: as in `PackedRow`.
+        """
+        packed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": attention}
+        hidden = self.trunk(**packed, use_cache=False).last_hidden_state
+        # Under DeepSpeed's bf16 the heads are bf16 too.
+        return self.heads(hidden[0, index].to(self.heads.weight.dtype)).float()
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """weights: what to save, named as in a model without adapters; None saves what is here, which must be whole and without adapters."""
+        """An ordinary HF folder of the trunk, and the heads beside it.
+
+        weights: named as in a model without adapters; None saves the model's own, whole and without adapters.
+        """
         own = weights or self.state_dict()
-        save_plain(
-            self.trunk,
-            {name.removeprefix("trunk."): tensor for name, tensor in own.items() if name.startswith("trunk.")},
-            folder,
-        )
-        save_file(
-            {
-                name.removeprefix("heads."): tensor.contiguous()
-                for name, tensor in own.items()
-                if name.startswith("heads.")
-            },
-            folder / "heads.safetensors",
-        )
+        trunk = {name.removeprefix("trunk."): own[name] for name in own if name.startswith("trunk.")}
+        heads = {name.removeprefix("heads."): own[name].contiguous() for name in own if name.startswith("heads.")}
+        save_plain(self.trunk, trunk, folder)
+        save_file(heads, folder / "heads.safetensors")
         (folder / "heads.json").write_text(json.dumps({"heads": list(HEADS[: self.heads.out_features])}))
 
 
@@ -173,7 +165,7 @@ def new_heads(lm_folder: str | Path, heads: int, model: ModelConfig, seed: int) 
 
 
 def load_heads(folder: str | Path, model: ModelConfig, only: int | None = None) -> ScalarHeads:
-    """What `ScalarHeads.save` wrote. only: keep the first so many heads (a critic has one)."""
+    """The model that `ScalarHeads.save` wrote. only: how many heads to keep, from the first on (a critic has one)."""
     weights = Path(folder) / "heads.safetensors"
     if not weights.is_file():
         raise CheckpointError(
@@ -192,11 +184,12 @@ def load_heads(folder: str | Path, model: ModelConfig, only: int | None = None) 
 def check_checkpoint(folder: Path) -> None:
     """Compare a local HF folder's weights with what its config.json describes, without loading either.
 
-    Raises CheckpointError naming the first weight that is missing or of another shape, or an architecture that is no causal LM.
+    Raises CheckpointError naming the first weight that is missing or of another shape, or an architecture that is no
+    causal LM.
     """
     try:
         with torch.device("meta"):
-            expected = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
@@ -205,11 +198,11 @@ def check_checkpoint(folder: Path) -> None:
             remedy="give the folder of a decoder model such as Llama or Qwen",
         ) from error
     shapes = _stored_shapes(folder)
-    for name, parameter in expected.named_parameters():
+    for name, parameter in model.named_parameters():
         if shapes.get(name) != tuple(parameter.shape):
-            found = f"of shape {list(shapes[name])}" if name in shapes else "missing"
+            state = f"of shape {list(shapes[name])}" if name in shapes else "missing"
             raise CheckpointError(
-                f"{name} is {found} where config.json means {list(parameter.shape)}",
+                f"{name} is {state} where config.json means {list(parameter.shape)}",
                 where=str(folder),
                 remedy="the weights are of another architecture than config.json: take both from the same model",
             )
@@ -220,9 +213,9 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    shapes[name] = tuple(file.get_slice(name).get_shape())
         except SafetensorError as error:
-            raise CheckpointError(
-                f"damaged weights: {error}", where=str(path), remedy="copy or download the file again"
-            ) from error
+            remedy = "copy or download the file again"
+            raise CheckpointError(f"damaged weights: {error}", where=str(path), remedy=remedy) from error
     return shapes

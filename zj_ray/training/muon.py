@@ -1,7 +1,7 @@
 """Muon for the hidden matrices of a model, AdamW for the rest, as one optimizer.
 
-Small models trained from scratch need half the tokens with it. PyTorch's and DeepSpeed's own Muon orthogonalise in
-half precision, which a CPU only emulates (3 to 40 times slower than fp32 here), so this one works in the gradient's type.
+Small models trained from scratch need half the tokens with it. PyTorch's and DeepSpeed's own Muon orthogonalise in half
+precision, which a CPU only emulates (3 to 40 times slower than fp32 here), so this one works in the gradient's type.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOMENTUM = 0.95
 
 
 class Muon(torch.optim.AdamW):
-    """Muon (Jordan 2024) with Nesterov momentum on matrices inside the layers; embeddings, heads and norms stay with AdamW.
+    """Muon (Jordan 2024) with Nesterov momentum on matrices inside the layers; AdamW on embeddings, heads and norms.
 
     An orthogonal update is scaled by 0.2·√max(rows, columns) (Liu et al. 2025, arXiv 2502.16982, eq. 4), which gives it
     AdamW's usual size: one learning rate serves both. The whole state is on every rank, so it needs ZeRO stage 0.
@@ -36,9 +36,8 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         hidden = next(group for group in self.param_groups if group["muon"])
         moving = [p for p in hidden["params"] if p.grad is not None]
-        for parameter, update in zip(
-            moving, _orthogonalise_over_ranks([self._momentum(p) for p in moving]), strict=True
-        ):
+        updates = _orthogonalise_over_ranks([self._momentum(p) for p in moving])
+        for parameter, update in zip(moving, updates, strict=True):
             parameter.mul_(1 - hidden["lr"] * hidden["weight_decay"])
             parameter.add_(update, alpha=-hidden["lr"] * 0.2 * max(parameter.shape) ** 0.5)
             parameter.grad = None  # AdamW passes over parameters without a gradient
@@ -65,14 +64,15 @@ def _orthogonalise_over_ranks(matrices: list[Tensor]) -> list[Tensor]:
     ]
     together = torch.cat([share.flatten() for share in shares])
     dist.all_reduce(together)
-    return [
-        part.view_as(matrix)
-        for part, matrix in zip(together.split([m.numel() for m in matrices]), matrices, strict=True)
-    ]
+    parts = together.split([matrix.numel() for matrix in matrices])
+    return [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix of `matrix` `[rows, columns]`, roughly: singular values end between 0.7 and 1.2."""
+    """Roughly the nearest (semi-)orthogonal matrix of `matrix` `[rows, columns]`.
+
+    Its singular values end between 0.7 and 1.2.
+    """
     a, b, c = NEWTON_SCHULZ
     x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)

@@ -1,10 +1,11 @@
-"""Packed rows: several documents end to end in one forward pass, each blind to the others; and which rank computes which row.
+"""Packed rows: several documents end to end in one forward pass, each blind to the others; and who computes which row.
 
 The K answers of a prompt are documents that begin alike: in a shared row that beginning is computed once, and every
 answer sees it as if it stood right before.
 
-All ranks of a role follow one plan of rows in step. They must make the same number of forward passes, or their collectives
-hang: where a rank has fewer rows, `EMPTY` ones fill up, in which it computes one document and keeps nothing of it.
+All ranks of a role follow one plan of rows in step. They must make the same number of forward passes, or their
+collectives hang: where a rank has fewer rows, `EMPTY` ones fill up, in which it computes one document and keeps nothing
+of it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ EMPTY: Row = []
 
 @dataclass(frozen=True)
 class PackedRow:
-    """members: which documents, in order. input_ids, position_ids: `[1, row]`; starts: each document's first position.
+    """Several documents as one row of tokens.
 
-    attention: `[1, 1, row, row]`, true where a token sees another; None where `position_ids` tell. With it, `starts` are
-    those of each document's own tokens in the row, as if its shared beginning stood before them.
+    members: which documents, in order. input_ids, position_ids: `[1, row]`; starts: each document's first position.
+    attention: `[1, 1, row, row]`, true where a token sees another; None where `position_ids` tell. With it, `starts`
+    are those of each document's own tokens in the row, as if its shared beginning stood before them.
     """
 
     members: Row
@@ -65,7 +67,7 @@ def make_row(documents: Sequence[np.ndarray], members: Row) -> PackedRow:
 
 
 def make_shared_row(documents: Sequence[np.ndarray], groups: Sequence[Sequence[int]]) -> PackedRow:
-    """Groups of documents in one row: of each group its common beginning once, then what each document has of its own."""
+    """Groups of documents in one row: each group's common beginning once, then what each document has of its own."""
     pieces: list[np.ndarray] = []
     positions, group_of, branch_of = [], [], []
     starts, length = [], 0

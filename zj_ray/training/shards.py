@@ -1,9 +1,9 @@
-"""What a DeepSpeed rank has learnt, as fragments of named parameters: on disk the same for any number of ranks and ZeRO stage.
+"""What a DeepSpeed rank has learnt, as fragments of named parameters that any number of ranks can read, at any stage.
 
-Every rank writes the elements that it holds: of each parameter that learns the float32 weights and the optimizer's state, flat, with
-the place where they begin. So nothing is gathered to be saved, and ranks that are split otherwise find their elements again.
-DeepSpeed's own checkpoints are pickles that fit one number of ranks and one stage; its universal ones need a conversion by a
-tool of its own, in minutes for a large model. Here all is safetensors and JSON.
+Every rank writes the elements that it holds: the float32 weights and the optimizer's state of each parameter that
+learns, flat, with the position where they begin. So nothing is gathered to be saved, and ranks that are split otherwise
+find their elements again. DeepSpeed's own checkpoints are pickles that fit one number of ranks and one stage; its
+universal ones need a conversion by a tool of its own, in minutes for a large model. Here all is safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zj_ray.errors import CheckpointError
+from zj_ray.training.checkpoint import START_AFRESH
 
 WEIGHT = "weight"
 COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")  # of DeepSpeed's engine
@@ -30,7 +31,7 @@ COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")  #
 
 @dataclass(frozen=True)
 class Slot:
-    """Elements `start` to `start + count` of a parameter, which the optimizer has at `offset` of its own tensor `owner`."""
+    """Elements `start` to `start + count` of a parameter; the optimizer has them at `offset` of its tensor `owner`."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,41 +46,36 @@ class Slot:
 
 
 def slots(engine: Any, rank: int, world: int) -> Iterator[Slot]:
-    """What a DeepSpeed engine holds on this rank. At stage 0 every rank holds all, and each answers for its share of the parameters."""
-    named = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
+    """What a DeepSpeed engine holds on this rank.
+
+    At stage 0 every rank holds all, and each answers for its share of the parameters.
+    """
+    learning = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
     zero = engine.optimizer
-    for number, (name, p) in enumerate(named):
+    for number, (name, p) in enumerate(learning):
         if hasattr(p, "ds_id"):  # stage 3
             group, offset, count = zero.grad_position[zero.get_param_id(p)]
             start = rank * count
             count = min(count, max(p.ds_numel - start, 0))  # the last rank's part is padded
             if count:
-                yield Slot(name, tuple(p.ds_shape), start, count, zero.fp32_partitioned_groups_flat[group], offset)
+                owner = zero.fp32_partitioned_groups_flat[group]
+                yield Slot(name, tuple(p.ds_shape), start=start, count=count, owner=owner, offset=offset)
         elif hasattr(p, "_hp_mapping"):  # stages 1 and 2, and 0 in bfloat16
             if (mapping := p._hp_mapping) is not None:
-                here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-                yield Slot(
-                    name,
-                    tuple(p.shape),
-                    here.start,
-                    here.numel,
-                    _flat_groups(zero)[mapping.param_group_index],
-                    there.start,
-                )
+                here, offset = mapping.lp_fragment_address, mapping.hp_fragment_address.start
+                owner = _flat_groups(zero)[mapping.param_group_index]
+                yield Slot(name, tuple(p.shape), start=here.start, count=here.numel, owner=owner, offset=offset)
         elif number % world == rank:
-            yield Slot(name, tuple(p.shape), 0, p.numel(), p, 0)
+            yield Slot(name, tuple(p.shape), start=0, count=p.numel(), owner=p, offset=0)
 
 
 def _flat_groups(zero: Any) -> list[Tensor]:
-    return (
-        zero.single_partition_of_fp32_groups
-        if hasattr(zero, "single_partition_of_fp32_groups")
-        else zero.fp32_groups_flat_partition
-    )
+    in_bfloat16 = not hasattr(zero, "single_partition_of_fp32_groups")
+    return zero.fp32_groups_flat_partition if in_bfloat16 else zero.single_partition_of_fp32_groups
 
 
 def optimizer_of(engine: Any) -> torch.optim.Optimizer:
-    """PyTorch's own, inside DeepSpeed's."""
+    """PyTorch's own optimizer, inside DeepSpeed's."""
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
@@ -92,16 +88,18 @@ class Snapshot:
     facts: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """`rank-00000.safetensors` and `rank-00000.json`, read back. Raises CheckpointError if the disk has not what was written."""
+        """Write `rank-00000.safetensors`, read back, and `rank-00000.json`.
+
+        Raises CheckpointError if the disk has not what was written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         path = _tensors(folder, self.rank)
         save_file(self.tensors, path)
         with safe_open(path, "pt") as file:
             for name, tensor in self.tensors.items():
                 if not torch.equal(file.get_tensor(name).view(torch.uint8), tensor.view(torch.uint8)):
-                    raise CheckpointError(
-                        f"{name} is not on the disk as it was written", where=str(path), remedy="suspect the disk"
-                    )
+                    what = f"{name} is not on the disk as it was written"
+                    raise CheckpointError(what, where=str(path), remedy="suspect the disk")
         (folder / f"rank-{self.rank:05d}.json").write_text(json.dumps(self.facts), encoding="utf-8")
 
 
@@ -120,14 +118,12 @@ def take(engine: Any, rank: int, world: int) -> Snapshot:
         tensors |= {f"{key}/{slot.name}": slot.view(value).to("cpu", copy=True) for key, value in whole.items()}
         single = {key: float(value) for key, value in own.items() if key not in whole}
         parts[slot.name] = {"shape": slot.shape, "start": slot.start, "count": slot.count, "single": single}
-    groups = [
-        {key: group[key] for key in ("lr", "initial_lr") if key in group} for group in optimizer_of(engine).param_groups
-    ]
+    groups = optimizer_of(engine).param_groups
     facts = {
         "world": world,
         "parts": parts,
         "random": random_state(),
-        "groups": groups,
+        "groups": [{key: group[key] for key in ("lr", "initial_lr") if key in group} for group in groups],
         "schedule": engine.lr_scheduler.state_dict(),
         "counters": {name: int(getattr(engine, name)) for name in COUNTERS},
     }
@@ -156,34 +152,31 @@ class Saved:
             facts = json.loads(path.read_text(encoding="utf-8"))
             self._files.append(safe_open(_tensors(self.folder, rank), "pt"))
         except (OSError, ValueError, SafetensorError) as error:
-            remedy = "delete the folder to start the stage afresh"
-            raise CheckpointError(
-                f"what rank {rank} has saved can't be read: {error}", where=str(self.folder), remedy=remedy
-            ) from error
+            what = f"what rank {rank} has saved can't be read: {error}"
+            raise CheckpointError(what, where=str(self.folder), remedy=START_AFRESH) from error
         self.facts.append(facts)
         for name, part in facts["parts"].items():
             self.shapes[name] = tuple(part["shape"])
             self._pieces.setdefault(name, []).append((part["start"], part["count"], rank))
 
     def kinds(self, name: str) -> list[str]:
-        """Of which there are tensors for a parameter: its weight, and the optimizer's."""
-        rank = self._pieces[name][0][2]
-        return [key.partition("/")[0] for key in self._files[rank].keys() if key.partition("/")[2] == name]  # noqa: SIM118
+        """The kinds of tensors that there are for a parameter: its weight, and the optimizer's."""
+        keys = self._files[self._pieces[name][0][2]].keys()
+        return [key.partition("/")[0] for key in keys if key.partition("/")[2] == name]
 
     def single(self, name: str) -> dict[str, float]:
-        """What the optimizer has of a parameter as one number."""
+        """Everything that the optimizer has of a parameter as one number, such as its step."""
         return dict(self.facts[self._pieces[name][0][2]]["parts"][name]["single"])
 
     def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
-        """Elements `start` to `start + count`, flat."""
-        found = torch.empty(count)
+        """Elements `start` to `start + count` of a parameter's tensor of this kind, flat."""
+        elements = torch.empty(count)
         missing = count
         for begin, length, rank in self._pieces[name]:
             low, high = max(begin, start), min(begin + length, start + count)
             if low < high:
-                found[low - start : high - start] = self._files[rank].get_slice(f"{kind}/{name}")[
-                    low - begin : high - begin
-                ]
+                piece = self._files[rank].get_slice(f"{kind}/{name}")
+                elements[low - start : high - start] = piece[low - begin : high - begin]
                 missing -= high - low
         if missing:
             raise CheckpointError(
@@ -191,22 +184,23 @@ class Saved:
                 where=str(self.folder),
                 remedy="use an older checkpoint",
             )
-        return found
+        return elements
 
 
 def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
-    """Make the engine what `take` saw, at any number of ranks and any ZeRO stage. Raises CheckpointError naming what does not fit."""
+    """Make the engine what `take` saw, at any number of ranks and any ZeRO stage.
+
+    Raises CheckpointError naming what does not fit.
+    """
     saved = Saved(folder)
     learning = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in learning.items()}
     if shapes != saved.shapes:
-        name = next(
-            name for name in sorted(shapes.keys() | saved.shapes.keys()) if shapes.get(name) != saved.shapes.get(name)
-        )
+        names = sorted(shapes.keys() | saved.shapes.keys())
+        name = next(name for name in names if shapes.get(name) != saved.shapes.get(name))
         what = f"{name} has the shape {shapes.get(name)} here and {saved.shapes.get(name)} there"
-        raise CheckpointError(
-            what, where=str(folder), remedy="resume with the model and the LoRA settings that it was saved with"
-        )
+        remedy = "resume with the model and the LoRA settings that it was saved with"
+        raise CheckpointError(what, where=str(folder), remedy=remedy)
     optimizer = optimizer_of(engine)
     whole = engine.zero_optimization_stage() == 0  # then every rank needs all
     for slot in slots(engine, 0 if whole else rank, 1 if whole else world):
@@ -214,8 +208,8 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
     for name, parameter in learning.items():
         _show(parameter, name, rank, saved)
     facts = saved.facts[rank % len(saved.facts)]
-    for group, kept in zip(optimizer.param_groups, facts["groups"], strict=True):
-        group.update(kept)
+    for group, rates in zip(optimizer.param_groups, facts["groups"], strict=True):
+        group.update(rates)
     engine.lr_scheduler.load_state_dict(facts["schedule"])
     for name, count in facts["counters"].items():
         setattr(engine, name, count)
@@ -223,7 +217,7 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
 
 
 def _fill(state: dict[str, Any], slot: Slot, saved: Saved) -> None:
-    """One slot's weight and optimizer state."""
+    """Copy one slot's weight and optimizer state from what was saved."""
     for kind in saved.kinds(slot.name):
         whole = slot.owner if kind == WEIGHT else state.setdefault(kind, torch.zeros_like(slot.owner))
         slot.view(whole).copy_(saved.read(kind, slot.name, slot.start, slot.count))
@@ -232,7 +226,7 @@ def _fill(state: dict[str, Any], slot: Slot, saved: Saved) -> None:
 
 
 def _show(parameter: Any, name: str, rank: int, saved: Saved) -> None:
-    """What the model computes with, where that is not the optimizer's own tensor."""
+    """Copy a weight into the tensor that the model computes with, where that is not the optimizer's own."""
     if hasattr(parameter, "ds_id"):
         part: Tensor = parameter.ds_tensor
         start = rank * part.numel()
@@ -246,7 +240,7 @@ def _show(parameter: Any, name: str, rank: int, saved: Saved) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Of Python, NumPy and PyTorch on this rank, as JSON can hold it."""
+    """The random state of Python, NumPy and PyTorch on this rank, as JSON can hold it."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {

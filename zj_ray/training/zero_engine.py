@@ -1,8 +1,8 @@
 """One DeepSpeed rank: the only file that knows DeepSpeed.
 
-Losses are a token (or prompt) mean over the *whole* optimizer batch and all ranks. A caller hands in micro-batches whose
-losses are sums, and the denominator of the whole batch; so the gradient does not depend on the micro-batch size, the
-packing or the number of ranks. Every rank must bring the same number of micro-batches: the collectives count on it.
+Losses are a token (or prompt) mean over the *whole* optimizer batch and all ranks. A caller hands in micro-batches
+whose losses are sums, and the denominator of the whole batch; so the gradient does not depend on the micro-batch size,
+the packing or the number of ranks. Every rank must bring the same number of micro-batches: the collectives count on it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ from zj_ray.weights.adapter import save_adapter
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """learning_rate: None for a model that only computes: it has no optimizer, and ZeRO stage 0 or 3. total_steps: length of the
-    cosine schedule; None keeps the learning rate constant after warm-up. offload: what waits in CPU memory; "all" needs stage 3."""
+    """How DeepSpeed trains a model, or computes with it.
+
+    learning_rate: None for a model that only computes: it has no optimizer, and ZeRO stage 0 or 3. total_steps: length
+    of the cosine schedule; None keeps the learning rate constant after warm-up. offload: what waits in CPU memory;
+    "all" needs stage 3.
+    """
 
     learning_rate: float | None
     clip_norm: float
@@ -47,9 +51,8 @@ class EngineSpec:
 def join_process_group(rank: int, world: int, address: str, port: int, timeout: float) -> None:
     """Make this process a DeepSpeed rank; the backend is NCCL where it has a GPU, else gloo."""
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))
-    _deepspeed().init_distributed(
-        dist_backend=_backend(), auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout)
-    )
+    limit = timedelta(seconds=timeout)
+    _deepspeed().init_distributed(dist_backend=_backend(), auto_mpi_discovery=False, verbose=False, timeout=limit)
 
 
 def adopt_process_group() -> None:
@@ -68,15 +71,19 @@ def _deepspeed() -> Any:
 
     # Without this, init_distributed compiles a shared-memory extension for minutes on CPUs. The module must be taken
     # from sys.modules: `import deepspeed.comm.torch` binds torch itself.
-    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    modules: Any = sys.modules
+    modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     # DeepSpeed looks at its own Muon whenever it makes an optimizer, and that compiles itself on import: seconds of
     # torch.compile's imports in every rank, for functions that no engine of ours calls.
-    sys.modules["deepspeed.runtime.compiler"].compile = lambda *_, **__: lambda function: function  # type: ignore[attr-defined]
+    modules["deepspeed.runtime.compiler"].compile = lambda *_, **__: lambda function: function
     return deepspeed
 
 
 def compute_repeatably() -> None:
-    """From now on PyTorch takes algorithms alone that give the same bits every time. An operation that has none then raises RuntimeError."""
+    """Let PyTorch take only algorithms that give the same bits every time, from now on.
+
+    An operation that has none then raises RuntimeError.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(True)
 
@@ -108,8 +115,8 @@ def _config(spec: EngineSpec) -> dict[str, Any]:
     if spec.offload == "all":
         zero["offload_param"] = {"device": "cpu"}
     if spec.zero_stage in (1, 2) and not torch.cuda.is_available():
-        # Else every backward pass allocates a buffer of 2 GB anew and copies the gradients into it. That is against fragmented
-        # GPU memory; on a CPU the fresh pages cost several percent of the whole step.
+        # Else every backward pass allocates a buffer of 2 GB anew and copies the gradients into it. That is against
+        # fragmented GPU memory; on a CPU the fresh pages cost several percent of the whole step.
         zero["contiguous_gradients"] = False
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -143,13 +150,10 @@ class TrainEngine:
             model.requires_grad_(False)
         else:
             optimizer = _optimizer(model, spec.learning_rate, spec)
-            trained = {
-                "optimizer": optimizer,
-                "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec)),
-            }
-        self.engine, _, _, _ = _deepspeed().initialize(
-            model=model, config=_config(spec), dist_init_required=False, **trained
-        )
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(spec))
+            trained = {"optimizer": optimizer, "lr_scheduler": schedule}
+        initialize = _deepspeed().initialize
+        self.engine, _, _, _ = initialize(model=model, config=_config(spec), dist_init_required=False, **trained)
         for parameter in self.module.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._watch_gradient)
@@ -166,7 +170,10 @@ class TrainEngine:
     def train_batch(
         self, micro_batches: Sequence[Any], loss_of: Callable[[nn.Module, Any], Tensor], denominator: float
     ) -> StepResult:
-        """One optimizer step. loss_of: the *summed* loss of a micro-batch; denominator: count over the whole batch and all ranks."""
+        """One optimizer step.
+
+        loss_of: the *summed* loss of a micro-batch; denominator: count over the whole batch and all ranks.
+        """
         self.engine.train()
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         for i, micro in enumerate(micro_batches):
@@ -191,7 +198,8 @@ class TrainEngine:
         return float(self.engine.optimizer.param_groups[0]["lr"])
 
     def _watch_gradient(self, gradient: Tensor) -> None:
-        # A hook on each parameter sees the gradient before ZeRO takes it away; one sum is the cheapest test of all its elements.
+        # A hook on each parameter sees the gradient before ZeRO takes it away; one sum is the cheapest test of all its
+        # elements.
         self._finite = self._finite & torch.isfinite(gradient.sum())
 
     def _drop_gradients(self) -> None:
@@ -214,12 +222,8 @@ class TrainEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors (tied ones once, adapters merged), one at a time; valid until the next is taken. Gathers ZeRO-3 shards."""
-        return self.gather(plain_weights(self.module))
-
     def gather(self, weights: Iterable[Weight]) -> Iterator[tuple[str, Tensor]]:
-        """Each weight made from its gathered parts."""
+        """Each weight made from its parts, gathered over the ranks at ZeRO stage 3; valid until the next is taken."""
         for name, parts, make in weights:
             with self._gathered(parts), torch.no_grad():
                 yield name, make()
@@ -232,12 +236,15 @@ class TrainEngine:
         return zero.GatheredParameters(list(parts), modifier_rank=None)
 
     def on_first_rank(self, weights: Iterable[Weight]) -> dict[str, Tensor] | None:
-        """All of them in CPU memory on rank 0; None on the others, which only take part in gathering."""
-        kept = {name: tensor.cpu().clone() if self.rank == 0 else None for name, tensor in self.gather(weights)}
-        return kept if self.rank == 0 else None  # type: ignore[return-value]
+        """All of the weights in CPU memory on rank 0; None on the others, which only take part in gathering."""
+        copies = {name: tensor.cpu().clone() if self.rank == 0 else None for name, tensor in self.gather(weights)}
+        return copies if self.rank == 0 else None  # type: ignore[return-value]
 
     def save_model(self, folder: Path) -> None:
-        """An ordinary HF folder with the adapters merged into the weights; with LoRA the adapters alone too, in `adapter` beside it."""
+        """An ordinary HF folder with the adapters merged into the weights.
+
+        With LoRA the adapters alone too, in `adapter` beside it.
+        """
         weights = self.on_first_rank(plain_weights(self.module))
         if weights is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -250,27 +257,35 @@ class TrainEngine:
         torch.distributed.barrier()
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Copy weights that learn, optimizer, schedule and this rank's random state; they are written into `folder` while training goes on.
+        """Copy weights that learn, optimizer, schedule and this rank's random state, to be written into `folder`.
 
-        No collective: every rank has files of its own. They are whole once `is_saved` says so on every rank.
+        They are written while training goes on. No collective: every rank has files of its own. They are whole once
+        `is_saved` says so on every rank.
         """
         assert self._writing is None or self._writing.done(), "the checkpoint before is still being written"
         snapshot = state.take(self.engine, self.rank, self.world)
         self._writing = self._writer.submit(snapshot.write, folder)
 
     def is_saved(self) -> bool:
-        """Whether what `save_checkpoint` copied last is on the disk. Raises CheckpointError when it can't be written."""
+        """Whether what `save_checkpoint` copied last is on the disk.
+
+        Raises CheckpointError when it can't be written.
+        """
         if self._writing is None:
             return True
         if not self._writing.done():
             return False
-        if (fault := self._writing.exception()) is not None:
-            told = CheckpointError(
-                f"rank {self.rank} could not write its state: {fault}", remedy="make room or mend the permissions"
-            )
-            raise fault if isinstance(fault, CheckpointError) else told from fault
+        fault = self._writing.exception()
+        if isinstance(fault, CheckpointError):
+            raise fault
+        if fault is not None:
+            what = f"rank {self.rank} could not write its state: {fault}"
+            raise CheckpointError(what, remedy="make room or mend the permissions") from fault
         return True
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Restore what `save_checkpoint` wrote, at any number of ranks and any ZeRO stage. Raises CheckpointError when it does not fit."""
+        """Restore what `save_checkpoint` wrote, at any number of ranks and any ZeRO stage.
+
+        Raises CheckpointError when it does not fit.
+        """
         state.restore(self.engine, self.rank, self.world, folder)

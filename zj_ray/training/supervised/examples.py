@@ -13,11 +13,12 @@ from zj_ray.data.chat import Encoded
 
 @dataclass(frozen=True)
 class Examples:
-    """token_ids: one `[length]` array a document. positions: tokens with loss, none of them a document's first.
+    """Documents to learn from, and what is learnt of each.
 
-    groups: for rankings, the prompt number of each document (documents of a prompt stand together), else None.
-    ranks: for rankings `[documents, heads, annotators]`, lower is better, NaN where an annotator did not rank; else None.
-    weights: for rankings `[documents, annotators]`, how much each annotator of the document's prompt counts; else None.
+    token_ids: one `[length]` array a document. positions: tokens with loss, none of them a document's first.
+    The rest is None but for rankings. groups: each document's prompt number (documents of a prompt stand together).
+    ranks: `[documents, heads, annotators]`, lower is better, NaN where an annotator did not rank. weights: `[documents,
+    annotators]`, how much each annotator of the document's prompt counts.
     """
 
     token_ids: list[np.ndarray]
@@ -60,13 +61,16 @@ class Examples:
 
 def from_encoded(conversations: Sequence[Encoded]) -> Examples:
     """SFT examples: the loss on every doctor token. Conversations whose doctor was cut away whole are left out."""
-    kept = [(c, np.flatnonzero(c.loss_mask)) for c in conversations]
-    kept = [(c, positions) for c, positions in kept if len(positions)]
-    return Examples([np.asarray(c.token_ids) for c, _ in kept], [positions for _, positions in kept])
+    pairs = [(c.token_ids, np.flatnonzero(c.loss_mask)) for c in conversations]
+    pairs = [(token_ids, positions) for token_ids, positions in pairs if len(positions)]
+    return Examples([np.asarray(token_ids) for token_ids, _ in pairs], [positions for _, positions in pairs])
 
 
 def concatenate_and_chunk(documents: Sequence[Sequence[int]], end_id: int, length: int) -> Examples:
-    """Pre-training blocks: all documents end to end, `end_id` after each, cut every `length` tokens; the rest is the last block."""
+    """Pre-training blocks: all documents end to end, `end_id` after each, cut every `length` tokens.
+
+    The last block is what is left over.
+    """
     stream = np.concatenate([np.asarray([*document, end_id], dtype=np.int64) for document in documents])
     blocks = [stream[i : i + length] for i in range(0, len(stream), length)]
     blocks = [block for block in blocks if len(block) > 1]

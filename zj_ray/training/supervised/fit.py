@@ -23,14 +23,13 @@ POLL_SECONDS = 0.5
 def fit(spec: FitSpec) -> dict[str, Any]:
     """Train until done and return the workers' result.
 
-    A lost worker is replaced twice, resuming at the stage's newest checkpoint. Raises WaitTimeout when no step is finished
-    for `stall_timeout`, ZjError with the cause when training fails.
+    A lost worker is replaced twice, resuming at the stage's newest checkpoint. Raises WaitTimeout when no step is
+    finished for `stall_timeout`, ZjError with the cause when training fails.
     """
     folder = Path(spec.folder)
     (folder / "result.json").unlink(missing_ok=True)
-    shutil.rmtree(
-        folder / "ray_train", ignore_errors=True
-    )  # Ray Train's own record of an attempt; what we resume from is ours
+    # Ray Train's own record of an attempt; what we resume from is ours.
+    shutil.rmtree(folder / "ray_train", ignore_errors=True)
     outcome: list[BaseException | None] = []
     thread = threading.Thread(target=_fit, args=(spec, outcome), daemon=True, name=f"fit-{spec.stage}")
     thread.start()
@@ -45,6 +44,7 @@ def _fit(spec: FitSpec, outcome: list[BaseException | None]) -> None:
     config = spec.config
     on_gpu = config.gpus > 0
     resources = {"CPU": config.cpus, "GPU": config.gpus} if on_gpu else {"CPU": config.cpus}
+    environment = {"OMP_NUM_THREADS": str(config.threads), "TOKENIZERS_PARALLELISM": "false"}
     trainer = TorchTrainer(
         worker,
         train_loop_config={"spec": spec},
@@ -55,9 +55,7 @@ def _fit(spec: FitSpec, outcome: list[BaseException | None]) -> None:
             storage_path=str(Path(spec.folder) / "ray_train"),
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            worker_runtime_env={
-                "env_vars": {"OMP_NUM_THREADS": str(config.threads), "TOKENIZERS_PARALLELISM": "false"}
-            },
+            worker_runtime_env={"env_vars": environment},
         ),
     )
     try:
@@ -95,12 +93,12 @@ def _watch(thread: threading.Thread, metrics: Path, bar: Bar, spec: FitSpec) -> 
 
 
 def _explained(error: BaseException, spec: FitSpec) -> BaseException:
-    """The ZjError a worker raised, if that is at the bottom of it; else Ray Train's own error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        for failure in [seen, *getattr(seen, "worker_failures", {}).values()]:
+    """The ZjError that a worker raised, if that is at the bottom of it; else Ray Train's own error."""
+    link: BaseException | None = error
+    while link is not None:
+        for failure in [link, *getattr(link, "worker_failures", {}).values()]:
             cause = getattr(failure, "cause", failure)
             if isinstance(cause, ZjError):
                 return cause
-        seen = seen.__cause__ or seen.__context__
+        link = link.__cause__ or link.__context__
     return error

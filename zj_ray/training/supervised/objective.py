@@ -23,7 +23,10 @@ from zj_ray.training.zero_engine import TrainEngine
 
 
 class Objective:
-    """The differences between the supervised stages. A *unit* is what must stay in one row: a document, or all answers of a prompt."""
+    """The differences between the supervised stages.
+
+    A *unit* is what must stay in one row: a document, or all answers of a prompt.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -64,10 +67,10 @@ class TokenObjective(Objective):
     def micro_batches(
         self, examples: Examples, documents: Sequence[int], engine: TrainEngine
     ) -> tuple[list[Row], float]:
-        rows = plan_rows([len(examples.token_ids[i]) for i in documents], engine.world, self.config.micro_batch_tokens)[
-            engine.rank
-        ]
-        return [[documents[i] for i in row] for row in rows], float(sum(len(examples.positions[i]) for i in documents))
+        lengths = [len(examples.token_ids[i]) for i in documents]
+        rows = plan_rows(lengths, engine.world, self.config.micro_batch_tokens)[engine.rank]
+        tokens = sum(len(examples.positions[i]) for i in documents)
+        return [[documents[i] for i in row] for row in rows], float(tokens)
 
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
         packed = make_row(examples.token_ids, row or [0]).to(engine.device)
@@ -81,14 +84,16 @@ class TokenObjective(Objective):
         rows, _ = self.micro_batches(examples, range(len(examples)), engine)
         with torch.no_grad():
             losses = [float(self.loss(engine, examples, row)) for row in rows]
-        total, count = engine.sum_over_ranks(
-            [sum(losses), sum(len(examples.positions[i]) for row in rows for i in row)]
-        )
+        tokens = sum(len(examples.positions[i]) for row in rows for i in row)
+        total, count = engine.sum_over_ranks([sum(losses), tokens])
         return {"loss": total / count, "perplexity": math.exp(min(total / count, 50.0)), "tokens": int(count)}
 
 
 class RankingObjective(Objective):
-    """The reward model: the order of a prompt's K answers, overall and on each aspect; all K in one row, their prompt computed once."""
+    """The reward model: the order of a prompt's K answers, overall and on each aspect.
+
+    All K stand in one row, their prompt computed once.
+    """
 
     config: RewardTrainConfig
 
@@ -107,10 +112,8 @@ class RankingObjective(Objective):
         prompts = _groups(examples, documents)
         sizes = [self.size(examples, prompt) for prompt in prompts]
         shares = partition(sizes, engine.world)
-        plans = [
-            [[share[i] for i in row] for row in pack([sizes[i] for i in share], self.config.micro_batch_tokens)]
-            for share in shares
-        ]
+        capacity = self.config.micro_batch_tokens
+        plans = [[[share[i] for i in row] for row in pack([sizes[i] for i in share], capacity)] for share in shares]
         mine = [[i for p in row for i in prompts[p]] for row in plans[engine.rank]]
         return mine + [[]] * (max(map(len, plans)) - len(mine)), float(len(prompts))
 
@@ -121,25 +124,23 @@ class RankingObjective(Objective):
 
     def loss(self, engine: TrainEngine, examples: Examples, row: Row) -> Tensor:
         scores = self._scores(engine, examples, row)
-        return self._loss(scores.cpu(), examples, row).to(
-            scores.device
-        )  # many operations on a few numbers: a GPU would wait for each
+        # On the CPU: it is many operations on a few numbers, and a GPU would wait for each.
+        return self._loss(scores.cpu(), examples, row).to(scores.device)
 
     def _loss(self, scores: Tensor, examples: Examples, row: Row) -> Tensor:
         assert examples.ranks is not None and examples.weights is not None
         total = scores.sum() * 0.0
         for members, prompt in self._prompts(examples, row):
             ranks, weights = examples.ranks[prompt], examples.weights[prompt[0]]
-            losses = [
-                order_loss(scores[members, head], ranks[:, head], weights, self.config) for head in range(len(HEADS))
-            ]
+            heads = range(len(HEADS))
+            losses = [order_loss(scores[members, head], ranks[:, head], weights, self.config) for head in heads]
             total = total + losses[0] + self.config.aspect_weight * sum(losses[1:]) / len(losses[1:])
         return total
 
     def _prompts(self, examples: Examples, row: Row) -> list[tuple[list[int], Row]]:
         """For each prompt in the row: where its answers stand in the row's scores, and which documents they are."""
-        place = {document: k for k, document in enumerate(row)}
-        return [([place[i] for i in prompt], prompt) for prompt in _groups(examples, row)]
+        number = {document: k for k, document in enumerate(row)}
+        return [([number[i] for i in prompt], prompt) for prompt in _groups(examples, row)]
 
     def evaluate(self, engine: TrainEngine, examples: Examples) -> dict[str, Any]:
         """Loss, pair accuracy of the overall head, and the scores `[documents][heads]` of every held-out answer."""
@@ -147,44 +148,42 @@ class RankingObjective(Objective):
         engine.engine.eval()
         rows, prompts = self.micro_batches(examples, range(len(examples)), engine)
         loss, right, pairs = 0.0, 0, 0
-        found = np.zeros((len(examples), len(HEADS)))
+        own_scores = np.zeros((len(examples), len(HEADS)))
         with torch.no_grad():
             for row in rows:
                 scores = self._scores(engine, examples, row).cpu()
                 loss += float(self._loss(scores, examples, row))
                 for members, prompt in self._prompts(examples, row):
-                    outcome = pair_outcomes(scores[members, 0], torch.from_numpy(majority(examples.ranks[prompt, 0])))
+                    better = torch.from_numpy(majority(examples.ranks[prompt, 0]))
+                    outcome = pair_outcomes(scores[members, 0], better)
                     right, pairs = right + outcome[0], pairs + outcome[1]
-                found[row] = scores[: len(row)]
-        total_loss, total_right, total_pairs, *all_scores = engine.sum_over_ranks(
-            [loss, right, pairs, *found.flatten()]
-        )
-        scores_of = np.reshape(all_scores, found.shape).tolist()
+                own_scores[row] = scores[: len(row)]
+        sums = engine.sum_over_ranks([loss, right, pairs, *own_scores.flatten()])
+        total_loss, total_right, total_pairs, *all_scores = sums
         return {
             "loss": total_loss / prompts,
             "pair_accuracy": total_right / max(total_pairs, 1),
             "pairs": int(total_pairs),
-            "scores": scores_of,
+            "scores": np.reshape(all_scores, own_scores.shape).tolist(),
         }
 
 
 def order_loss(scores: Tensor, ranks: np.ndarray, weights: np.ndarray, config: RewardTrainConfig) -> Tensor:
-    """Loss of one head on one prompt's answers. scores: `[K]`; ranks: `[K, annotators]`; weights: `[annotators]`, used with `noise_weighting`.
+    """Loss of one head on one prompt's answers.
 
-    Bradley–Terry learns what most annotators say or, with `noise_weighting`, their weighted votes; Plackett–Luce learns every
-    annotator's own order, a weighted mean over them.
+    scores: `[K]`; ranks: `[K, annotators]`; weights: `[annotators]`, used with `noise_weighting`. Bradley–Terry learns
+    what most annotators say or, with `noise_weighting`, their weighted votes; Plackett–Luce learns every annotator's
+    own order, a weighted mean over them.
     """
     counts = weights if config.noise_weighting else np.ones(len(weights))
     if config.loss == "plackett_luce":
-        heard = np.flatnonzero(~np.isnan(ranks).all(axis=0))
-        losses = [counts[a] * plackett_luce(scores, torch.from_numpy(ranks[:, a])) for a in heard]
-        return sum(losses, scores.sum() * 0.0) / max(counts[heard].sum(), np.finfo(float).tiny)
+        annotators = np.flatnonzero(~np.isnan(ranks).all(axis=0))
+        losses = [counts[a] * plackett_luce(scores, torch.from_numpy(ranks[:, a])) for a in annotators]
+        return sum(losses, scores.sum() * 0.0) / max(counts[annotators].sum(), np.finfo(float).tiny)
     shares = votes(ranks, counts)
     preference = shares if config.noise_weighting else (shares > 0.5).astype(float)
     margin = config.margin * np.maximum(shares - shares.T, 0.0)  # all annotators agree: the whole margin
-    return bradley_terry(
-        scores, torch.from_numpy(preference).to(scores.dtype), torch.from_numpy(margin).to(scores.dtype)
-    )
+    return bradley_terry(scores, *(torch.from_numpy(array).to(scores.dtype) for array in (preference, margin)))
 
 
 def _with_lora(model: TokenLogprobs | ScalarHeads, config: TrainConfig, seed: int) -> nn.Module:

@@ -20,6 +20,7 @@ import torch
 
 from zj_ray.config.schema import ModelConfig, TrainConfig
 from zj_ray.errors import WaitTimeout
+from zj_ray.files import write_atomic
 from zj_ray.runs.metrics import MetricLog
 from zj_ray.training.checkpoint_copy import open_checkpoints
 from zj_ray.training.supervised.examples import Examples
@@ -31,10 +32,11 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class FitSpec:
-    """Everything a worker needs. start: model folder; folder: the stage's; train, valid: files written by `Examples.save`.
+    """Everything that a worker needs.
 
-    checkpoint_url: where checkpoints are copied to, or None. stopping: such a file of examples whose loss early stopping looks at, so that
-    what `valid` measures is chosen by nothing; None: it looks at `valid`. unseen: examples that are evaluated once training is over.
+    start: model folder; folder: the stage's; train, valid: files written by `Examples.save`. stopping: such a file,
+    whose loss early stopping looks at, so that what `valid` measures is chosen by nothing; None: it looks at `valid`.
+    unseen: such a file, evaluated once training is over. checkpoint_url: where checkpoints are copied to, or None.
     """
 
     objective: str  # "tokens" or "rankings"
@@ -64,10 +66,9 @@ def worker(payload: dict[str, Any]) -> None:
     objective = make_objective(spec.objective, spec.config)
     steps = plan_steps(train, objective, spec)
     engine = TrainEngine(objective.build(spec.start, spec.model, spec.seed), _engine_spec(spec, len(steps)))
-    loop = _Loop(spec, engine, objective, train, valid, stopping)
-    result = loop.run(steps)
+    result = _Loop(spec, engine, objective, train=train, valid=valid, stopping=stopping).run(steps)
     if engine.rank == 0:
-        (Path(spec.folder) / "result.json").write_text(json.dumps(result))
+        write_atomic(Path(spec.folder) / "result.json", json.dumps(result))
     ray.train.report({"finished": 1.0})
 
 
@@ -96,7 +97,10 @@ def _batches(units: list[list[int]], sizes: list[int], batch_tokens: int, order:
 
 
 def is_over(held_out: Sequence[tuple[int, float]], patience: int | None) -> bool:
-    """Whether the last `patience` held-out losses are all no better than the best before them. held_out: (step, loss), oldest first."""
+    """Whether the last `patience` held-out losses are all no better than the best before them.
+
+    held_out: (step, loss), oldest first.
+    """
     if patience is None or len(held_out) <= patience:
         return False
     losses = [loss for _, loss in held_out]
@@ -119,11 +123,14 @@ def _engine_spec(spec: FitSpec, steps: int) -> EngineSpec:
 
 
 class _Loop:
+    """The steps of one stage on one rank, with its checkpoints."""
+
     def __init__(
         self,
         spec: FitSpec,
         engine: TrainEngine,
         objective: Objective,
+        *,
         train: Examples,
         valid: Examples,
         stopping: Examples,
@@ -131,23 +138,24 @@ class _Loop:
         self.spec, self.engine, self.objective = spec, engine, objective
         self.train, self.valid, self.stopping = train, valid, stopping
         self.folder = Path(spec.folder)
+        keep_best = int(spec.config.patience is not None)
         self.checkpoints = open_checkpoints(
-            spec.checkpoint_url, self.folder / "checkpoints", keep=2, keep_best=int(spec.config.patience is not None)
+            spec.checkpoint_url, self.folder / "checkpoints", keep=2, keep_best=keep_best
         )
-        self.pending: tuple[int, dict[str, Any]] | None = (
-            None  # step and state of the checkpoint that the ranks are writing
-        )
+        # Step and state of the checkpoint that the ranks are writing.
+        self.pending: tuple[int, dict[str, Any]] | None = None
         self.committing: Future[Path] | None = None  # the last one that they have written
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self.log = MetricLog(self.folder, Path(spec.tensorboard), spec.stage) if engine.rank == 0 else None
 
     def run(self, steps: list[list[int]]) -> dict[str, Any]:
-        found = self._told(self.checkpoints.latest() if self.engine.rank == 0 else None)
+        """Take the steps that are left, then leave the best weights in `model`; returns what was measured."""
+        newest = self._broadcast(self.checkpoints.latest() if self.engine.rank == 0 else None)
         state: dict[str, Any]
-        if found is None:
+        if newest is None:
             step, state = 0, {"before": self.objective.evaluate(self.engine, self.valid), "held_out": []}
         else:
-            step, path, state = found
+            step, path, state = newest
             self.engine.load_checkpoint(path)
         if self.log is not None:
             self.log.truncate_after(step)
@@ -157,32 +165,31 @@ class _Loop:
             if step % self.spec.config.save_every == 0 and step < len(steps):
                 state = self._save(step, state)
         self._settle()
-        kept, after = self._best(step, state["held_out"])
+        best, after = self._best(step, state["held_out"])
         self.engine.save_model(self.folder / "model")
-        unseen = (
-            self.objective.evaluate(self.engine, Examples.load(Path(self.spec.unseen))) if self.spec.unseen else None
-        )
+        unseen = self.spec.unseen and self.objective.evaluate(self.engine, Examples.load(Path(self.spec.unseen)))
         return {
             "before": state["before"],
             "after": after,
             "steps": step,
-            "kept": kept,
+            "kept": best,
             "held_out": state["held_out"],
             "unseen": unseen,
         }
 
     def _best(self, last: int, held_out: list[tuple[int, float]]) -> tuple[int, dict[str, Any]]:
-        """Leave the engine with the weights of the lowest held-out loss that was seen; their step and what they are measured at."""
-        kept = last
+        """Leave the engine with the weights of the lowest held-out loss; returns their step and their evaluation."""
+        best = last
         if held_out:
-            step, loss = min(held_out, key=lambda seen: (seen[1], -seen[0]))  # of equal ones the newest is kept
+            step, loss = min(held_out, key=lambda measured: (measured[1], -measured[0]))  # of equal ones the newest
             if loss < self._stopping_loss():
-                self.engine.load_checkpoint(self._told(self.checkpoints.at(step) if self.engine.rank == 0 else None))
-                kept = step
-        return kept, self.objective.evaluate(self.engine, self.valid)
+                folder = self._broadcast(self.checkpoints.at(step) if self.engine.rank == 0 else None)
+                self.engine.load_checkpoint(folder)
+                best = step
+        return best, self.objective.evaluate(self.engine, self.valid)
 
     def _stopping_loss(self) -> float:
-        """A loss that can be compared: what is no number is worse than any."""
+        """The loss that early stopping looks at, made comparable: what is no number is worse than any."""
         loss = self.objective.evaluate(self.engine, self.stopping)["loss"]
         return loss if math.isfinite(loss) else math.inf
 
@@ -198,10 +205,9 @@ class _Loop:
             return loss
 
         result = self.engine.train_batch(micro, loss_of, denominator)
-        loss_total, written = self.engine.sum_over_ranks(
-            [loss_sum, float(self.pending is not None and self.engine.is_saved())]
-        )
-        if written == self.engine.world:
+        saved = self.pending is not None and self.engine.is_saved()
+        loss_total, ranks_done = self.engine.sum_over_ranks([loss_sum, float(saved)])
+        if ranks_done == self.engine.world:
             self._commit()
         tokens = sum(len(self.train.token_ids[i]) for i in documents)
         if self.log is not None:
@@ -215,26 +221,27 @@ class _Loop:
             self.log.write(number + 1, {**figures, "skipped": float(not result.applied), "total_steps": total})
 
     def _save(self, step: int, state: dict[str, Any]) -> dict[str, Any]:
-        """Copy what was learnt; it is written while the next steps go on, and declared whole after one of them. Returns the new state.
+        """Copy what was learnt; it is written while the next steps go on, and declared whole after one of them.
 
-        state: `before`, the evaluation before the first step, and `held_out`, step and held-out loss at every checkpoint if there is patience.
+        state: `before`, the evaluation before the first step, and `held_out`, step and held-out loss at every
+        checkpoint if there is patience. Returns the new state.
         """
         self._settle()  # never two at a time
         if self.spec.config.patience is not None:
             state = {**state, "held_out": [*state["held_out"], (step, self._stopping_loss())]}
-        draft = self._told(self.checkpoints.begin(step) if self.engine.rank == 0 else None)
+        draft = self._broadcast(self.checkpoints.begin(step) if self.engine.rank == 0 else None)
         self.engine.save_checkpoint(draft)
         self.pending = step, state
         return state
 
-    def _told(self, of_first_rank: Any) -> Any:
-        """What rank 0 has, on every rank."""
-        told = [of_first_rank]
-        torch.distributed.broadcast_object_list(told)
-        return told[0]
+    def _broadcast(self, of_first_rank: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        values = [of_first_rank]
+        torch.distributed.broadcast_object_list(values)
+        return values[0]
 
     def _commit(self) -> None:
-        """All ranks have written: rank 0 says so on the disk, beside the next steps."""
+        """Let rank 0 declare on the disk, beside the next steps, what all ranks have written."""
         assert self.pending is not None
         (step, state), self.pending = self.pending, None
         if self.engine.rank == 0:
@@ -242,12 +249,12 @@ class _Loop:
             self.committing = self._worker.submit(self.checkpoints.commit, step, state, score)
 
     def _settle(self) -> None:
-        """Until what is being written is whole. Raises CheckpointError when it can't be."""
+        """Wait until the checkpoint that is being written is whole. Raises CheckpointError when it can't be."""
         limit = self.spec.config.stall_timeout
         deadline = time.monotonic() + limit
         while self.pending is not None:
-            [written] = self.engine.sum_over_ranks([float(self.engine.is_saved())])
-            if written == self.engine.world:
+            [ranks_done] = self.engine.sum_over_ranks([float(self.engine.is_saved())])
+            if ranks_done == self.engine.world:
                 self._commit()
             elif time.monotonic() > deadline:
                 what = f"the checkpoint of step {self.pending[0]} was not written within {limit:.0f} s"
@@ -258,10 +265,7 @@ class _Loop:
             return
         if self.committing not in wait([self.committing], timeout=limit).done:
             what = f"the last checkpoint was not whole after {limit:.0f} s"
-            raise WaitTimeout(
-                what,
-                where=str(self.checkpoints.folder),
-                remedy="see whether its disk, and the place it is copied to, work",
-            )
+            remedy = "see whether its disk, and the place it is copied to, work"
+            raise WaitTimeout(what, where=str(self.checkpoints.folder), remedy=remedy)
         if (fault := self.committing.exception()) is not None:
             raise fault
