@@ -1,7 +1,7 @@
 """Fifty doctors on one ranking page: how long it takes to answer, and whether a ranking is lost. `python -m bench.labelling`
 
 The server is `zj label` in a process of its own, over HTTP; the doctors are asyncio tasks in this one, each with a session
-of his own: open an item, think (exponential, a second on average, where a real doctor takes a minute), send the ranking,
+of their own: open an item, think (exponential, a second on average, where a real doctor takes a minute), send the ranking,
 go on. Printed are p50, p95 and p99 of both requests, and how many of the rankings that were acknowledged are not in the
 store, or not as they were sent.
 """
@@ -35,7 +35,11 @@ CONFIG = LabelConfig(overlap=0.1, gold=0.0)
 
 @dataclass
 class Load:
-    """seconds: of each request, by kind. sent: ranks [answers] in the store's order of every acknowledged ranking, by (item, annotator)."""
+    """What the requests took, and what was acknowledged.
+
+    seconds: of each request, by kind. sent: ranks [answers] of every acknowledged ranking, in the store's order, by
+    (item, annotator).
+    """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"open an item": [], "save a ranking": []})
     sent: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
@@ -44,12 +48,13 @@ class Load:
     others: float = 0.0  # share of the machine's CPU time that neither the server nor the doctors used
 
     def percentile(self, share: float, kind: str | None = None) -> float:
-        """Of one kind of request, or of both [s]."""
+        """A percentile of the seconds of one kind of request, or of both."""
         return float(np.percentile(self.seconds[kind] if kind else sum(self.seconds.values(), []), share))
 
     def lost(self, run: Path) -> int:
         page = open_page(run / "feedback", CONFIG)
-        stored = {(item, r.annotator): r.overall for item, said in page.store.all_rankings().items() for r in said}
+        rankings = page.store.all_rankings()
+        stored = {(item, r.annotator): r.overall for item, of_item in rankings.items() for r in of_item}
         page.store.close()
         return sum(stored.get(key) != ranks for key, ranks in self.sent.items()) + len(stored.keys() - self.sent.keys())
 
@@ -129,12 +134,10 @@ def main(arguments: Sequence[str]) -> None:
         for kind, seconds in load.seconds.items()
     ]
     print(table(["request", "number", "p50 [ms]", "p95 [ms]", "p99 [ms]"], rows))
-    print(
-        f"\n{len(load.sent)} rankings by {options.doctors} doctors in {load.wall:.0f} s ({len(load.sent) / load.wall:.0f} a second); {lost} lost"
-    )
-    print(
-        f"the server used {1000 * load.cpu / len(load.sent):.1f} ms of CPU time for each; other work used {load.others:.0%} of the CPUs"
-    )
+    number, cost = len(load.sent), 1000 * load.cpu / len(load.sent)
+    pace = f"in {load.wall:.0f} s ({number / load.wall:.0f} a second)"
+    print(f"\n{number} rankings by {options.doctors} doctors {pace}; {lost} lost")
+    print(f"the server used {cost:.1f} ms of CPU time for each; other work used {load.others:.0%} of the CPUs")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests of the ranking page share: a store of made-up consultations, and a real server for it in a process of its own."""
+"""What the tests of the ranking page share: a store of made-up consultations, and a real server in its own process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import httpx
 from zj_ray.config import dump_config
 from zj_ray.config.schema import Config, FeedbackConfig, LabelConfig
 from zj_ray.data.messages import Message
-from zj_ray.labelling.server import Page, open_page
+from zj_ray.labelling.server import open_page
 from zj_ray.rankings.tables import Answer, Item
 
 ANSWERS = (
@@ -37,10 +37,9 @@ def items(number: int, answers: int = 4) -> list[Item]:
         Message("assistant", "头痛多久了？以前有过吗？"),
         Message("user", "两天了，以前没有这样痛过。"),
     )
-    said = tuple(
-        Answer(text, {"model": "sft-origin", "temperature": 0.7 + k}) for k, text in enumerate(ANSWERS[:answers])
-    )
-    return [Item(f"item-{n:05d}", f"case-{n}", context, "神经内科", said) for n in range(number)]
+    texts = ANSWERS[:answers]
+    replies = tuple(Answer(text, {"model": "sft-origin", "temperature": 0.7 + k}) for k, text in enumerate(texts))
+    return [Item(f"item-{n:05d}", f"case-{n}", context, "神经内科", replies) for n in range(number)]
 
 
 def make_run(folder: Path, number: int, config: LabelConfig, answers: int = 4) -> Path:
@@ -54,8 +53,8 @@ def make_run(folder: Path, number: int, config: LabelConfig, answers: int = 4) -
 
 
 def accounts(run: Path, config: LabelConfig, **roles: str) -> dict[str, str]:
-    """Tokens by name."""
-    page: Page = open_page(run / "feedback", config)
+    """Make accounts, and return their tokens by name."""
+    page = open_page(run / "feedback", config)
     tokens = {name: page.accounts.give(name, role) for name, role in roles.items()}
     page.store.close()
     return tokens
@@ -65,22 +64,18 @@ def accounts(run: Path, config: LabelConfig, **roles: str) -> dict[str, str]:
 def server(run: Path, *options: str, limit: float = 240.0) -> Iterator[tuple[str, subprocess.Popen]]:
     """`zj label` for a run in a process of its own: (URL, process); killed at the end."""
     command = [sys.executable, "-m", "zj_ray", "label", str(run), "--port", "0", *options]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, text=True, env=environment, **output)
     try:
         assert process.stdout is not None
-        said, deadline = "", time.monotonic() + limit
-        while (found := re.search(r"ranking page: (http\S+)", said)) is None:
+        text, deadline = "", time.monotonic() + limit
+        while (address := re.search(r"ranking page: (http\S+)", text)) is None:
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
             line = process.stdout.readline() if ready else ""
-            assert line, f"the server did not start: {said}"
-            said += line
-        yield found[1], process
+            assert line, f"the server did not start: {text}"
+            text += line
+        yield address[1], process
     finally:
         process.kill()
         process.wait(timeout=30)
@@ -112,6 +107,6 @@ class Annotator:
 
 def field_of(page: str, name: str) -> str:
     """The value of an attribute in a page's HTML."""
-    found = re.search(rf'{re.escape(name)}="([^"]*)"', page)
-    assert found is not None, f"the page has no {name}: {page[:500]}"
-    return found[1]
+    match = re.search(rf'{re.escape(name)}="([^"]*)"', page)
+    assert match is not None, f"the page has no {name}: {page[:500]}"
+    return match[1]

@@ -20,14 +20,15 @@ from click.testing import Result
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from tests.helpers.labelling import ANSWERS, Annotator, accounts, items, make_run, server
+from tests.helpers.labelling import ANSWERS, Annotator, accounts, field_of, items, make_run, server
 from zj_ray.cli.main import app
 from zj_ray.config.schema import LabelConfig
 from zj_ray.data.messages import Message
+from zj_ray.labelling.app import create_app
 from zj_ray.labelling.desk import display_order
-from zj_ray.labelling.routes import create_app
+from zj_ray.labelling.page import Page
 from zj_ray.labelling.security import limiter
-from zj_ray.labelling.server import Page, open_page
+from zj_ray.labelling.server import open_page
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
@@ -38,21 +39,20 @@ CONFIG = LabelConfig(overlap=0.0, gold=0.0)
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    opened = open_page(tmp_path, CONFIG)
+    page = open_page(tmp_path, CONFIG)
     context = (Message("user", f"医生您好{SCRIPT}"),)
-    opened.store.add_items(
-        [Item("hostile", "h", context, None, (Answer(SCRIPT), Answer('"><b onclick=x>'), Answer("好")))]
-    )
-    opened.desk.plan({})
-    return opened
+    answers = (Answer(SCRIPT), Answer('"><b onclick=x>'), Answer("好"))
+    page.store.add_items([Item("hostile", "h", context, None, answers)])
+    page.desk.plan({})
+    return page
 
 
 class Client(TestClient):
     def enter(self, token: str) -> None:
-        self.csrf = self.get("/login").text.split('name="csrf" value="')[1].split('"')[0]
-        entered = self.post("/login", data={"token": token, "csrf": self.csrf})
-        assert entered.status_code == 200
-        self.csrf = entered.text.split('name="csrf" value="')[1].split('"')[0]
+        self.csrf = field_of(self.get("/login").text, 'name="csrf" value')
+        first = self.post("/login", data={"token": token, "csrf": self.csrf})
+        assert first.status_code == 200
+        self.csrf = field_of(first.text, 'name="csrf" value')
 
     def say(self, path: str, **body: object) -> Any:
         return self.post(path, json=body, headers={"X-CSRF": self.csrf})
@@ -61,15 +61,15 @@ class Client(TestClient):
 @pytest.fixture
 def client(page: Page) -> Iterator[Client]:
     limiter.reset()
-    with Client(create_app(page, secret="for tests")) as opened:
-        yield opened
+    with Client(create_app(page, secret="for tests")) as client:
+        yield client
 
 
 def rank_rest(client: Client) -> list[str]:
-    """Rank whatever is left; the items, in order."""
+    """Rank whatever is left, and return the items in order."""
     done = []
     while 'data-item="' in (text := client.get("/").text):
-        done.append(text.split('data-item="')[1].split('"')[0])
+        done.append(field_of(text, "data-item"))
         assert client.say("/api/rank", item=done[-1], key="k", overall=[1, 2, 3, 4]).status_code == 200
     return done
 
@@ -77,17 +77,14 @@ def rank_rest(client: Client) -> list[str]:
 # --- who may do what -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("path", "allowed"),
-    [
-        ("/admin", {"admin"}),
-        ("/gold", {"admin"}),
-        ("/agreement", {"admin"}),
-        ("/export", {"admin"}),
-        ("/adjudicate", {"adjudicator"}),
-    ]
-    + [("/history", {"annotator", "adjudicator"}), ("/compare?item=hostile", set())],
-)
+ALLOWED = dict.fromkeys(("/admin", "/gold", "/agreement", "/export"), {"admin"}) | {
+    "/adjudicate": {"adjudicator"},
+    "/history": {"annotator", "adjudicator"},
+    "/compare?item=hostile": set(),
+}
+
+
+@pytest.mark.parametrize(("path", "allowed"), ALLOWED.items())
 def test_a_role_sees_its_own_pages_only(page: Page, client: Client, path: str, allowed: set[str]) -> None:
     assert client.get(path).url.path == "/login"
     for role in ("annotator", "adjudicator", "admin"):
@@ -103,7 +100,7 @@ def test_an_admin_does_not_rank_and_an_annotator_makes_no_accounts(page: Page, c
     client.enter(page.accounts.give("li", "annotator"))
     assert client.post("/admin/accounts", data={"name": "me", "role": "admin", "csrf": client.csrf}).status_code == 403
     assert client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).status_code == 403
-    assert [account.name for account in page.accounts.known()] == ["li", "root"]
+    assert [account.name for account in page.accounts.all()] == ["li", "root"]
 
 
 def test_a_new_token_or_a_closed_account_ends_the_session_and_the_old_token(page: Page, client: Client) -> None:
@@ -121,7 +118,7 @@ def test_the_store_holds_no_token(page: Page, tmp_path: Path) -> None:
     assert all(token.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
 
-def test_a_session_that_somebody_wrote_himself_is_none(page: Page, client: Client) -> None:
+def test_a_session_that_was_signed_elsewhere_is_none(page: Page, client: Client) -> None:
     page.accounts.give("root", "admin")
     with Client(create_app(page, secret="another secret")) as other:
         other.enter(page.accounts.give("root", "admin"))
@@ -151,15 +148,12 @@ def test_what_changes_anything_needs_the_sessions_own_csrf_token(
     answer = client.say(path, **body) if path.startswith("/api") else client.post(path, data=body | forged)
     assert answer.status_code == 403
     assert client.get("/").url.path != "/login"  # still signed in
-    assert (
-        page.store.all_rankings() == {}
-        and page.store.gold() == {}
-        and [account.name for account in page.accounts.known()] == ["zhao"]
-    )
+    assert page.store.all_rankings() == {} and page.store.gold() == {}
+    assert [account.name for account in page.accounts.all()] == ["zhao"]
 
 
 def test_guessing_tokens_and_flooding_are_slowed_down(page: Page, client: Client) -> None:
-    csrf = client.get("/login").text.split('name="csrf" value="')[1].split('"')[0]
+    csrf = field_of(client.get("/login").text, 'name="csrf" value')
     codes = [client.post("/login", data={"token": f"guess {n}", "csrf": csrf}).status_code for n in range(62)]
     assert codes == [401] * 60 + [429] * 2
     limiter.reset()
@@ -175,8 +169,9 @@ def test_scripts_and_sql_are_words_like_others(page: Page, client: Client) -> No
     client.enter(page.accounts.give("li", "annotator"))
     shown = client.get("/")
     assert "<script>alert" not in shown.text and "<img" not in shown.text and "&lt;script&gt;alert" in shown.text
-    said = {"all_wrong": True, "right_answer": SCRIPT, "comment": SQL + SCRIPT}
-    assert client.say("/api/rank", item="hostile", key="k", overall=[1, 2, 3], **said).status_code == 200
+    texts = {"right_answer": SCRIPT, "comment": SQL + SCRIPT}
+    body = {"item": "hostile", "key": "k", "overall": [1, 2, 3], "all_wrong": True, **texts}
+    assert client.say("/api/rank", **body).status_code == 200
     history = client.get("/history").text
     assert "<script>alert" not in history and "DROP TABLE ranking" in history
     [ranking] = page.store.rankings("hostile")
@@ -199,12 +194,9 @@ def test_no_page_may_run_or_load_anything_from_elsewhere(page: Page, client: Cli
 def test_somebody_elses_item_is_refused(page: Page, client: Client) -> None:
     page.desk.next("wang")
     client.enter(page.accounts.give("li", "annotator"))
-    for path, more in (
-        ("/api/rank", {"key": "k", "overall": [1, 2, 3]}),
-        ("/api/skip", {"reason": "skip_field"}),
-        ("/api/undo", {}),
-    ):
-        assert client.say(path, item="hostile", **more).status_code == 403
+    assert client.say("/api/rank", item="hostile", key="k", overall=[1, 2, 3]).status_code == 403
+    assert client.say("/api/skip", item="hostile", reason="skip_field").status_code == 403
+    assert client.say("/api/undo", item="hostile").status_code == 403
     assert page.store.all_rankings() == {} and client.get("/compare?item=hostile").status_code == 403
 
 
@@ -236,25 +228,17 @@ def test_what_does_not_fit_is_refused_and_nothing_is_stored(
     assert page.store.all_rankings() == {}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/static/../app.py",
-        "/static/%2e%2e/words.py",
-        "/static/..%2f..%2flabel.py",
-        "/language/xx",
-        "/docs",
-        "/openapi.json",
-    ],
-)
+OUTSIDE = ("/static/../app.py", "/static/%2e%2e/words.py", "/static/..%2f..%2fserver.py")
+
+
+@pytest.mark.parametrize("path", [*OUTSIDE, "/language/xx", "/docs", "/openapi.json"])
 def test_paths_lead_nowhere_else(client: Client, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
 def test_a_change_of_language_leads_to_no_other_site(client: Client) -> None:
-    assert (
-        client.get("/language/en", params={"page": "//evil.example"}, follow_redirects=False).headers["location"] == "/"
-    )
+    answer = client.get("/language/en", params={"page": "//evil.example"}, follow_redirects=False)
+    assert answer.headers["location"] == "/"
 
 
 def test_a_body_that_is_too_large_is_not_read(client: Client) -> None:
@@ -284,18 +268,14 @@ def test_each_of_the_24_orders_is_stored_as_it_was_seen(tmp_path: Path) -> None:
     page.desk.plan({})
     with Client(create_app(page, secret="s")) as client:
         client.enter(page.accounts.give("li", "annotator"))
-        for wanted in itertools.permutations(ANSWERS):  # the best answer first
+        for best_first in itertools.permutations(ANSWERS):
             text = client.get("/").text
-            item = text.split('data-item="')[1].split('"')[0]
+            item = field_of(text, "data-item")
             cards = [part.split("<p>")[1].split("</p>")[0] for part in text.split("<article")[1:]]
-            assert (
-                client.say(
-                    "/api/rank", item=item, key="k", overall=[wanted.index(card) + 1 for card in cards]
-                ).status_code
-                == 200
-            )
+            overall = [best_first.index(card) + 1 for card in cards]
+            assert client.say("/api/rank", item=item, key="k", overall=overall).status_code == 200
             [ranking] = page.store.rankings(item)
-            assert ranking.overall == tuple(wanted.index(answer) + 1 for answer in ANSWERS)
+            assert ranking.overall == tuple(best_first.index(answer) + 1 for answer in ANSWERS)
             assert set((ranking.aspects or {}).values()) == {ranking.overall}
 
 
@@ -315,8 +295,8 @@ def test_an_admin_makes_accounts_and_gold_and_exports(page: Page, client: Client
     client.say("/api/rank", item="hostile", key="k", overall=[1, 2, 2], comment="好")
     client.cookies.clear()
     client.enter(page.accounts.give("root", "admin"))
-    made = client.post("/admin/accounts", data={"name": "王医生", "role": "annotator", "csrf": client.csrf}).text
-    account = page.accounts.by_token(made.split('id="token">')[1].split("<")[0])
+    overview = client.post("/admin/accounts", data={"name": "王医生", "role": "annotator", "csrf": client.csrf}).text
+    account = page.accounts.by_token(overview.split('id="token">')[1].split("<")[0])
     assert account is not None and account.name == "王医生" and 'id="token"' not in client.get("/admin").text
     shown = client.get("/gold").text
     assert 'value="hostile"' in shown and "<td>好</td>" in shown and "<img" not in shown and "<b onclick" not in shown
@@ -343,10 +323,8 @@ def test_only_what_doctors_said_becomes_gold(page: Page, client: Client) -> None
     page.store.add_rankings([Ranking("hostile", "sim-1", "simulated", (3, 2, 1))])
     client.enter(page.accounts.give("root", "admin"))
     assert "还没有医生排过的题目可选" in client.get("/gold").text
-    assert (
-        client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).status_code == 422
-        and page.store.gold() == {}
-    )
+    assert client.post("/admin/gold", data={"item": "hostile", "csrf": client.csrf}).status_code == 422
+    assert page.store.gold() == {}
 
 
 # --- the log and the server ------------------------------------------------------------------------------------------
@@ -368,10 +346,10 @@ def test_no_word_of_a_patient_or_a_doctor_is_logged_even_where_the_server_fails(
         assert li.rank(task | {"key": "2"}, [1, 2, 3, 4], comment="王秀英的病历").status_code == 500
         process.terminate()
         assert process.stdout is not None
-        said = process.stdout.read() + (run / "feedback" / "label.log").read_text()
-    assert "POST /api/rank 500" in said and "OperationalError in " in said and "(none) 404" in said
+        log = process.stdout.read() + (run / "feedback" / "label.log").read_text()
+    assert "POST /api/rank 500" in log and "OperationalError in " in log and "(none) 404" in log
     for word in ("王秀英", "%E7%8E%8B", "头痛", "止痛药", tokens["li"], "item-0000"):
-        assert word not in said, word
+        assert word not in log, word
 
 
 def test_the_secret_that_signs_sessions_is_the_owners_alone_and_outlives_a_restart(tmp_path: Path) -> None:
@@ -388,25 +366,12 @@ def test_the_secret_that_signs_sessions_is_the_owners_alone_and_outlives_a_resta
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, str]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
-    paths = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        *subject,
-        "-out",
-        paths[0],
-        "-keyout",
-        paths[1],
-    ]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += [*subject, "-out", certificate, "-keyout", key]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    return paths
+    return certificate, key
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
@@ -457,15 +422,15 @@ def test_an_unfit_row_of_gold_is_named_and_adds_none(tmp_path: Path, row: str, f
     store = open_page(run / "feedback", CONFIG).store
     store.add_gold({"item-00002": [1, 1, 1, 1]}, "root")
     (tmp_path / "gold.jsonl").write_text('{"item": "item-00000", "overall": [1, 2, 3, 4]}\n' + row + "\n")
-    said = label(run, "--gold", str(tmp_path / "gold.jsonl"))
-    assert said.exit_code == 2 and fault in " ".join(said.output.split())
+    result = label(run, "--gold", str(tmp_path / "gold.jsonl"))
+    assert result.exit_code == 2 and fault in " ".join(result.output.split())
     assert store.gold() == {"item-00002": (1, 1, 1, 1)}
 
 
 def test_a_taken_port_and_a_missing_certificate_are_one_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 1, CONFIG)
     with socket.create_server(("127.0.0.1", 0)) as other:
-        said = label(run, "--port", str(other.getsockname()[1]))
-    assert said.exit_code == 2 and "--port: can't listen on 127.0.0.1:" in " ".join(said.output.split())
-    said = label(run, "--port", "0", "--tls", str(tmp_path / "no.pem"), str(tmp_path / "no.key"))
-    assert said.exit_code == 2 and "--tls: HTTPS can't be served with" in " ".join(said.output.split())
+        result = label(run, "--port", str(other.getsockname()[1]))
+    assert result.exit_code == 2 and "--port: can't listen on 127.0.0.1:" in " ".join(result.output.split())
+    result = label(run, "--port", "0", "--tls", str(tmp_path / "no.pem"), str(tmp_path / "no.key"))
+    assert result.exit_code == 2 and "--tls: HTTPS can't be served with" in " ".join(result.output.split())

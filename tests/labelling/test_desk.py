@@ -1,9 +1,10 @@
-"""Who ranks what: no place twice, overlap exact, gold unmarked, disagreement to a third expert, nothing said is lost."""
+"""Who ranks what: no slot twice, overlap exact, gold unmarked, disagreement to a third expert, no ranking lost."""
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,15 +13,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from tests.helpers.labelling import items
 from tests.helpers.postgres import fresh_database, postgres
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import DataError
-from zj_ray.labelling import desk as assignment
-from zj_ray.labelling.desk import Desk, NotAssigned, Task, draw, places_of, read_priorities
+from zj_ray.labelling import desk as desk_module
+from zj_ray.labelling.desk import Desk, Task
+from zj_ray.labelling.page import read_priorities
+from zj_ray.labelling.tickets import TICKET, NotAssigned, annotators_needed
 from zj_ray.rankings.consensus import settled
+from zj_ray.rankings.lots import draw
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Ranking, RankingRow
 
@@ -63,17 +67,17 @@ def rank_all(desk: Desk, name: str, overall: tuple[int, ...] = (1, 2, 3, 4)) -> 
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_annotators_at_once_get_no_place_twice_and_overlap_is_exact(
+def test_annotators_at_once_get_no_slot_twice_and_overlap_is_exact(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = tmp_path / "a.sqlite" if database == "sqlite" else fresh_database(request.getfixturevalue("server"))
     store, desk = desk_of(url, 60, overlap=0.3)
-    start, done, faults = threading.Barrier(12), Counter[str](), []
+    start, times, faults = threading.Barrier(12), Counter[str](), []
 
     def work(name: str) -> None:
         try:
             start.wait(30)
-            done.update(rank_all(desk, name))
+            times.update(rank_all(desk, name))
         except Exception as fault:  # a thread's fault would be lost otherwise
             faults.append(fault)
 
@@ -83,19 +87,16 @@ def test_annotators_at_once_get_no_place_twice_and_overlap_is_exact(
     for thread in threads:
         thread.join(120)
     assert not faults
-    assert Counter(done.values()) == {1: 42, 2: 18}
-    said = store.all_rankings()
-    assert {item: len(rankings) for item, rankings in said.items()} == dict(done)
-    assert {item for item, times in done.items() if times == 2} == {
-        i for i, n in places_of(done, 0.3).items() if n == 2
-    }
+    assert Counter(times.values()) == {1: 42, 2: 18}
+    assert {item: len(rankings) for item, rankings in store.all_rankings().items()} == dict(times)
+    assert dict(times) == annotators_needed(times, 0.3)
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_planners_of_several_servers_at_once_disturb_nobody(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Items arrive, and each server that runs dry plans, while others do the same and annotators take and save what is there."""
+    """Items arrive, and each server that runs dry plans, while others do so and annotators take and save items."""
     url = tmp_path / "a.sqlite" if database == "sqlite" else fresh_database(request.getfixturevalue("server"))
     store, desk = desk_of(url, 20, overlap=0.5)
     arrived, faults = threading.Barrier(7), []
@@ -126,17 +127,16 @@ def test_planners_of_several_servers_at_once_disturb_nobody(
     assert not faults and not desk.unplanned()
     for late in range(4):
         rank_all(desk, f"dr{late}")
-    said = store.all_rankings()
-    assert len(said) == 80 and {len(rankings) for rankings in said.values()} == {1, 2}
+    rankings = store.all_rankings()
+    assert len(rankings) == 80 and {len(of_item) for of_item in rankings.values()} == {1, 2}
+
+
+STEP = st.tuples(st.sampled_from("abc"), st.sampled_from(["next", "save", "skip", "undo", "late"]))
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    steps=st.lists(
-        st.tuples(st.sampled_from("abc"), st.sampled_from(["next", "save", "skip", "undo", "late"])), max_size=60
-    )
-)
-def test_whatever_they_do_in_whatever_order_no_place_is_held_twice(
+@given(steps=st.lists(STEP, max_size=60))
+def test_whatever_they_do_in_whatever_order_no_slot_is_held_twice(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
 ) -> None:
     store, desk = desk_of(tmp_path_factory.mktemp("claims") / "a.sqlite", 4, overlap=0.5)
@@ -148,21 +148,19 @@ def test_whatever_they_do_in_whatever_order_no_place_is_held_twice(
                 held[name] = desk.next(name)
             elif step == "late":
                 with store.writing() as connection:
-                    connection.execute(assignment.update(assignment.TICKET).values(until=0.0))
+                    connection.execute(update(TICKET).values(until=0.0))
             elif task is not None and step == "save":
                 say(desk, task, name, key=str(number))
             elif task is not None:
                 getattr(desk, step)(task.item.id, name, *(["no reason"] if step == "skip" else []))
         except NotAssigned:
-            pass  # he spoke of what is done already, or nobody's: refused
+            pass  # a step on what is done already, or nobody's: refused
     with store.reading() as connection:
-        places = Counter((row.item, row.slot) for row in connection.execute(select(assignment.TICKET)) if row.slot)
-    wanted = places_of([item.id for item in items(4)], 0.5)
-    assert places == {(item, slot): 1 for item, n in wanted.items() for slot in range(1, n + 1)}
-    for item, rankings in store.all_rankings().items():
-        assert len(rankings) <= wanted[item] + steps.count(("a", "late")) + steps.count(("b", "late")) + steps.count(
-            ("c", "late")
-        )
+        slots = Counter((row.item, row.slot) for row in connection.execute(select(TICKET)) if row.slot)
+    needed = annotators_needed([item.id for item in items(4)], 0.5)
+    assert slots == {(item, slot): 1 for item, n in needed.items() for slot in range(1, n + 1)}
+    late = sum(step == "late" for _, step in steps)
+    assert all(len(rankings) <= needed[item] + late for item, rankings in store.all_rankings().items())
 
 
 def test_the_same_item_is_shown_until_it_is_ranked_in_the_same_order_of_answers(tmp_path: Path) -> None:
@@ -182,15 +180,15 @@ def test_an_item_left_open_too_long_goes_to_somebody_else_and_the_late_ranking_i
     assert [r.annotator for r in store.rankings(late.item.id)] == ["li", "wang"]
 
 
-def test_an_item_left_open_too_long_is_his_again_where_nobody_took_it(tmp_path: Path) -> None:
+def test_an_item_left_open_too_long_is_given_back_where_nobody_took_it(tmp_path: Path) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 2, lease_minutes=1e-9, overlap=1.0)
     rank_all(desk, "wang")
     mine = take(desk, "li").item
-    assert desk.next("wang") is None  # releases what is late, but wang has ranked it himself
+    assert desk.next("wang") is None  # releases what is late, but wang has ranked it
     assert take(desk, "li").item == mine
 
 
-def test_a_late_ranking_takes_the_place_that_is_still_free(tmp_path: Path) -> None:
+def test_a_late_ranking_takes_the_slot_that_is_still_free(tmp_path: Path) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 2, lease_minutes=1e-9, overlap=1.0)
     rank_all(desk, "wang")
     task = take(desk, "li")
@@ -216,13 +214,12 @@ def test_a_ranking_sent_twice_is_stored_once(tmp_path: Path) -> None:
 def test_who_was_not_given_an_item_may_neither_rank_nor_skip_nor_undo_it(tmp_path: Path) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 1)
     task = take(desk, "li")
-    for refused in (
-        lambda: say(desk, task, "wang"),
-        lambda: desk.skip(task.item.id, "wang", "x"),
-        lambda: desk.undo(task.item.id, "wang"),
-    ):
-        with pytest.raises(NotAssigned):
-            refused()
+    with pytest.raises(NotAssigned):
+        say(desk, task, "wang")
+    with pytest.raises(NotAssigned):
+        desk.skip(task.item.id, "wang", "x")
+    with pytest.raises(NotAssigned):
+        desk.undo(task.item.id, "wang")
     assert store.all_rankings() == {}
 
 
@@ -255,19 +252,19 @@ def test_a_skipped_item_goes_to_others_and_may_be_taken_back_while_nobody_has_it
         desk.undo(task.item.id, "li")
 
 
-@pytest.mark.parametrize("said", [{"all_wrong": True}, {"right_answer": "去急诊"}])
-def test_all_wrong_and_the_right_answer_go_together(tmp_path: Path, said: dict[str, object]) -> None:
+@pytest.mark.parametrize("half", [{"all_wrong": True}, {"right_answer": "去急诊"}])
+def test_all_wrong_and_the_right_answer_go_together(tmp_path: Path, half: dict[str, object]) -> None:
     _, desk = desk_of(tmp_path / "a.sqlite", 1)
     with pytest.raises(DataError, match="right"):
-        say(desk, take(desk, "li"), "li", **said)
+        say(desk, take(desk, "li"), "li", **half)
 
 
 def test_the_time_from_display_to_save_and_the_order_of_display_are_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 1)
-    task, now = take(desk, "li"), assignment.time.time()
-    monkeypatch.setattr(assignment.time, "time", lambda: now + 42)
+    task, now = take(desk, "li"), time.time()
+    monkeypatch.setattr(desk_module.time, "time", lambda: now + 42)
     say(desk, task, "li")
     [ranking] = store.rankings(task.item.id)
     assert ranking.shown == task.shown and ranking.seconds == pytest.approx(42, abs=1)
@@ -276,29 +273,31 @@ def test_the_time_from_display_to_save_and_the_order_of_display_are_stored(
 # --- gold, adjudication, order ---------------------------------------------------------------------------------------
 
 
-def test_every_annotator_gets_the_gold_items_in_between_and_no_place_is_spent_on_them(tmp_path: Path) -> None:
+def test_every_annotator_gets_the_gold_items_in_between_and_no_slot_is_spent_on_them(tmp_path: Path) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 40, gold=0.5, overlap=1.0)
     gold = [f"item-{n:05d}" for n in range(4)]
     for item in gold:
         desk.add_gold({item: [1, 2, 3, 4]}, "root")
     seen = {name: rank_all(desk, name) for name in ("li", "wang")}
     for order in seen.values():
-        places = [order.index(item) for item in gold]
-        assert len(order) == 40 and max(places) < 25 and places != [0, 1, 2, 3]
-    assert not set(rank_all(desk, "zhao")) - set(gold)  # all other places are taken
+        positions = [order.index(item) for item in gold]
+        assert len(order) == 40 and max(positions) < 25 and positions != [0, 1, 2, 3]
+    assert not set(rank_all(desk, "zhao")) - set(gold)  # all slots are taken
 
 
 def test_the_surest_items_are_offered_as_gold_first_and_disputed_ones_not(tmp_path: Path) -> None:
-    def said(*overall: tuple[int, ...], adjudicated: bool = False) -> list[Ranking]:
-        return [
-            Ranking("i", f"dr-{n}", "human", ranks, adjudicated=adjudicated and n == 0)
-            for n, ranks in enumerate(overall)
-        ]
+    def by(*annotators: tuple[int, ...], decided: bool = False) -> list[Ranking]:
+        first, *others = [Ranking("i", f"dr-{n}", "human", overall) for n, overall in enumerate(annotators)]
+        return [replace(first, adjudicated=decided), *others]
 
     rankings = {
-        "once": said((1, 2, 3)), "apart": said((1, 2, 3), (3, 2, 1)), "close": said((1, 2, 3), (1, 3, 2)), "alike": said((2, 1, 3), (2, 1, 3)),
-        "decided": said((1, 2, 3), (3, 2, 1), adjudicated=True), "tied": said((1, 1, 1), (1, 1, 1)),
-    }  # fmt: skip
+        "once": by((1, 2, 3)),
+        "apart": by((1, 2, 3), (3, 2, 1)),
+        "close": by((1, 2, 3), (1, 3, 2)),
+        "alike": by((2, 1, 3), (2, 1, 3)),
+        "decided": by((1, 2, 3), (3, 2, 1), decided=True),
+        "tied": by((1, 1, 1), (1, 1, 1)),
+    }
     desk = Desk(RankingStore(tmp_path / "a.sqlite"), LabelConfig(threshold=0.3))
     assert desk.gold_candidates(rankings, 9) == ["decided", "alike", "close", "once"]
     assert desk.gold_candidates(rankings, 2) == ["decided", "alike"]
@@ -311,8 +310,8 @@ def test_annotators_who_disagree_call_for_an_adjudicator_who_is_neither_of_them(
     assert desk.next("li", adjudicating=True) is None and desk.next("wang", adjudicating=True) is None
     task = take(desk, "chen", adjudicating=True)
     say(desk, task, "chen", (1, 1, 3, 4))
-    [word] = settled(store.rankings(task.item.id))
-    assert (word.annotator, word.adjudicated, word.overall) == ("chen", True, (1, 1, 3, 4))
+    [decision] = settled(store.rankings(task.item.id))
+    assert (decision.annotator, decision.adjudicated, decision.overall) == ("chen", True, (1, 1, 3, 4))
     assert desk.has_adjudicated(task.item.id, "chen") and not desk.has_adjudicated(task.item.id, "li")
     other = take(desk, "chen", adjudicating=True)
     assert other.item != task.item
@@ -344,7 +343,7 @@ def test_a_file_of_priorities_that_is_none_is_named(tmp_path: Path) -> None:
         read_priorities(tmp_path / "priorities.json")
 
 
-def test_another_overlap_at_the_next_start_changes_only_places_that_nobody_has(tmp_path: Path) -> None:
+def test_another_overlap_at_the_next_start_changes_only_slots_that_nobody_has(tmp_path: Path) -> None:
     store, desk = desk_of(tmp_path / "a.sqlite", 10, overlap=1.0)
     rank_all(desk, "li")
     say(desk, task := take(desk, "wang"), "wang")

@@ -31,7 +31,7 @@ def test_no_ranking_of_fifty_doctors_is_lost_or_altered(load: tuple[Path, Load])
     run, measured = load
     assert len(measured.sent) == 20 * DOCTORS and measured.lost(run) == 0
     page = open_page(run / "feedback", CONFIG)
-    assert page.desk.progress()["rank"]["done"] == 20 * DOCTORS  # every place at most once: it is a key of the table
+    assert page.desk.progress()["rank"]["done"] == 20 * DOCTORS  # every slot at most once: it is a key of the table
     page.store.close()
 
 
@@ -39,9 +39,8 @@ def test_no_ranking_of_fifty_doctors_is_lost_or_altered(load: tuple[Path, Load])
 def test_95_of_100_requests_take_less_than_200_ms(load: tuple[Path, Load]) -> None:
     _, measured = load
     if measured.others > BUSY:
-        pytest.skip(
-            f"other work used {measured.others:.0%} of the CPUs; p95 beside it was {1000 * measured.percentile(95):.0f} ms"
-        )
+        p95 = f"p95 beside it was {1000 * measured.percentile(95):.0f} ms"
+        pytest.skip(f"other work used {measured.others:.0%} of the CPUs; {p95}")
     assert measured.percentile(95) < P95_SECONDS
 
 
@@ -50,9 +49,9 @@ def _rank_until_the_end(url: str, token: str, acknowledged: dict[tuple[str, str]
     try:
         doctor = Annotator(url, token)
         while (task := doctor.open()) is not None:
-            said = f"{name} on {task['item']}"
-            if doctor.rank(task, [1, 2, 2, 4], comment=said).status_code == 200:
-                acknowledged[task["item"], name] = said
+            comment = f"{name} on {task['item']}"
+            if doctor.rank(task, [1, 2, 2, 4], comment=comment).status_code == 200:
+                acknowledged[task["item"], name] = comment
     except httpx.HTTPError:
         pass  # the server was killed
 
@@ -88,7 +87,8 @@ def _kill_and_look(folder: Path, url: str | None) -> None:
                 worker.join(60)
         assert len(acknowledged) >= 40 * (kill + 1)
     page = open_page(run / "feedback", config)
-    stored = {(item, r.annotator): r.comment for item, said in page.store.all_rankings().items() for r in said}
+    rankings = page.store.all_rankings()
+    stored = {(item, r.annotator): r.comment for item, of_item in rankings.items() for r in of_item}
     assert {key: stored.get(key) for key in acknowledged} == acknowledged
     assert len(stored) - len(acknowledged) <= 3 * len(tokens)  # saved, but killed before it could say so
     assert page.desk._count()["rank"]["done"] == len(stored)

@@ -1,4 +1,4 @@
-"""The ranking page in a real browser, as a doctor uses it: by mouse, by touch and by keys, with a network that fails."""
+"""The ranking page in a real browser: by mouse, by touch and by keys, with a network that fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from tests.helpers.labelling import accounts, make_run, server
 from zj_ray.config.schema import LabelConfig
@@ -29,10 +29,10 @@ class Ward:
     store: RankingStore
     tokens: dict[str, str]
 
-    def said(self, name: str) -> list[Ranking]:
-        """What counts of an annotator, in order of time."""
-        found = [r for said in self.store.all_rankings().values() for r in said if r.annotator == name]
-        return sorted(found, key=lambda r: str(r.created))
+    def rankings(self, name: str) -> list[Ranking]:
+        """The rankings of an annotator that count, in order of time."""
+        own = [r for of_item in self.store.all_rankings().values() for r in of_item if r.annotator == name]
+        return sorted(own, key=lambda r: str(r.created))
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,8 @@ def browser(browser_path: str) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     run = make_run(tmp_path_factory.mktemp("ward") / "run", 40, CONFIG)
-    tokens = accounts(
-        run,
-        CONFIG,
-        li="annotator",
-        wang="annotator",
-        zhao="annotator",
-        sun="annotator",
-        chen="adjudicator",
-        root="admin",
-    )
+    annotators = dict.fromkeys(("li", "wang", "zhao", "sun"), "annotator")
+    tokens = accounts(run, CONFIG, **annotators, chen="adjudicator", root="admin")
     with server(run) as (url, _):
         page = open_page(run / "feedback", CONFIG)
         yield Ward(url, page.store, tokens)
@@ -70,12 +62,12 @@ def page(browser: Browser) -> Iterator[Page]:
     context.set_default_timeout(30_000)
     opened = context.new_page()
     opened.on("pageerror", lambda fault: faults.append(str(fault)))
-    opened.on(
-        "console",
-        lambda said: (
-            faults.append(said.text) if said.type == "error" and "ERR_INTERNET_DISCONNECTED" not in said.text else None
-        ),
-    )
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and "ERR_INTERNET_DISCONNECTED" not in message.text:
+            faults.append(message.text)
+
+    opened.on("console", note)
     yield opened
     context.close()
     assert faults == []
@@ -93,9 +85,13 @@ def item(page: Page) -> str:
 
 
 def submit(page: Page) -> None:
-    """Sends the ranks and waits until another page is there."""
+    """Send the ranks and wait for the next item."""
     before = item(page)
     page.get_by_role("button", name="提交，下一题").click()
+    wait_for_another(page, before)
+
+
+def wait_for_another(page: Page, before: str) -> None:
     page.wait_for_function("before => document.querySelector('#task')?.dataset.item !== before", arg=before)
 
 
@@ -120,30 +116,27 @@ def test_a_doctors_day_from_login_to_export(page: Page, ward: Ward) -> None:
     page.get_by_label("正确的回答").fill("请立即到急诊，排除颅内出血。")
     page.get_by_label("备注").fill("四个回答都没有提到急诊")
     submit(page)
-    said = ward.said("li")
-    assert [as_seen(r) for r in said] == [[1, 2, 3, 4], [4, 3, 2, 1], [2, 2, 1, 4], [1, 1, 1, 1], [1, 1, 1, 1]]
-    assert (said[4].all_wrong, said[4].right_answer, said[4].comment) == (
-        True,
-        "请立即到急诊，排除颅内出血。",
-        "四个回答都没有提到急诊",
-    )
-    assert all(r.seconds is not None and 0 < r.seconds < 120 for r in said)
+    rankings = ward.rankings("li")
+    assert [as_seen(r) for r in rankings] == [[1, 2, 3, 4], [4, 3, 2, 1], [2, 2, 1, 4], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert rankings[4].all_wrong and rankings[4].right_answer == "请立即到急诊，排除颅内出血。"
+    assert rankings[4].comment == "四个回答都没有提到急诊"
+    assert all(r.seconds is not None and 0 < r.seconds < 120 for r in rankings)
 
     sixth = item(page)
     page.get_by_role("button", name="撤销上一题").click()
     expect(page.locator(".notice")).to_contain_text("您撤销过")
-    assert (
-        item(page) == said[4].item and page.get_by_label("正确的回答").input_value() == "请立即到急诊，排除颅内出血。"
-    )
+    assert item(page) == rankings[4].item
+    assert page.get_by_label("正确的回答").input_value() == "请立即到急诊，排除颅内出血。"
     page.get_by_label("全部错误，都不能给患者").uncheck()
     rank_by_click(page, [3, 1, 1, 3])
     submit(page)
-    assert item(page) == sixth and as_seen(ward.said("li")[4]) == [3, 1, 1, 3] and not ward.said("li")[4].all_wrong
+    again = ward.rankings("li")[4]
+    assert item(page) == sixth and as_seen(again) == [3, 1, 1, 3] and not again.all_wrong
 
     page.get_by_role("button", name="退出 · li").click()
     page.wait_for_url("**/login")
     enter(page, ward, "li")
-    assert item(page) == sixth  # goes on where he stopped
+    assert item(page) == sixth  # goes on where it was left
     expect(page.locator(".progress")).to_contain_text("我已完成 5")
     page.get_by_role("button", name="退出 · li").click()
     page.wait_for_url("**/login")
@@ -152,7 +145,7 @@ def test_a_doctors_day_from_login_to_export(page: Page, ward: Ward) -> None:
     with page.expect_download() as download:
         page.get_by_role("link", name="导出全部排序").click()
     rows = [json.loads(line) for line in Path(download.value.path()).read_text(encoding="utf-8").splitlines()]
-    assert {row["id"] for row in rows} >= {r.item for r in said}
+    assert {row["id"] for row in rows} >= {r.item for r in rankings}
 
 
 def test_a_drag_moves_a_letter_and_two_in_one_lane_are_tied(page: Page, ward: Ward) -> None:
@@ -161,7 +154,7 @@ def test_a_drag_moves_a_letter_and_two_in_one_lane_are_tied(page: Page, ward: Wa
         page.locator(".chip", has_text=letter).drag_to(page.locator(f"[data-lane='{lane}'] .drop"))
     expect(page.locator(".card").nth(2).locator(".rank")).to_have_text("总体 · 第 2 名")
     submit(page)
-    assert as_seen(ward.said("wang")[-1]) == [2, 1, 2, 4]
+    assert as_seen(ward.rankings("wang")[-1]) == [2, 1, 2, 4]
 
 
 def test_a_finger_on_a_tablet_does_the_same(browser: Browser, ward: Ward) -> None:
@@ -173,7 +166,7 @@ def test_a_finger_on_a_tablet_does_the_same(browser: Browser, ward: Ward) -> Non
     tablet.get_by_role("button", name="提交，下一题").tap()
     tablet.wait_for_load_state()
     expect(tablet.locator(".card.ranked")).to_have_count(0)
-    assert as_seen(ward.said("wang")[-1]) == [2, 1, 3, 3]
+    assert as_seen(ward.rankings("wang")[-1]) == [2, 1, 3, 3]
     assert tablet.evaluate("document.documentElement.scrollWidth") <= TABLET["width"]
     context.close()
 
@@ -192,18 +185,18 @@ def test_everything_can_be_done_without_a_mouse(page: Page, ward: Ward) -> None:
     expect(page.locator("#state")).to_have_text("已单独排序")
     before = item(page)
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("before => document.querySelector('#task')?.dataset.item !== before", arg=before)
-    said = ward.said("zhao")[-1]
-    assert as_seen(said) == [2, 1, 4, 2] and said.aspects is not None and said.shown is not None
-    assert [said.aspects["safety"][position] for position in said.shown] == [4, 1, 3, 2]
-    assert said.aspects["fluency"] == said.overall
+    wait_for_another(page, before)
+    ranking = ward.rankings("zhao")[-1]
+    assert as_seen(ranking) == [2, 1, 4, 2] and ranking.aspects is not None and ranking.shown is not None
+    assert [ranking.aspects["safety"][position] for position in ranking.shown] == [4, 1, 3, 2]
+    assert ranking.aspects["fluency"] == ranking.overall
     before = item(page)
     tab_to(page, "skip")
     for key in ("Enter", "Space"):
         page.keyboard.press(key)
     expect(page.get_by_label("不属于我的专业")).to_be_checked()
     page.keyboard.press("Enter")
-    page.wait_for_function("before => document.querySelector('#task')?.dataset.item !== before", arg=before)
+    wait_for_another(page, before)
     page.goto(f"{ward.url}/history")
     expect(page.locator("tr").nth(1)).to_contain_text("不属于我的专业")
 
@@ -239,21 +232,22 @@ def test_a_network_that_fails_loses_nothing_and_stores_once(page: Page, ward: Wa
     enter(page, ward, "sun")
     page.evaluate("sessionStorage.clear()")
     page.reload()
-    before, known = item(page), len(ward.said("sun"))
+    before, already = item(page), len(ward.rankings("sun"))
     rank_by_click(page, [1, 2, 3, 4])
     lost: list[int] = []
 
-    def lose_the_answer(route: object) -> None:
+    def lose_the_answer(route: Route) -> None:
         if lost:
-            route.continue_()  # type: ignore[attr-defined]
+            route.continue_()
             return
-        lost.append(route.fetch().status)  # type: ignore[attr-defined]  # it reaches the server, but its answer does not come back
-        route.abort("internetdisconnected")  # type: ignore[attr-defined]
+        lost.append(route.fetch().status)  # the ranking reaches the server, but its answer does not come back
+        route.abort("internetdisconnected")
 
     page.route("**/api/rank", lose_the_answer)
     submit(page)
     assert lost == [200]
-    assert [r.item for r in ward.said("sun")].count(before) == 1 and len(ward.said("sun")) == known + 1
+    rankings = ward.rankings("sun")
+    assert [r.item for r in rankings].count(before) == 1 and len(rankings) == already + 1
     assert [event for event in ward.store.all_rankings([before])[before] if event.annotator == "sun"] != []
 
 

@@ -21,7 +21,7 @@ ROLES: tuple[Role, ...] = ("annotator", "adjudicator", "admin", "closed")
 
 @dataclass(frozen=True)
 class Account:
-    """event: its newest one. A session that was opened under an older one has ended."""
+    """An account as its newest event left it. A session that was opened under an older `event` has ended."""
 
     name: str
     role: Role
@@ -29,15 +29,19 @@ class Account:
 
 
 class Accounts:
+    """The accounts of a store."""
+
     def __init__(self, store: RankingStore) -> None:
         self._store = store
 
     def give(self, name: str, role: str) -> str:
-        """Make an account, or give it another role, and return its new token; older tokens end. Raises DataError for unfit names."""
+        """Make an account, or give it another role, and return its new token; older tokens end.
+
+        Raises DataError for an unfit name and for an unknown role.
+        """
         if not re.fullmatch(r"[\w.-]{1,64}", name):
-            raise DataError(
-                f"{name!r} can't be the name of an account", remedy="use 1 to 64 letters, digits, '-', '_' or '.'"
-            )
+            remedy = "use 1 to 64 letters, digits, '-', '_' or '.'"
+            raise DataError(f"{name!r} can't be the name of an account", remedy=remedy)
         if role not in ROLES:
             raise DataError(f"there is no role {role!r}", remedy=f"use one of {', '.join(ROLES)}")
         token = secrets.token_urlsafe(32)
@@ -46,16 +50,16 @@ class Accounts:
             connection.execute(insert(AccountRow), [row])
         return token
 
-    def known(self) -> list[Account]:
+    def all(self) -> list[Account]:
         """Every account, closed ones too, in order of name."""
         return self._read(_newest().order_by(AccountRow.name))
 
     def by_token(self, token: str) -> Account | None:
-        """The open account whose newest token this is."""
+        """The account whose newest token this is, unless it is closed."""
         return self._open(_newest().where(AccountRow.token_hash == _hash(token)))
 
     def by_session(self, name: str, event: int) -> Account | None:
-        """The open account, unless it got another role or token since `event`."""
+        """The account of this name, unless it is closed or got another role or token since `event`."""
         return self._open(_newest().where(AccountRow.name == name, AccountRow.event == event))
 
     def _open(self, query: Select) -> Account | None:
@@ -67,6 +71,7 @@ class Accounts:
 
 
 def _newest() -> Select:
+    """A query for the newest event of every account."""
     later = AccountRow.__table__.alias()
     newest = select(func.max(later.c.event)).where(later.c.name == AccountRow.name).scalar_subquery()
     return select(AccountRow.name, AccountRow.role, AccountRow.event).where(AccountRow.event == newest)

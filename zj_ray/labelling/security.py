@@ -1,7 +1,7 @@
-"""What stands between the network and the ranking page: sessions, roles, CSRF, rate limits, headers, and a log without words.
+"""What stands between the network and the ranking page: sessions, roles, CSRF, rate limits, headers, and the log.
 
-Nothing that a patient, an answer or a doctor says is ever logged: a request's line names its route, not its address, and
-a fault's lines name code, not values.
+Nothing that a patient, an answer or a doctor says is ever logged: a request's line names its route, not its address,
+and a fault's lines name code, not values.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zj_ray.labelling.accounts import Account
 
 LARGEST_BODY = 256 * 1024  # [bytes]
-LOGIN_LIMIT, WORK_LIMIT = (
-    "60/minute",
-    "300/minute",
-)  # from an address (a whole ward may share one); of an account on one route
+LOGIN_LIMIT = "60/minute"  # from one address, which a whole ward may share
+WORK_LIMIT = "300/minute"  # of one account on one route
+NOTHING_FROM_ELSEWHERE = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'; object-src 'none'",
+    "Content-Security-Policy": f"{NOTHING_FROM_ELSEWHERE}; object-src 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",  # a shared tablet keeps no consultation
@@ -50,7 +49,10 @@ limiter = Limiter(key_func=_caller)
 
 
 class Guard:
-    """Refuses large bodies, adds the headers, and writes one line for each request; a fault of ours becomes a 500 and its place in the code."""
+    """Refuses large bodies, adds the headers, and logs one line for each request.
+
+    A fault of ours becomes a 500, and where it is in the code becomes a line of the log.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -72,11 +74,8 @@ class Guard:
             await (TOO_LARGE if _is_large(Headers(scope=scope)) else self._app)(scope, receive, answer)
         except Exception as fault:
             frames = reversed(traceback.extract_tb(fault.__traceback__)[-6:])
-            log.error(
-                "%s in %s",
-                type(fault).__name__,
-                " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames),
-            )
+            code = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
+            log.error("%s in %s", type(fault).__name__, code)
             if not status:
                 await FAILED(scope, receive, answer)
         if not static:
@@ -85,12 +84,13 @@ class Guard:
 
 
 def _is_large(headers: Headers) -> bool:
-    """Also where the size is not told, as whoever fits in would tell it."""
+    """Whether a body is too large to be read. One of unknown length is: whoever sends a small one can say so."""
     length = headers.get("content-length", "0")
     return "transfer-encoding" in headers or not length.isdigit() or int(length) > LARGEST_BODY
 
 
 def open_session(request: Request, account: Account) -> None:
+    """Sign the account in; only the language stays of what the session held."""
     language = request.session.get("language")
     request.session.clear()
     request.session.update(name=account.name, event=account.event, **({"language": language} if language else {}))
@@ -101,8 +101,8 @@ def csrf_token(request: Request) -> str:
     return request.session.setdefault("csrf", secrets.token_urlsafe(24))
 
 
-def _check_csrf(request: Request, given: str | None) -> None:
-    if not hmac.compare_digest(request.session.get("csrf", "").encode(), (given or "").encode()) or not given:
+def _check_csrf(request: Request, token: str | None) -> None:
+    if not hmac.compare_digest(request.session.get("csrf", "").encode(), (token or "").encode()) or not token:
         raise HTTPException(403)
 
 
@@ -132,3 +132,10 @@ def one_of(*roles: str) -> Callable[[Account], Account]:
         return account
 
     return check
+
+
+# Who a route is for.
+SignedIn = Annotated[Account, Depends(signed_in)]
+Ranker = Annotated[Account, Depends(one_of("annotator", "adjudicator"))]
+Adjudicator = Annotated[Account, Depends(one_of("adjudicator"))]
+Admin = Annotated[Account, Depends(one_of("admin"))]

@@ -8,23 +8,28 @@ import secrets
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from zj_ray.cluster.ports import listen
 from zj_ray.config.schema import LabelConfig
 from zj_ray.errors import ConfigError, DataError
 from zj_ray.files import read_jsonl
 from zj_ray.labelling.accounts import Accounts
+from zj_ray.labelling.app import create_app
 from zj_ray.labelling.desk import Desk
-from zj_ray.labelling.routes import Page, create_app
+from zj_ray.labelling.page import Page
 from zj_ray.progress import console
 from zj_ray.rankings.store import open_rankings
 
-IDLE_SECONDS = 120  # that a connection is kept while a doctor reads
+IDLE_SECONDS = 120  # for which a connection is kept while a doctor reads
 CLOSING_SECONDS = 5  # what a request in progress has left when the server is told to stop
 
 
 def open_page(folder: Path, config: LabelConfig) -> Page:
-    """The page's parts for the store of a feedback stage, with all its items planned. folder: the stage's; priorities.json is read there."""
+    """The page for the store of a feedback stage, with all its items planned.
+
+    folder: the stage's, in which priorities.json is looked for.
+    """
     store = open_rankings(folder, config.store)
     page = Page(store, Desk(store, config), Accounts(store), folder / "priorities.json")
     page.plan()
@@ -32,20 +37,19 @@ def open_page(folder: Path, config: LabelConfig) -> Page:
 
 
 def add_gold(page: Page, path: Path, author: str) -> int:
-    """Make gold items of the rows {"item": …, "overall": [1, 2, …]}, or of none when one is unfit (DataError); returns their number."""
+    """Make gold items of the rows {"item": …, "overall": [1, 2, …]} of a file, and return their number.
+
+    Raises DataError, and makes none, where a row is unfit.
+    """
     ranks: dict[str, list[int]] = {}
     for where, row in read_jsonl(path):
         overall = row.get("overall")
         if not isinstance(row.get("item"), str) or not isinstance(overall, list):
-            raise DataError(
-                "the row names no item and its ranks",
-                where=where,
-                remedy='write {"item": "open-1", "overall": [1, 2, 2, 4]}',
-            )
+            remedy = 'write {"item": "open-1", "overall": [1, 2, 2, 4]}'
+            raise DataError("the row names no item and its ranks", where=where, remedy=remedy)
         if row["item"] in ranks:
-            raise DataError(
-                f"{row['item']!r} stands in an earlier line, too", where=where, remedy="keep one of the two"
-            )
+            what = f"{row['item']!r} stands in an earlier line, too"
+            raise DataError(what, where=where, remedy="keep one of the two")
         ranks[row["item"]] = overall
     page.desk.add_gold(ranks, author)
     return len(ranks)
@@ -53,36 +57,45 @@ def add_gold(page: Page, path: Path, author: str) -> int:
 
 def serve(page: Page, folder: Path, *, host: str, port: int, tls: tuple[Path, Path] | None = None) -> None:
     """Serve the page until Ctrl-C. tls: certificate and key. The log goes to `label.log` in `folder`."""
-    if not any(account.role == "admin" for account in page.accounts.known()):
-        console.print(
-            f"there was no administrator yet; the token of admin, shown only now:\n{page.accounts.give('admin', 'admin')}",
-            soft_wrap=True,
-        )
+    if not any(account.role == "admin" for account in page.accounts.all()):
+        token = page.accounts.give("admin", "admin")
+        console.print(f"there was no administrator yet; the token of admin, shown only now:\n{token}", soft_wrap=True)
     _log_to(folder / "label.log")
     app = create_app(page, secret=_secret(folder / "label.secret"), https=bool(tls))
-    certificate, key = tls or (None, None)
-    server = uvicorn.Config(
-        app, host, port, access_log=False, log_level="warning", timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=CLOSING_SECONDS, server_header=False, ssl_certfile=certificate, ssl_keyfile=key,
-    )  # fmt: skip
-    try:
-        server.load()
-    except OSError as fault:  # ssl's, too
-        remedy = "give the certificate and its key, both PEM files that this account may read"
-        raise ConfigError(
-            f"HTTPS can't be served with {certificate} and {key} ({fault})", where="--tls", remedy=remedy
-        ) from fault
+    server = _loaded(app, host, port, tls)
     name = f"[{host}]" if ":" in host else host
     with listen(host, port, where="--port") as listener:
-        console.print(
-            f"ranking page: {'https' if tls else 'http'}://{name}:{listener.getsockname()[1]}  (Ctrl-C ends it)",
-            soft_wrap=True,
-        )
-        uvicorn.Server(server).run(sockets=[listener])
+        address = f"{'https' if tls else 'http'}://{name}:{listener.getsockname()[1]}"
+        console.print(f"ranking page: {address}  (Ctrl-C ends it)", soft_wrap=True)
+        server.run(sockets=[listener])
+
+
+def _loaded(app: FastAPI, host: str, port: int, tls: tuple[Path, Path] | None) -> uvicorn.Server:
+    """The web server. Raises ConfigError for a certificate that it can't use."""
+    certificate, key = tls or (None, None)
+    config = uvicorn.Config(
+        app,
+        host,
+        port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    try:
+        config.load()
+    except OSError as fault:  # ssl's, too
+        what = f"HTTPS can't be served with {certificate} and {key} ({fault})"
+        remedy = "give the certificate and its key, both PEM files that this account may read"
+        raise ConfigError(what, where="--tls", remedy=remedy) from fault
+    return uvicorn.Server(config)
 
 
 def _secret(path: Path) -> str:
-    """What signs the sessions, made once, so that a restart signs nobody out; readable by nobody else."""
+    """The secret that signs the sessions, made once, so that a restart signs nobody out; readable by nobody else."""
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))

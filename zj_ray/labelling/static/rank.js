@@ -58,7 +58,7 @@ function restore(draft) {
 }
 
 function missing() {
-  const complete = Object.values(ranks).every((given) => given === null || given.every((lane) => lane > 0));
+  const complete = Object.values(ranks).every((ofCards) => ofCards === null || ofCards.every((lane) => lane > 0));
   if (!complete) return words.rank_all;
   return allWrong.checked && !right.value.trim() ? words.right_missing : "";
 }
@@ -79,9 +79,9 @@ function save() {
   message.textContent = missing();
   if (message.textContent || submit.disabled) return;
   const { overall, ...others } = ranks;
-  const aspects = Object.fromEntries(Object.entries(others).filter(([, given]) => given));
-  const said = { key: task.dataset.key, overall, aspects, all_wrong: allWrong.checked, comment: comment.value };
-  deliver("/api/rank", { ...said, right_answer: allWrong.checked ? right.value : null }, task.dataset.after);
+  const aspects = Object.fromEntries(Object.entries(others).filter(([, ofCards]) => ofCards));
+  const judgement = { key: task.dataset.key, overall, aspects, all_wrong: allWrong.checked, comment: comment.value };
+  deliver("/api/rank", { ...judgement, right_answer: allWrong.checked ? right.value : null }, task.dataset.after);
 }
 
 cards.forEach((card, number) => {
@@ -108,7 +108,7 @@ tabs.forEach((tab, number) => {
 });
 lanes.forEach((lane, number) => new Sortable(lane, { group: "lanes", animation: 120, onAdd: (event) => put(Number(event.item.dataset.card), number) }));
 allWrong.addEventListener("change", () => {
-  if (allWrong.checked && ranks.overall.every((lane) => lane === 0)) ranks.overall.fill(1); // none is better: all tied, and he may still order them
+  if (allWrong.checked && ranks.overall.every((lane) => lane === 0)) ranks.overall.fill(1); // none is better: all tied, and they may still be ordered
   show(); keep();
   if (allWrong.checked) right.focus();
 });
