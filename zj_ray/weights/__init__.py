@@ -1,1 +1,1 @@
-"""Versioned weight transfer: packed by the trainer, put into the Ray object store once, pulled by every engine."""
+"""Weights in numbered versions: the trainer packs them and puts them into the object store once, every engine pulls."""

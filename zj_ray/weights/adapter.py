@@ -12,10 +12,11 @@ PEFT_PREFIX = "base_model.model."  # before every weight's name in an adapter fi
 
 
 def save_adapter(folder: Path, config: str, weights: Mapping[str, Tensor]) -> None:
-    """config: the text of adapter_config.json; weights: named as in the layer tree of the model that bears them."""
+    """Write the adapter's two files.
+
+    config: the text of adapter_config.json; weights: named as in the layer tree of the model that bears them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(config, encoding="utf-8")
-    save_file(
-        {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()},
-        folder / "adapter_model.safetensors",
-    )
+    tensors = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")

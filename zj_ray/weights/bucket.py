@@ -12,7 +12,8 @@ import xxhash
 from torch import Tensor
 
 BUCKET_BYTES = 256 << 20
-# A weight that may be cut over ranks or made of several: its name, the tensors to be gathered, and what makes it of them.
+# A weight that may be cut over ranks or made of several: its name, the tensors to be gathered, and what makes it of
+# them.
 Weight = tuple[str, list[Tensor], Callable[[], Tensor]]
 ALIGNMENT = 64  # so that every tensor is a valid view of its buffer
 
@@ -28,7 +29,10 @@ class WeightEntry:
 
 @dataclass(frozen=True)
 class WeightManifest:
-    """What is in the buckets. version: grows with every publication. adapter: where they hold a LoRA adapter alone, its adapter_config.json."""
+    """What is in the buckets.
+
+    version: grows with every publication. adapter: where they hold a LoRA adapter alone, its adapter_config.json.
+    """
 
     version: int
     entries: tuple[WeightEntry, ...]
@@ -50,7 +54,10 @@ class PublishedWeights:
 
 
 class WeightVersions:
-    """Numbers for publications. They only ever grow, across the stages of a run too: an engine's version names its weights."""
+    """Numbers for publications.
+
+    They only ever grow, across the stages of a run too: an engine's version names its weights.
+    """
 
     def __init__(self) -> None:
         self.current = 0  # of the weights published last
@@ -61,7 +68,10 @@ class WeightVersions:
 
 
 class Fingerprint:
-    """Whether two ends saw the same tensors: for each name the sum of its elements' bits, computed where the tensor is."""
+    """Tells whether two ends saw the same tensors: for each name the sum of its elements' bits.
+
+    It is computed where the tensor is.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -73,10 +83,9 @@ class Fingerprint:
         self.nbytes += tensor.nbytes
 
     def hex(self) -> str:
-        """Of all tensors, in whatever order they came."""
-        return xxhash.xxh3_128_hexdigest(
-            repr(sorted((name, int(total)) for name, total in self._sums.items())).encode()
-        )
+        """The fingerprint of all tensors, in whatever order they came."""
+        sums = sorted((name, int(total)) for name, total in self._sums.items())
+        return xxhash.xxh3_128_hexdigest(repr(sums).encode())
 
 
 def checksum(bucket: np.ndarray) -> str:
@@ -95,11 +104,8 @@ def pack_weights(
             buckets.append(bytearray())
         bucket = buckets[-1]
         bucket += bytes(-len(bucket) % ALIGNMENT)
-        entries.append(
-            WeightEntry(
-                name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), len(buckets) - 1, len(bucket)
-            )
-        )
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        entries.append(WeightEntry(name, tuple(tensor.shape), dtype, len(buckets) - 1, len(bucket)))
         bucket += raw.data
     arrays = [np.frombuffer(b, np.uint8) for b in buckets]
     return WeightManifest(version, tuple(entries), tuple(map(checksum, arrays)), sum(map(len, arrays)), adapter), arrays
@@ -107,11 +113,8 @@ def pack_weights(
 
 def corrupted(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> list[int]:
     """Numbers of the buckets whose bytes are not those that were packed."""
-    return [
-        i
-        for i, (bucket, wanted) in enumerate(zip(buckets, manifest.checksums, strict=True))
-        if checksum(bucket) != wanted
-    ]
+    pairs = enumerate(zip(buckets, manifest.checksums, strict=True))
+    return [i for i, (bucket, packed) in pairs if checksum(bucket) != packed]
 
 
 def unpack_weights(manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> Iterator[tuple[str, Tensor]]:

@@ -17,9 +17,8 @@ def publish_folder(folder: Path, version: int) -> PublishedWeights:
     """Read a model folder's safetensors into the object store. Raises CheckpointError when it holds none."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise CheckpointError(
-            "no safetensors in this model folder", where=str(folder), remedy="save the model with safetensors"
-        )
+        remedy = "save the model with safetensors"
+        raise CheckpointError("no safetensors in this model folder", where=str(folder), remedy=remedy)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for path in files:

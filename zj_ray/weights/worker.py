@@ -18,7 +18,10 @@ class WeightReceiver:
     fingerprint: Fingerprint
 
     def receive_weights(self, manifest: WeightManifest, buckets: Sequence[np.ndarray]) -> int:
-        """Replace the model's weights; returns the version. `load_weights` alone would fail on CPU: weights are prepacked."""
+        """Replace the model's weights; returns the version.
+
+        `load_weights` alone would fail on CPU, where weights are prepacked.
+        """
         self._drop_unfinished()
         self.model_runner.reload_weights(weights_iterator=unpack_weights(manifest, buckets))
         self._repack_tied_head()
@@ -39,14 +42,17 @@ class WeightReceiver:
         self.start_weight_update()  # type: ignore[attr-defined]
 
     def finish_transfer(self) -> str:
-        """Returns the fingerprint of all that came."""
+        """End a transfer; returns the fingerprint of all that came."""
         self.finish_weight_update()  # type: ignore[attr-defined]
         del self.model_runner.model.load_weights  # the class's own again
         self._repack_tied_head()
         return self.fingerprint.hex()
 
     def _drop_unfinished(self) -> None:
-        """End a transfer that broke off: vLLM would count what came of it towards the next weights, and lose their last ones for it."""
+        """End a transfer that broke off.
+
+        vLLM would count what came of it towards the next weights, and lose their last ones for it.
+        """
         model = self.model_runner.model
         if "load_weights" in vars(model):
             del model.load_weights

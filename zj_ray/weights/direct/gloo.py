@@ -1,4 +1,4 @@
-"""Weight transfer over gloo, through vLLM's weight-transfer API: its NCCL backend with another wire, for machines without GPUs.
+"""Weight transfer over gloo, through vLLM's weight-transfer API: its NCCL backend on a wire that needs no GPU.
 
 `register` makes it known to vLLM's factories; then it is chosen by its name like vLLM's own backends.
 """
@@ -28,10 +28,10 @@ NAME = "gloo"
 
 
 class Wire:
-    """A gloo group of the sender (rank 0) and the engines, apart from the process groups that either side has already."""
+    """A gloo group of the sender (rank 0) and the engines, apart from the process groups that either side has."""
 
     def __init__(self, address: str, port: int, rank: int, world: int, timeout: float) -> None:
-        """timeout: longest wait for the others, to join and in each message [s]."""
+        """Wait for the others to join. timeout: longest wait for them, to join and in each message [s]."""
         self.limit = timedelta(seconds=timeout)
         store = TCPStore(address, port, world, is_master=rank == 0, timeout=self.limit)
         self.group: Any = ProcessGroupGloo(store, rank, world, self.limit)
@@ -40,6 +40,10 @@ class Wire:
         options = BroadcastOptions()
         options.rootRank = options.rootTensor = 0
         self.group.broadcast([tensor], options).wait(self.limit)
+
+
+def _wire(info: Any, rank: int) -> Wire:
+    return Wire(info.master_address, info.master_port, rank, info.world_size, info.timeout)
 
 
 @dataclass(kw_only=True)
@@ -54,13 +58,7 @@ class GlooTransferEngine(NCCLWeightTransferEngine):
     wire: Wire | None = None
 
     def init_transfer_engine(self, init_info: Any) -> None:
-        self.wire = Wire(
-            init_info.master_address,
-            init_info.master_port,
-            init_info.rank_offset,
-            init_info.world_size,
-            init_info.timeout,
-        )
+        self.wire = _wire(init_info, rank=init_info.rank_offset)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))  # vLLM's own waits for an accelerator afterwards
@@ -97,16 +95,12 @@ class GlooTrainerEngine(NCCLTrainerWeightTransferEngine):
         if not engine.is_sender:
             return engine
         meeting = {key: getattr(init_info, key) for key in ("master_address", "master_port", "world_size", "timeout")}
+        payload = worker_init_payload(GlooInitInfo(**meeting, rank_offset=1))
         with ThreadPoolExecutor(1) as pool:  # both ends meet inside the calls
-            joined = pool.submit(
-                client.init_weight_transfer_engine, worker_init_payload(GlooInitInfo(**meeting, rank_offset=1))
-            )
-            engine.wire = Wire(
-                init_info.master_address, init_info.master_port, 0, init_info.world_size, init_info.timeout
-            )
-            joined.result(
-                2 * init_info.timeout
-            )  # the call's own limit comes first, and names the engines that did not join
+            joining = pool.submit(client.init_weight_transfer_engine, payload)
+            engine.wire = _wire(init_info, rank=0)
+            # The call's own limit comes first, and names the engines that did not join.
+            joining.result(2 * init_info.timeout)
         return engine
 
     def _broadcast(self, source: Any, meta: Any) -> None:

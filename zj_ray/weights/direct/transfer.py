@@ -1,10 +1,10 @@
-"""Weights straight from the policy's ranks into the engines, through vLLM's weight-transfer API: NCCL, CUDA IPC or gloo.
+"""Weights straight from the policy's ranks into the engines by vLLM's weight-transfer API: NCCL, CUDA IPC or gloo.
 
 Rank 0 sends; the other ranks take part in gathering what ZeRO has cut up. The engines' end is vLLM's worker with
 `WeightReceiver`. Both ends compute a fingerprint of what they sent or received: only equal ones confirm a version.
 
-An engine that fails on the way must not take the policy along: whatever happens, every rank gathers every weight, so that
-the ranks stay in step, and rank 0 tells which engines got nothing.
+An engine that fails on the way must not take the policy along: whatever happens, every rank gathers every weight, so
+that the ranks stay in step, and rank 0 tells which engines got nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ Gather = Callable[[Iterator[Weight]], Iterator[tuple[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Sent:
-    """fingerprint: of what left the policy; by engine, received: that of what it got, and failed: why it got nothing."""
+    """What rank 0 knows after a transfer.
+
+    fingerprint: of what left the policy. By engine, received: the fingerprint of what it got; failed: why it got none.
+    """
 
     fingerprint: str
     received: Mapping[str, str]
@@ -43,10 +46,11 @@ class BrokenTransfer(Exception):
 
 
 class Engines:
-    """What vLLM's trainer side calls its client: the engines as one. Every call goes to all that have not failed and has a limit.
+    """The engines as one, which vLLM's trainer side calls its client.
 
-    A broadcast ends with the first failure: its other members would wait for the one that failed. Without one (CUDA IPC) the
-    transfer goes on for the others, as the policy's ranks wait for each other between its calls.
+    Every call goes to all that have not failed, and has a limit. A broadcast ends with the first failure: its other
+    members would wait for the one that failed. Without one (CUDA IPC) the transfer goes on for the others, as the
+    policy's ranks wait for each other between its calls.
     """
 
     def __init__(self, actors: Mapping[str, Any], timeout: float, broadcast: bool) -> None:
@@ -54,17 +58,13 @@ class Engines:
         self.received: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
-    def _all(self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda place: ()) -> dict[str, Any]:
-        """The engines' answers by name. arguments: for the engine at a place, counted from 1."""
-        members = [
-            (name, actor, arguments(place))
-            for place, (name, actor) in enumerate(self.actors.items(), 1)
-            if name not in self.failed
-        ]
-        asked = {name: actor.transfer.remote(method, *mine) for name, actor, mine in members}
-        ready = ray.wait(list(asked.values()), num_returns=len(asked), timeout=self.timeout)[0] if asked else []
+    def _all(self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda number: ()) -> dict[str, Any]:
+        """The engines' answers by name. arguments: for the engine of this number, counted from 1."""
+        numbers = {name: number for number, name in enumerate(self.actors, 1) if name not in self.failed}
+        calls = {name: self.actors[name].transfer.remote(method, *arguments(n)) for name, n in numbers.items()}
+        ready = ray.wait(list(calls.values()), num_returns=len(calls), timeout=self.timeout)[0] if calls else []
         answers = {}
-        for name, reference in asked.items():
+        for name, reference in calls.items():
             if reference not in ready:
                 self.failed[name] = f"{method} was not done after {self.timeout:.0f} s"
                 continue
@@ -77,17 +77,18 @@ class Engines:
         return answers
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Every engine is a vLLM of its own and counts its ranks from 0: tell each where it stands in the group."""
-        self._all(
-            "init_weight_transfer_engine",
-            lambda place: (init_info | ({"rank_offset": place} if "rank_offset" in init_info else {}),),
-        )
+        """Tell each engine where it stands in the group: it is a vLLM of its own and counts its ranks from 0."""
+
+        def own_info(number: int) -> tuple[dict[str, Any]]:
+            return (init_info | ({"rank_offset": number} if "rank_offset" in init_info else {}),)
+
+        self._all("init_weight_transfer_engine", own_info)
 
     def start_weight_update(self) -> None:
         self._all("start_transfer")
 
     def update_weights(self, update_info: Any) -> None:
-        self._all("update_weights", lambda place: (update_info,))
+        self._all("update_weights", lambda number: (update_info,))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.received = self._all("finish_transfer")
@@ -108,7 +109,10 @@ class Sender:
         self.trainer: Any = None
 
     def send(self, engines: Mapping[str, Any]) -> Sent | None:
-        """Bring the engines to the policy's weights. The group is made anew where its members are not those of last time, or one failed."""
+        """Bring the engines to the policy's weights.
+
+        The group is made anew where its members are not those of last time, or one failed.
+        """
         self.source.begin()
         reason = ""
         try:
@@ -183,23 +187,28 @@ class Sender:
 
 
 def _source(plain: Plain, gather: Gather) -> Any:
-    """The policy's plain weights as vLLM's trainer side wants them. The class is made here so that importing this costs no vLLM."""
+    """The policy's plain weights as vLLM's trainer side wants them.
+
+    The class is made in here so that importing this module costs no vLLM.
+    """
     try:
         from vllm.distributed.weight_transfer import ParamMeta, WeightSource
     except ImportError as error:
+        what = "this vLLM has no trainer's side of weight transfer"
         remedy = "install vLLM 0.26 or later (0.32 is tested), or leave fleet.transport at object_store"
-        raise ConfigError(
-            "this vLLM has no trainer's side of weight transfer", where="fleet.transport", remedy=remedy
-        ) from error
+        raise ConfigError(what, where="fleet.transport", remedy=remedy) from error
 
     class Gathered(WeightSource):
         def begin(self) -> None:
-            """Another transfer."""
+            """Begin another transfer."""
             self.fingerprint = Fingerprint()
             self.passing: Iterator[tuple[str, Tensor]] | None = None
 
         def finish(self) -> None:
-            """Gather for nobody what is left: the other ranks do not know that the transfer broke, and wait for this one."""
+            """Gather for nobody what is left.
+
+            The other ranks do not know that the transfer broke, and wait for this one.
+            """
             for _ in self.passing or iter(self):
                 pass
 
@@ -214,9 +223,7 @@ def _source(plain: Plain, gather: Gather) -> Any:
         def _pass(self) -> Iterator[tuple[str, Tensor]]:
             for name, tensor in gather(plain()):
                 self.fingerprint.add(name, tensor)
-                yield (
-                    name,
-                    tensor.clone(),
-                )  # a gathered tensor is gone when the next is asked for, and the wire may still read it
+                # A gathered tensor is gone when the next is asked for, and the wire may still read it.
+                yield name, tensor.clone()
 
     return Gathered()
