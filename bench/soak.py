@@ -36,14 +36,14 @@ KINDS = ("RolloutEngine", "PolicyRank", "CriticRank", "RewardRank", "ReferenceRa
 LONGEST_STEP = 600.0  # with the recovery in it [s]
 
 
-def small_run(folder: Path, steps: int, seed: int = 0, engines: int = 1, **ppo: Any) -> Run:
-    """PPO alone, with a checkpoint after every step."""
+def small_run(folder: Path, steps: int, seed: int = 0, engines: int = 1, ranks: int = 2, **ppo: Any) -> Run:
+    """PPO alone, with a checkpoint after every step. ranks: of policy and critic."""
     settings = config(
         SHAPE,
         engines,
         1,
         max_length=384,
-        ranks=2,
+        ranks=ranks,
         talk={"max_turns": 3, "turn_tokens": 12},
         consultations=8,
         steps=steps,

@@ -7,8 +7,13 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:  # neither Ray nor torch for tests that need neither
+    from zj_ray.fleet.control.fleet import Fleet
+    from zj_ray.roles.roles import Roles
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
@@ -40,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "gpu": (_has_cuda, "no CUDA device on this machine"),
         "realdata": (lambda: real_data_folder() is not None, "no folder of real dialogues; name one in ZJ_REAL_DATA"),
     }
+    items.sort(key=lambda item: "ray_session" in getattr(item, "fixturenames", ()))  # stable
     for item in items:
         for marker, (is_met, reason) in needs.items():
             if item.get_closest_marker(marker) and not is_met():
@@ -62,9 +68,9 @@ def browser_path() -> str:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One small Ray for the tests of a module that need one; the next module may want another."""
+    """One small Ray for all tests that need one and don't break it. They run last: the others may want a Ray of their own."""
     import ray
 
     ray.init(
@@ -79,7 +85,7 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny causal LM in `lm` and a reward model on its trunk in `reward`."""
     from tests.helpers.tiny import MODEL, tiny_folder
@@ -88,3 +94,30 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     new_heads(tiny_folder(root / "lm"), 4, MODEL, seed=1).save(root / "reward")
     return root
+
+
+@pytest.fixture(scope="session")
+def roles_and_fleet(
+    ray_session: None, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Roles, Fleet, Path]]:
+    """PPO's roles and two engines for all tests that leave them whole, and the folder with what the roles began with."""
+    from tests.helpers.transfer import save, started
+
+    with started(tiny_models) as (roles, fleet):
+        beginning = tmp_path_factory.mktemp("beginning")
+        save(roles, beginning)
+        yield roles, fleet, beginning
+
+
+@pytest.fixture(scope="module")
+def roles(roles_and_fleet: tuple[Roles, Fleet, Path]) -> Roles:
+    """The shared roles, as they were in the beginning."""
+    roles, _, beginning = roles_and_fleet
+    roles.load(beginning)
+    return roles
+
+
+@pytest.fixture(scope="module")
+def fleet(roles_and_fleet: tuple[Roles, Fleet, Path]) -> Fleet:
+    """The shared engines. A test that breaks one mends it with `heal`."""
+    return roles_and_fleet[1]

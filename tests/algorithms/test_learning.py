@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -19,13 +18,14 @@ from bench.learning import (
     settings,
     with_the_classic_fault,
 )
+from tests.helpers.ranks import forks
 
 
 def _elsewhere(
     problem: Problem, estimator: str, seeds: Sequence[int], *estimate: object, max_staleness: int = 0
 ) -> list[list[float]]:
     """In a process of its own: DeepSpeed engines are not given back within one."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=forks()) as pool:
         return pool.submit(curves, problem, settings(estimator, max_staleness), seeds, *estimate).result(timeout=500)
 
 

@@ -1,7 +1,6 @@
-"""Faults in a fleet of real vLLM engines on a Ray cluster of several nodes. Every test also shows that its fault took place.
+"""Faults in a fleet of real vLLM engines, one by one, each in the middle of its work (tests/fleet/test_faults.py: all at once).
 
-A consultation's tokens depend on its seeds alone, so that what a disturbed rollout brings must be, token for token, what
-the undisturbed one brought: nothing lost, nothing twice, no committed turn spoken anew.
+Every test also shows that its fault took place.
 """
 
 from __future__ import annotations
@@ -9,11 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,131 +17,28 @@ import psutil
 import pytest
 import ray
 from ray._private.internal_api import memory_summary
-from ray.cluster_utils import Cluster
 
-from tests.helpers.tiny import MODEL, tiny_folder
-from tests.ppo.test_wiring import CASE
-from zj_ray.cluster.connect import QUIET, worker_environment
-from zj_ray.config.schema import FleetConfig
-from zj_ray.data.case import Prompt
-from zj_ray.data.chat import ChatFormat
-from zj_ray.data.tokenizer import load_tokenizer
-from zj_ray.fleet.control.fleet import Consultations, Fleet
-from zj_ray.fleet.dialogue import DialogueSettings
+from tests.helpers.chaos import (
+    CONFIG,
+    ENGINES,
+    Scene,
+    answer_with_errors,
+    die_while_loading,
+    hang,
+    scene_of_nodes,
+    stop,
+    tokens,
+)
 from zj_ray.fleet.states import EngineState
-from zj_ray.weights.folder import publish_folder
 
-pytestmark = pytest.mark.chaos
-
-ENGINES = 4
-CONFIG = FleetConfig(
-    initial=ENGINES, min=1, max=4, engine_cpus=1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=30, slow_after=4, stall_timeout=12,
-    turn_retries=5,
-)  # fmt: skip
-SETTINGS = DialogueSettings(max_turns=3, turn_tokens=60, max_length=256, temperature=1.0)
-PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(96)]
-UP = 240.0  # longest for an engine to come up while others work on the same two cores [s]
-
-
-@dataclass
-class Scene:
-    """A supervised fleet on a cluster of a head without CPUs and two nodes with two each."""
-
-    cluster: Cluster
-    fleet: Fleet
-    chat: ChatFormat
-    folder: Path
-    nodes: list[Any]
-    wanted: list[int] = field(default_factory=lambda: [CONFIG.initial])
-    version: int = 0
-    quiet: dict[str, Any] = field(default_factory=dict)  # seconds and tokens of the undisturbed rollout
-
-    def hold(self, key: str) -> Consultations:
-        return self.fleet.rollout(PROMPTS, key=key, seed=5, chat=self.chat, settings=SETTINGS, timeout=300)
-
-    def publish(self) -> Any:
-        self.version += 1
-        return self.fleet.publish(publish_folder(self.folder, self.version))
-
-    def serving(self) -> list[str]:
-        return [name for name, life in self.fleet.lives.items() if life.state is EngineState.SERVING]
-
-    def pid(self, name: str) -> int:
-        return ray.get(self.fleet.actors[name].wait_ready.remote(), timeout=60)
-
-    def tell(self, name: str, what: Callable[[Any], None]) -> None:
-        """Do something inside an engine's process."""
-        ray.get(self.fleet.actors[name].__ray_call__.remote(what), timeout=60)
-
-    def whole(self, engines: int) -> None:
-        self.until(lambda: len(self.serving()) == engines == len(self.fleet.lives), f"{engines} engines to serve")
-
-    def until(self, condition: Callable[[], bool], what: str, limit: float = UP) -> float:
-        started = time.monotonic()
-        while not condition():
-            assert time.monotonic() - started < limit, f"waited {limit:.0f} s for {what}: {self.fleet.table()}"
-            time.sleep(0.02)
-        return time.monotonic() - started
-
-    @contextmanager
-    def during_a_rollout(self, victim: str | None = None) -> Iterator[Future[Consultations]]:
-        """In the middle of one: the victim has spoken turns and has others in flight."""
-        key = f"disturbed-{time.monotonic()}"
-        with ThreadPoolExecutor(1) as pool:
-            held = pool.submit(self.hold, key)
-            if victim is not None:
-                self.until(
-                    lambda: self.fleet.roster.router.in_flight[victim] > CONFIG.max_in_flight // 4 or held.done(),
-                    "turns in flight",
-                    60,
-                )
-            assert not held.done()
-            yield held
-
-    def check(self, held: Consultations, what: str) -> None:
-        """The same consultations as without the fault."""
-        assert held.lost == []
-        assert {(t.prompt_id, t.sample): t.token_ids for t in held.trajectories} == self.quiet["tokens"]
-        assert {turn.weight_version for t in held.trajectories for turn in t.turns} == {self.version}
-        print(
-            f"{what}: {held.seconds:.1f} s, undisturbed {self.quiet['seconds']:.1f} s, {held.seconds / self.quiet['seconds']:.2f} times"
-        )
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": 200 << 20, "include_dashboard": False},
-    )
-    nodes = [cluster.add_node(num_cpus=2, object_store_memory=200 << 20) for _ in range(2)]
-    ray.init(
-        address=cluster.address,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": worker_environment()},
-    )
-    folder = tiny_folder(tmp_path_factory.mktemp("chaos") / "lm")
-    wanted = [CONFIG.initial]
-    fleet = Fleet(str(folder), MODEL, CONFIG, start_timeout=UP, wanted=lambda: wanted[0])
-    try:
-        fleet.launch()
-        fleet.wait_ready()
-        fleet.supervise()
-        scene = Scene(cluster, fleet, ChatFormat(load_tokenizer(folder)), folder, nodes, wanted)
-        scene.publish()
-        scene.hold("warm-up")
-        held = scene.hold("quiet")
-        scene.quiet = {
-            "seconds": held.seconds,
-            "tokens": {(t.prompt_id, t.sample): t.token_ids for t in held.trajectories},
-        }
+    with scene_of_nodes(tmp_path_factory.mktemp("chaos") / "lm") as scene:
+        scene.quiet["seconds"] = scene.hold("warmed up").seconds
         yield scene
-    finally:
-        fleet.close()
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def test_engines_have_places_of_their_own_on_several_nodes(scene: Scene) -> None:
@@ -181,8 +74,7 @@ def test_an_engine_that_stands_still_is_replaced(scene: Scene) -> None:
     scene.whole(ENGINES)
     victim, pid = "engine-1", scene.pid("engine-1")
     with scene.during_a_rollout(victim) as held:
-        os.kill(pid, signal.SIGSTOP)
-        scene.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the process to stop", 10)
+        stop(pid)
         scene.check(held.result(300), "one engine stopped")
     scene.until(lambda: "did not say how it is" in scene.fleet.lives[victim].last_error, "the verdict", 60)
     scene.whole(ENGINES)
@@ -193,10 +85,6 @@ def test_an_engine_whose_model_hangs_is_replaced_although_its_actor_answers(scen
     scene.whole(ENGINES)
     victim = "engine-2"
     restarts = scene.fleet.lives[victim].restarts
-
-    def hang(engine: Any) -> None:
-        engine.core.engine.step = lambda: time.sleep(600)
-
     with scene.during_a_rollout(victim) as held:
         scene.tell(victim, hang)
         scene.check(held.result(300), "one engine's model hung")
@@ -213,17 +101,7 @@ def test_an_engine_that_answers_at_once_with_errors_gets_little_to_do_and_is_rep
     scene.whole(ENGINES)
     victim = "engine-0"
     restarts = scene.fleet.lives[victim].restarts
-
-    def break_(engine: Any) -> None:
-        engine.calls = 0
-
-        def generate(request: Any) -> Any:
-            engine.calls += 1
-            raise RuntimeError("broken for this test")
-
-        engine.core.generate = generate
-
-    scene.tell(victim, break_)
+    scene.tell(victim, answer_with_errors)
     scene.check(scene.hold("broken"), "one engine answers with errors")
     assert "broken for this test" in scene.fleet.lives[victim].last_error
     calls = ray.get(scene.fleet.actors[victim].__ray_call__.remote(lambda engine: engine.calls), timeout=30)
@@ -240,10 +118,6 @@ def test_an_engine_that_answers_at_once_with_errors_gets_little_to_do_and_is_rep
 def test_an_engine_that_dies_in_the_middle_of_a_sync_holds_up_nobody(scene: Scene) -> None:
     scene.whole(ENGINES)
     victim, pid = "engine-1", scene.pid("engine-1")
-
-    def die_while_loading(engine: Any) -> None:
-        engine.core.load = lambda *_: os._exit(1)
-
     scene.tell(victim, die_while_loading)
     report = scene.publish()
     assert set(report.confirmed) == {"engine-0", "engine-2", "engine-3"}
@@ -259,8 +133,7 @@ def test_a_publication_waits_neither_for_an_engine_that_stands_still_nor_with_th
     scene.whole(ENGINES)
     victim, pid = "engine-2", scene.pid("engine-2")
     with scene.during_a_rollout(victim) as held, ThreadPoolExecutor(1) as pool:
-        os.kill(pid, signal.SIGSTOP)
-        scene.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the process to stop", 10)
+        stop(pid)
         published = pool.submit(scene.publish)
 
         def works(name: str) -> bool:
@@ -280,10 +153,7 @@ def test_a_publication_waits_neither_for_an_engine_that_stands_still_nor_with_th
         set(report.confirmed) == {"engine-0", "engine-1", "engine-3"}
         and CONFIG.slow_after / 2 < report.seconds < CONFIG.stall_timeout
     )
-    assert (
-        result.lost == []
-        and {(t.prompt_id, t.sample): t.token_ids for t in result.trajectories} == scene.quiet["tokens"]
-    )
+    assert result.lost == [] and tokens(result) == scene.quiet["tokens"]
     assert {turn.weight_version for t in result.trajectories for turn in t.turns} == {scene.version - 1, scene.version}
     scene.whole(ENGINES)
     scene.until(lambda: not psutil.pid_exists(pid), "the stopped process to be ended", 60)

@@ -1,8 +1,10 @@
-"""A `zj` command whose process ends itself with SIGKILL in the middle of a call. `python -m tests.helpers.mortal WITNESS PLACE NUMBER SECONDS run …`
+"""A `zj` command whose process ends itself with SIGKILL in the middle of a call.
 
-PLACE (`module:name` or `module:Class.name`) is any function of zj_ray; its call NUMBER is fatal, after SECONDS or when it is done, whichever
-comes first. `PLACE@WORD` counts only calls whose first argument has WORD in it. Before it dies the process leaves WITNESS: where it was, how
-long it had been there, and the processes that it leaves behind.
+    python -m tests.helpers.mortal WITNESS PLACE NUMBER SECONDS run …
+
+PLACE (`module:name` or `module:Class.name`) is any function of zj_ray; its call NUMBER is fatal, after SECONDS or when
+it is done, whichever comes first. `PLACE@WORD` counts only calls whose first argument has WORD in it. Before it dies the
+process leaves WITNESS: where it was, how long it had been there, and the processes that it leaves behind.
 """
 
 from __future__ import annotations
@@ -35,14 +37,8 @@ def kill_within(witness: Path, place: str, number: int, seconds: float) -> None:
     def die(started: float, finished: bool) -> None:
         dying.acquire()  # the timer and the call's end may come together: the later one waits here for the kill
         left = [child.pid for child in psutil.Process().children(recursive=True)]
-        told = {
-            "place": place,
-            "number": number,
-            "seconds": time.monotonic() - started,
-            "finished": finished,
-            "left": left,
-        }
-        witness.write_text(json.dumps(told), encoding="utf-8")
+        seen = {"seconds": time.monotonic() - started, "finished": finished, "left": left}
+        witness.write_text(json.dumps({"place": place, "number": number, **seen}), encoding="utf-8")
         os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(original)

@@ -6,6 +6,7 @@ import multiprocessing
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch
@@ -13,15 +14,22 @@ import torch
 from zj_ray.training.zero_engine import TrainEngine, join_process_group
 
 
+def forks() -> ForkServerContext:
+    """Processes that need not import torch and DeepSpeed again, which is 4 s of CPU for each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.helpers.preloaded"])
+    return context
+
+
 def run_ranks(world: int, work: Callable[..., None], *arguments: Any, seconds: float = 240) -> None:
-    """`work(rank, world, *arguments)` in `world` processes that are one process group. Fails when one fails or is not done in time."""
+    """`work(rank, world, *arguments)` in `world` processes that are one process group.
+
+    Fails when one of them fails or is not done in time.
+    """
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context(
-        "forkserver"
-    )  # a rank need not import torch and DeepSpeed again: 4 s of CPU each
-    context.set_forkserver_preload(["tests.helpers.preloaded"])
+    context = forks()
     ranks = [
         context.Process(target=_rank, args=(rank, world, port, work, arguments), daemon=True) for rank in range(world)
     ]

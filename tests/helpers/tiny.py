@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from zj_ray.config.schema import ModelConfig, TinyConfig
+from zj_ray.data.case import Case, Fact
 from zj_ray.data.tokenizer import train_tokenizer
 from zj_ray.training.model import make_tiny
 
@@ -17,6 +18,16 @@ TEXTS = [
 ] * 20
 MODEL = ModelConfig(
     tiny=TinyConfig(vocab_size=400, hidden_size=64, layers=2, heads=1, intermediate_size=128), max_length=256
+)
+
+CASE = Case(
+    "case-1",
+    "内科",
+    "医生，我头痛。",
+    (Fact("起病", "三天前开始的"), Fact("程度", "很痛")),
+    (),
+    dict.fromkeys(("diagnosis", "treatment", "advice", "basis")),
+    (),
 )
 
 

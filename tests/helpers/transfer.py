@@ -1,4 +1,4 @@
-"""Policy ranks and engines between which weights are sent, for the tests of transfers."""
+"""The roles of PPO and the engines to which the policy's weights go, and what tests do to both."""
 
 from __future__ import annotations
 
@@ -13,21 +13,34 @@ import ray
 import torch
 
 from tests.helpers.tiny import MODEL
-from zj_ray.config.schema import FleetConfig, LearnerRoleConfig, ModelConfig, PolicyRoleConfig, PPOConfig
+from zj_ray.config.schema import (
+    FleetConfig,
+    FrozenRoleConfig,
+    LearnerRoleConfig,
+    ModelConfig,
+    PolicyRoleConfig,
+    PPOConfig,
+)
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
 from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.turns import TurnRequest
 from zj_ray.roles.roles import Models, Roles
+from zj_ray.weights.bucket import PublishedWeights
 
 FLEET = FleetConfig(
     initial=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=20, transport="gloo"
 )
 CONFIG = replace(
     PPOConfig(),
-    advantage="reinforce_pp",
+    epochs=1,
+    learning_rate=1e-2,
+    critic_warmup=0,
+    micro_batch_tokens=128,
     policy=PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=3),
     critic=LearnerRoleConfig(cpus=0.1),
+    reward=FrozenRoleConfig(cpus=0.1),
+    reference=FrozenRoleConfig(cpus=0.1),
 )
 
 
@@ -79,7 +92,8 @@ def asleep(engine: Any) -> bool:
     return bool(engine.core.engine.is_sleeping())
 
 
-def by_object_store(roles: Roles, version: int) -> Any:
+def by_object_store(roles: Roles, version: int) -> PublishedWeights:
+    """The policy's weights as packed buckets, whatever `fleet.transport` says."""
     return roles.policy.wait(roles.policy.call("weights", version, False), what="pack")[0]
 
 

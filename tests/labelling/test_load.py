@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,24 +19,26 @@ P95_SECONDS = 0.2  # on two cores; the full 10,000 rankings are in bench/labelli
 BUSY = 0.25  # share of the CPUs that others may use while times are measured
 
 
-@pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Load]]:
-    run = make_run(tmp_path_factory.mktemp("load") / "run", 20 * DOCTORS, CONFIG)
-    yield run, simulate(run, DOCTORS, 20 * DOCTORS, think=1.0)
+@pytest.fixture(scope="module", params=[6, pytest.param(20, marks=pytest.mark.slow)])
+def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Load, int]:
+    """The run, what was measured, and how many rankings there were: 6 or 20 by each doctor."""
+    rankings = request.param * DOCTORS
+    run = make_run(tmp_path_factory.mktemp("load") / "run", rankings, CONFIG)
+    return run, simulate(run, DOCTORS, rankings, think=1.0), rankings
 
 
 @pytest.mark.load
-def test_no_ranking_of_fifty_doctors_is_lost_or_altered(load: tuple[Path, Load]) -> None:
-    run, measured = load
-    assert len(measured.sent) == 20 * DOCTORS and measured.lost(run) == 0
+def test_no_ranking_of_fifty_doctors_is_lost_or_altered(load: tuple[Path, Load, int]) -> None:
+    run, measured, rankings = load
+    assert len(measured.sent) == rankings and measured.lost(run) == 0
     page = open_page(run / "feedback", CONFIG)
-    assert page.desk.progress()["rank"]["done"] == 20 * DOCTORS  # every slot at most once: it is a key of the table
+    assert page.desk.progress()["rank"]["done"] == rankings  # nobody's twice: who ranks what is a key of the table
     page.store.close()
 
 
 @pytest.mark.load
-def test_95_of_100_requests_take_less_than_200_ms(load: tuple[Path, Load]) -> None:
-    _, measured = load
+def test_95_of_100_requests_take_less_than_200_ms(load: tuple[Path, Load, int]) -> None:
+    _, measured, _ = load
     if measured.others > BUSY:
         p95 = f"p95 beside it was {1000 * measured.percentile(95):.0f} ms"
         pytest.skip(f"other work used {measured.others:.0%} of the CPUs; {p95}")
@@ -57,21 +58,24 @@ def _rank_until_the_end(url: str, token: str, acknowledged: dict[tuple[str, str]
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_a_server_killed_in_mid_save_has_every_ranking_that_it_acknowledged(tmp_path: Path, database: str) -> None:
+def test_a_server_killed_in_mid_save_has_every_ranking_that_it_acknowledged(
+    tmp_path: Path, database: str, kills: int
+) -> None:
     if database == "sqlite":
-        _kill_and_look(tmp_path / "run", None)
+        _kill_and_look(tmp_path / "run", None, kills)
     else:
         with postgres() as url:
-            _kill_and_look(tmp_path / "run", fresh_database(url))
+            _kill_and_look(tmp_path / "run", fresh_database(url), kills)
 
 
-def _kill_and_look(folder: Path, url: str | None) -> None:
+def _kill_and_look(folder: Path, url: str | None, kills: int) -> None:
     config = LabelConfig(store=url, overlap=0.5, gold=0.0)
     run = make_run(folder, 400, config)
     tokens = accounts(run, config, **{f"dr{n}": "annotator" for n in range(8)})
     acknowledged: dict[tuple[str, str], str] = {}
-    for kill in range(3):
+    for kill in range(kills):
         with server(run) as (address, process):
             workers = [
                 threading.Thread(target=_rank_until_the_end, args=(address, token, acknowledged, name))
@@ -90,6 +94,6 @@ def _kill_and_look(folder: Path, url: str | None) -> None:
     rankings = page.store.all_rankings()
     stored = {(item, r.annotator): r.comment for item, of_item in rankings.items() for r in of_item}
     assert {key: stored.get(key) for key in acknowledged} == acknowledged
-    assert len(stored) - len(acknowledged) <= 3 * len(tokens)  # saved, but killed before it could say so
+    assert len(stored) - len(acknowledged) <= kills * len(tokens)  # saved, but killed before it could say so
     assert page.desk._count()["rank"]["done"] == len(stored)
     page.store.close()

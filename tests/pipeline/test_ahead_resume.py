@@ -33,7 +33,10 @@ def test_turns_come_back_as_old_as_they_were_under_the_number_that_their_weights
 
 
 class Watched:
-    """Takes down which turns an engine is asked for. Until `stopped`, odd consultations of the step ahead are stuck after their first turn."""
+    """Takes down which turns an engine is asked for.
+
+    Until `stopped`, odd consultations of the step ahead are stuck after their first turn.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.keys: list[str] = []
@@ -81,7 +84,7 @@ def _turns(run: Run, step: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 @pytest.mark.resume
 def test_a_stopped_run_asks_for_no_turn_that_was_spoken_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = small_run(tmp_path, STEPS, max_staleness=1)
+    run = small_run(tmp_path, STEPS, ranks=1, max_staleness=1)
     watched = Watched(monkeypatch)
     with connect(run.config.ray, log_folder=tmp_path):
         with pytest.raises(KeyboardInterrupt):
@@ -92,12 +95,9 @@ def test_a_stopped_run_asks_for_no_turn_that_was_spoken_before(tmp_path: Path, m
     assert [row["step"] for row in steps_done(run)] == list(range(1, STEPS + 1))
 
     spoken = {row["turn"]: row for row in rows if row["step"] == STOPPED_AT}
-    half = {name.rsplit("/", 1)[0] for name in spoken if name.endswith("/0")} - {
-        name.rsplit("/", 1)[0] for name in spoken if name.endswith("/2")
-    }
-    assert (
-        len(half) == CONSULTATIONS // 2 and len(spoken) >= 2 * CONSULTATIONS
-    )  # both kinds were there: stuck in the middle, and done
+    begun, done = ({name[:-2] for name in spoken if name.endswith(turn)} for turn in ("/0", "/2"))
+    # Both kinds were there: stuck in the middle, and done.
+    assert len(begun - done) == CONSULTATIONS // 2 and len(spoken) >= 2 * CONSULTATIONS
     asked = {key.split("/", 2)[2] for key in watched.keys if key.startswith(f"step-{STOPPED_AT}/")}
     assert asked and not asked & spoken.keys()
     chat = ChatFormat(load_tokenizer(run.folder / "tokenizer"))

@@ -1,65 +1,34 @@
-"""Two rounds of feedback on a tiny run: the policy's own answers are ranked, also after a kill, and all stages from the reward model on take them."""
+"""A second round of feedback: the policy's own answers are ranked, also after a kill, and the later stages take them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.helpers.driver import end_orphans, zj
+from tests.helpers.driver import zj, zj_until_killed
+from tests.helpers.pipeline import CONFIG, LIMIT, NAME, UNSERVED, FinishedRun
 from zj_ray.files import read_jsonl
 from zj_ray.rankings.store import open_rankings
 from zj_ray.runs.metrics import read_metrics
 from zj_ray.stages.collect import round_of
 
-pytestmark = pytest.mark.timeout(900)
-
-CONFIG = """
-name: rounds
-stages: [pretrain, sft, feedback, reward, ppo, evaluate]
-data: {clinic: {consultations: 60, single_turn: 40, passages: 40, cases: 40}}
-model: {max_length: 320, tiny: {vocab_size: 600, hidden_size: 64, layers: 2, heads: 1, intermediate_size: 128}}
-pretrain: {max_steps: 3, batch_tokens: 1024, micro_batch_tokens: 512}
-sft: {max_steps: 40, epochs: 20, batch_tokens: 1024, micro_batch_tokens: 512}
-feedback: {prompts: 16}
-reward: {epochs: 2, batch_tokens: 2048, ensemble: 2}
-fleet: {initial: 1, kv_cache_mb: 64}
-consultation: {turn_tokens: 12, max_turns: 4}
-ppo: {steps: 2, consultations: 8, critic_warmup: 0}
-evaluate: {cases: 6, safety_prompts: 4, controls: 4, safety_samples: 1, bootstrap: 200}
-"""
-TIMEOUT = 400.0
+pytestmark = pytest.mark.timeout(2 * LIMIT)
 
 
-def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_evaluation(tmp_path: Path) -> None:
-    config, runs, log = tmp_path / "rounds.yaml", tmp_path / "runs", tmp_path / "zj.log"
-    config.write_text(CONFIG, encoding="utf-8")
-    run = runs / "rounds"
-    assert zj("run", config, "--runs", runs, log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
+def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_evaluation(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    runs, log = tmp_path / "runs", tmp_path / "zj.log"
+    shutil.copytree(finished.runs, runs)
+    run = runs / NAME
     first = json.loads((run / "reward" / "manifest.json").read_text())
 
-    words = ["feedback", "collect", "rounds", "--prompts", "12", "--runs", runs]
-    fatal = [
-        sys.executable,
-        "-m",
-        "tests.helpers.mortal",
-        tmp_path / "witness.json",
-        "zj_ray.stages.collect:_order",
-        "1",
-        "1e6",
-        *words,
-    ]
-    with log.open("w") as out:
-        assert (
-            subprocess.run([*map(str, fatal)], stdout=out, stderr=subprocess.STDOUT, timeout=TIMEOUT).returncode == -9
-        ), log.read_text()[-3000:]
-    left = json.loads((tmp_path / "witness.json").read_text())["left"]
-    end_orphans([process for process in psutil.process_iter() if process.pid in left], patience=3.0)
-    assert zj(*words, log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
+    words = ["feedback", "collect", NAME, "--prompts", "12", "--runs", runs]
+    zj_until_killed(("zj_ray.stages.collect:_order", 1, 1e6), *words, log=log, limit=LIMIT)
+    assert zj(*words, log=log).wait(LIMIT) == 0, log.read_text()[-3000:]
 
     store = open_rankings(run / "feedback", None)
     items, rankings = store.items(), store.all_rankings()
@@ -73,12 +42,14 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
     spoken = {tuple(m["content"] for m in row["messages"]) for _, row in read_jsonl(run / "ppo" / "rollouts.jsonl")}
     own = [item for item in added if "-own-" in item.id]
     for item in own:
-        said = tuple(message.content for message in item.context)
-        assert any(talk[: len(said)] == said for talk in spoken)
+        context = tuple(message.content for message in item.context)
+        assert any(talk[: len(context)] == context for talk in spoken)
     assert own and len(own) < len(added)
 
-    again = ["--from", "reward", "--set", "ppo.init=earlier", "--allow-change", "ppo.init"]
-    assert zj("run", config, *again, "--runs", runs, log=log).wait(TIMEOUT) == 0, log.read_text()[-3000:]
+    config = tmp_path / "exact.yaml"
+    config.write_text(CONFIG + UNSERVED, encoding="utf-8")
+    again = ["--from", "reward", "--set", "ppo.init=earlier", "--allow-change", "ppo.init", "--runs", runs]
+    assert zj("run", config, *again, log=log).wait(LIMIT) == 0, log.read_text()[-3000:]
     [aside] = run.glob("ppo.before-*")
     before, now = (abs(read_metrics(folder / "metrics.jsonl")[0]["kl"]) for folder in (aside, run / "ppo"))
     assert before < 1e-5 < now  # the first round started as the reference, the second from where the first had come

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,13 @@ import pytest
 import ray
 
 from tests.helpers.fleet import heal
-from tests.helpers.tiny import MODEL, tiny_folder
-from tests.helpers.transfer import save
-from zj_ray.config.schema import FleetConfig, LoraConfig, PPOConfig
-from zj_ray.data.case import Case, Fact, Prompt
+from tests.helpers.tiny import CASE, MODEL
+from tests.helpers.transfer import FLEET, by_object_store, save
+from zj_ray.config.schema import LoraConfig, PPOConfig
+from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
-from zj_ray.errors import WaitTimeout, ZjError
+from zj_ray.errors import ZjError
 from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.dialogue import DialogueSettings
 from zj_ray.fleet.states import EngineState
@@ -28,53 +27,17 @@ from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import Models, Roles
-from zj_ray.training.model import new_heads
 from zj_ray.weights.bucket import PublishedWeights, corrupted
 from zj_ray.weights.folder import publish_folder
 
-FLEET = FleetConfig(initial=2, engine_cpus=0.1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60)
-CASE = Case(
-    "case-1",
-    "内科",
-    "医生，我头痛。",
-    (Fact("起病", "三天前开始的"), Fact("程度", "很痛")),
-    (),
-    dict.fromkeys(("diagnosis", "treatment", "advice", "basis")),
-    (),
-)
+OWN = replace(FLEET, initial=1, transport="object_store")  # an engine that one test alone needs
 PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(5)]
 SETTINGS = DialogueSettings(max_turns=3, turn_tokens=12, max_length=MODEL.max_length, temperature=1.0)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    lm = tiny_folder(root / "sft")
-    new_heads(lm, 4, MODEL, seed=1).save(root / "reward")
-    return {"sft": lm, "reward": root / "reward", "root": root}
-
-
-@pytest.fixture(scope="module")
-def chat(folders: dict[str, Path]) -> ChatFormat:
-    return ChatFormat(load_tokenizer(folders["sft"]))
-
-
-@pytest.fixture(scope="module")
-def fleet(ray_session: None, folders: dict[str, Path]) -> Iterator[Fleet]:
-    fleet = Fleet(str(folders["sft"]), MODEL, FLEET, start_timeout=300)
-    fleet.launch()
-    fleet.wait_ready()
-    yield fleet
-    fleet.close()
-
-
-@pytest.fixture(scope="module")
-def roles(ray_session: None, folders: dict[str, Path]) -> Iterator[Roles]:
-    config = replace(PPOConfig(), epochs=1, learning_rate=1e-2, critic_warmup=0, micro_batch_tokens=128)
-    roles = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
-    roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
-    yield roles
-    roles.close()
+def chat(tiny_models: Path) -> ChatFormat:
+    return ChatFormat(load_tokenizer(tiny_models / "lm"))
 
 
 def _rollout(fleet: Fleet, chat: ChatFormat, key: str) -> list:
@@ -99,18 +62,10 @@ def _scored_batch(roles: Roles, trajectories: list) -> tuple[RolloutBatch, list[
     return batch, scores
 
 
-def test_an_engine_without_confirmed_weights_gets_no_work(fleet: Fleet, chat: ChatFormat) -> None:
-    assert {life.state for life in fleet.lives.values()} == {EngineState.STALE}  # loaded, and nothing was published yet
-    assert fleet.roster.router.choose() is None
-    request = TurnRequest("early", chat.open("头痛。"), 4, 0.0, 0, chat.stop_id)
-    with pytest.raises(WaitTimeout, match="0 turns in flight"):
-        fleet.generate([request], timeout=2)
-
-
 def test_trajectories_are_token_exact_and_engines_agree_with_the_trainer(
     fleet: Fleet, roles: Roles, chat: ChatFormat
 ) -> None:
-    fleet.publish(roles.weights(1))
+    fleet.publish(by_object_store(roles, 1))
     trajectories = _rollout(fleet, chat, "exact")
     assert [t.prompt_id for t in trajectories] == [p.id for p, _ in PROMPTS]
     for t in trajectories:
@@ -132,15 +87,15 @@ def test_trajectories_are_token_exact_and_engines_agree_with_the_trainer(
 
 
 def test_the_same_seed_gives_the_same_consultations(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
-    fleet.publish(roles.weights(2))
+    fleet.publish(by_object_store(roles, 2))
     first, second = _rollout(fleet, chat, "once"), _rollout(fleet, chat, "twice")
     assert [t.token_ids for t in first] == [t.token_ids for t in second]
 
 
 def test_greedy_tokens_after_a_sync_equal_those_of_an_engine_started_from_the_checkpoint(
-    fleet: Fleet, roles: Roles, chat: ChatFormat, folders: dict[str, Path]
+    fleet: Fleet, roles: Roles, chat: ChatFormat, tiny_models: Path, tmp_path: Path
 ) -> None:
-    fleet.publish(roles.weights(3))
+    fleet.publish(by_object_store(roles, 3))
     before = _greedy(fleet, chat, "before")
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "learn"))
     updated = roles.update(batch, [[[0, 1, 2], [3, 4]]], 0.1, learn_policy=True)
@@ -150,25 +105,24 @@ def test_greedy_tokens_after_a_sync_equal_those_of_an_engine_started_from_the_ch
         and updated.critic is not None
         and updated.critic.skipped == 0
     )
-    report = fleet.publish(roles.weights(4))
+    report = fleet.publish(by_object_store(roles, 4))
     assert len(report.confirmed) == 2 and report.checksum_failures == 0
     after = _greedy(fleet, chat, "after")
     assert after != before  # else the comparison below would prove nothing
-    exported = folders["root"] / "exported"
-    roles.export_policy(exported)
-    load_tokenizer(folders["sft"]).save_pretrained(exported)
-    fresh = Fleet(str(exported), MODEL, replace(FLEET, initial=1), start_timeout=300)
+    roles.export_policy(tmp_path)
+    load_tokenizer(tiny_models / "lm").save_pretrained(tmp_path)
+    fresh = Fleet(str(tmp_path), MODEL, OWN, start_timeout=300)
     try:
         fresh.launch()
         fresh.wait_ready()
-        fresh.publish(publish_folder(exported, 1))
+        fresh.publish(publish_folder(tmp_path, 1))
         assert _greedy(fresh, chat, "fresh") == after
     finally:
         fresh.close()
 
 
 def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tokens(
-    ray_session: None, folders: dict[str, Path], chat: ChatFormat, roles: Roles
+    fleet: Fleet, roles: Roles, chat: ChatFormat, tiny_models: Path, tmp_path: Path
 ) -> None:
     policy = replace(PPOConfig().policy, lora=LoraConfig(rank=4, alpha=8))
     config = replace(
@@ -179,48 +133,41 @@ def test_adapters_travel_alone_or_merged_and_every_way_gives_the_same_greedy_tok
         learning_rate=3e-2,
         advantage="reinforce_pp",
     )
-    learner = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
-    fleet = Fleet(str(folders["sft"]), MODEL, replace(FLEET, initial=1), start_timeout=300, lora_rank=4)
+    learner = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=OWN)
+    adapted = Fleet(str(tiny_models / "lm"), MODEL, OWN, start_timeout=300, lora_rank=4)
     try:
-        fleet.launch()
-        learner.start(Models(reference=folders["sft"], reward=folders["reward"]))
+        adapted.launch()
+        learner.start(Models(reference=tiny_models / "lm", reward=tiny_models / "reward"))
         assert [group.name for group in learner.groups] == ["policy", "reward"]
-        fleet.wait_ready()
-        base = publish_folder(folders["sft"], 1)
-        fleet.publish(base)
-        answers = [_greedy(fleet, chat, "base")]
-        assert fleet.publish(learner.weights(2)).bytes < base.manifest.nbytes / 2
-        assert _greedy(fleet, chat, "adapters that add nothing yet") == answers[0]
+        adapted.wait_ready()
+        base = publish_folder(tiny_models / "lm", 1)
+        adapted.publish(base)
+        answers = [_greedy(adapted, chat, "base")]
+        assert adapted.publish(learner.weights(2)).bytes < base.manifest.nbytes / 2
+        assert _greedy(adapted, chat, "adapters that add nothing yet") == answers[0]
         for version in (3, 4):
-            batch, _ = _scored_batch(learner, _rollout(fleet, chat, f"for version {version}"))
+            batch, _ = _scored_batch(learner, _rollout(adapted, chat, f"for version {version}"))
             learner.update(batch, [[[0, 1, 2, 3, 4]]], 0.1, learn_policy=True)
-            fleet.publish(learner.weights(version))
-            answers.append(_greedy(fleet, chat, f"version {version}"))
+            adapted.publish(learner.weights(version))
+            answers.append(_greedy(adapted, chat, f"version {version}"))
         assert answers[0] != answers[1] != answers[2] != answers[0]
         _check_reference(learner, roles, batch)
 
-        [engine] = fleet.actors.values()
+        [engine] = adapted.actors.values()
         ray.kill(engine, no_restart=True)
         with pytest.raises(ZjError):
-            _greedy(fleet, chat, "nobody is there", timeout=5)
-        assert heal(fleet) == ["engine-0"]  # the newcomer is sent the base and the adapter
-        assert _greedy(fleet, chat, "newcomer") == answers[2]
+            _greedy(adapted, chat, "nobody is there", timeout=5)
+        assert heal(adapted) == ["engine-0"]  # the newcomer is sent the base and the adapter
+        assert _greedy(adapted, chat, "newcomer") == answers[2]
         merged = learner.policy.wait(learner.policy.call("weights", 5, False), what="merge")[0]
-        fleet.publish(merged)
-        assert _greedy(fleet, chat, "merged") == answers[2]
-        learner.export_policy(folders["root"] / "lora" / "model")
+        adapted.publish(merged)
+        assert _greedy(adapted, chat, "merged") == answers[2]
+        learner.export_policy(tmp_path)
     finally:
-        fleet.close()
+        adapted.close()
         learner.close()
-    load_tokenizer(folders["sft"]).save_pretrained(folders["root"] / "lora" / "model")
-    fresh = Fleet(str(folders["root"] / "lora" / "model"), MODEL, replace(FLEET, initial=1), start_timeout=300)
-    try:
-        fresh.launch()
-        fresh.wait_ready()
-        fresh.publish(publish_folder(folders["root"] / "lora" / "model", 1))
-        assert _greedy(fresh, chat, "exported") == answers[2]
-    finally:
-        fresh.close()
+    fleet.publish(publish_folder(tmp_path, 30))
+    assert _greedy(fleet, chat, "exported") == answers[2]
 
 
 def _check_reference(learner: Roles, separate: Roles, batch: RolloutBatch) -> None:
@@ -236,11 +183,11 @@ def _check_reference(learner: Roles, separate: Roles, batch: RolloutBatch) -> No
 def test_weights_that_come_in_mid_rollout_wait_for_the_turns_in_flight_and_no_turn_mixes_two_policies(
     fleet: Fleet, roles: Roles, chat: ChatFormat, tmp_path: Path
 ) -> None:
-    fleet.publish(roles.weights(20))
+    fleet.publish(by_object_store(roles, 20))
     save(roles, tmp_path)
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "before"))
     roles.update(batch, [[[0, 1, 2], [3, 4]]], 0.1, learn_policy=True)
-    newer = roles.weights(21)
+    newer = by_object_store(roles, 21)
     settings = replace(SETTINGS, turn_tokens=40)
     prompts = [(prompt, sample) for prompt, _ in PROMPTS for sample in range(6)]
     with ThreadPoolExecutor(1) as pool:
@@ -266,7 +213,7 @@ def test_weights_that_come_in_mid_rollout_wait_for_the_turns_in_flight_and_no_tu
 
 
 def test_damaged_weights_are_refused_and_the_engine_leaves(fleet: Fleet, roles: Roles) -> None:
-    good = roles.weights(5)
+    good = by_object_store(roles, 5)
     buckets = [np.array(ray.get(ref, timeout=30)) for ref in good.buckets]
     buckets[0][1000] ^= 1
     assert corrupted(good.manifest, buckets) == [0]
@@ -281,7 +228,7 @@ def test_damaged_weights_are_refused_and_the_engine_leaves(fleet: Fleet, roles: 
 
 @pytest.mark.chaos
 def test_a_killed_engine_loses_no_consultation_and_is_replaced(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
-    fleet.publish(roles.weights(6))
+    fleet.publish(by_object_store(roles, 6))
     victim = fleet.actors["engine-0"]
     pid = ray.get(victim.wait_ready.remote(), timeout=60)
     ray.kill(victim, no_restart=True)
@@ -296,9 +243,9 @@ def test_a_killed_engine_loses_no_consultation_and_is_replaced(fleet: Fleet, rol
 
 def test_a_saved_policy_is_restored_bit_for_bit(roles: Roles, fleet: Fleet, chat: ChatFormat, tmp_path: Path) -> None:
     def bits() -> bytes:
-        return b"".join(bytes(ray.get(ref, timeout=30)) for ref in roles.weights(7).buckets)
+        return b"".join(bytes(ray.get(ref, timeout=30)) for ref in by_object_store(roles, 7).buckets)
 
-    fleet.publish(roles.weights(7))
+    fleet.publish(by_object_store(roles, 7))
     save(roles, tmp_path)
     saved = bits()
     batch, _ = _scored_batch(roles, _rollout(fleet, chat, "drift"))
@@ -309,7 +256,7 @@ def test_a_saved_policy_is_restored_bit_for_bit(roles: Roles, fleet: Fleet, chat
 
 
 def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in_the_loss(
-    fleet: Fleet, folders: dict[str, Path], chat: ChatFormat
+    fleet: Fleet, tiny_models: Path, chat: ChatFormat
 ) -> None:
     config = replace(
         PPOConfig(),
@@ -321,11 +268,11 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
         dual_clip=3.0,
         learning_rate=1e-2,
     )
-    roles = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
+    roles = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=OWN)
     try:
-        roles.start(Models(reference=folders["sft"], reward=folders["reward"]))
+        roles.start(Models(reference=tiny_models / "lm", reward=tiny_models / "reward"))
         assert [group.name for group in roles.groups] == ["policy", "reference", "reward"]
-        fleet.publish(roles.weights(8))
+        fleet.publish(by_object_store(roles, 8))
         siblings = [(PROMPTS[0][0], k) for k in range(3)]
         trajectories = fleet.rollout(
             siblings, key="rloo", seed=3, chat=chat, settings=SETTINGS, timeout=120
@@ -346,6 +293,6 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
         surrogate = sum(float(a.sum()) for a in batch.advantages) / sum(batch.generated)
         assert updated.policy.loss == pytest.approx(-surrogate - 0.01 * updated.policy.entropy, abs=1e-4)
         assert roles.weights(10).manifest.checksums != before
-        fleet.publish(roles.weights(11))
+        fleet.publish(by_object_store(roles, 11))
     finally:
         roles.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,13 @@ import pytest
 import ray
 
 from tests.helpers.fleet import heal
-from tests.helpers.transfer import FLEET, by_object_store, greedy, save, shake_weights, started
+from tests.helpers.transfer import FLEET, by_object_store, greedy, save, shake_weights
 from zj_ray.errors import ZjError
 from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.fleet.turns import TurnRequest
 from zj_ray.roles.roles import Roles
 from zj_ray.weights.bucket import PublishedWeights, WeightManifest
-
-
-@pytest.fixture(scope="module")
-def running(ray_session: None, tiny_models: Path) -> Iterator[tuple[Roles, Fleet]]:
-    with started(tiny_models) as both:
-        yield both
-
-
-@pytest.fixture(scope="module")
-def roles(running: tuple[Roles, Fleet]) -> Roles:
-    return running[0]
-
-
-@pytest.fixture(scope="module")
-def fleet(running: tuple[Roles, Fleet]) -> Fleet:
-    return running[1]
 
 
 def _strike(fleet: Fleet, name: str, how: str) -> None:

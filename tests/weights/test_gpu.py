@@ -18,13 +18,14 @@ from zj_ray.roles.roles import Roles
 
 GPU_MODEL = replace(MODEL, dtype="bfloat16")
 # On one GPU: the policy's rank beside the engine, each with a part.
+NO_CRITIC = replace(CONFIG, advantage="reinforce_pp")
 SHARED = replace(FLEET, initial=1, engine_gpus=0.4, gpu_memory_utilization=0.3, transport="ipc", sleep=True)
 BESIDE = replace(
-    CONFIG, policy=PolicyRoleConfig(ranks=1, cpus=0.1, gpus=0.4, zero_stage=2), colocate=(("policy", "engines"),)
+    NO_CRITIC, policy=PolicyRoleConfig(ranks=1, cpus=0.1, gpus=0.4, zero_stage=2), colocate=(("policy", "engines"),)
 )
 # On two: one for each.
 APART = replace(FLEET, initial=1, engine_gpus=1, gpu_memory_utilization=0.3, transport="nccl")
-ALONE = replace(CONFIG, policy=PolicyRoleConfig(ranks=1, cpus=0.1, gpus=1, zero_stage=3))
+ALONE = replace(NO_CRITIC, policy=PolicyRoleConfig(ranks=1, cpus=0.1, gpus=1, zero_stage=3))
 
 
 def _check_transfer(roles: Roles, fleet: Fleet, tiny_models: Path) -> None:

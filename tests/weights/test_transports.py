@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,12 @@ from safetensors.torch import load_file
 
 from tests.helpers.fleet import heal
 from tests.helpers.tiny import MODEL
-from tests.helpers.transfer import CONFIG, FLEET, asleep, by_object_store, greedy, shake_weights, started
+from tests.helpers.transfer import CONFIG, FLEET, asleep, by_object_store, greedy, shake_weights
 from zj_ray.config.schema import LoraConfig, PolicyRoleConfig
 from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.states import EngineState
 from zj_ray.roles.roles import Models, Roles
 from zj_ray.weights.bucket import Fingerprint
-
-
-@pytest.fixture(scope="module")
-def running(ray_session: None, tiny_models: Path) -> Iterator[tuple[Roles, Fleet]]:
-    with started(tiny_models) as both:
-        yield both
-
-
-@pytest.fixture(scope="module")
-def roles(running: tuple[Roles, Fleet]) -> Roles:
-    return running[0]
-
-
-@pytest.fixture(scope="module")
-def fleet(running: tuple[Roles, Fleet]) -> Fleet:
-    return running[1]
 
 
 def test_a_fingerprint_sees_a_flipped_bit_a_missing_tensor_and_another_name() -> None:
@@ -127,7 +110,8 @@ def test_an_engine_that_got_something_else_leaves(fleet: Fleet, roles: Roles) ->
 
 def test_merged_adapters_are_sent_like_whole_weights_and_under_zero_2_too(fleet: Fleet, tiny_models: Path) -> None:
     policy = PolicyRoleConfig(ranks=2, cpus=0.1, zero_stage=2, lora=LoraConfig(rank=4))
-    roles = Roles(replace(CONFIG, policy=policy), MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
+    config = replace(CONFIG, policy=policy, advantage="reinforce_pp", reference_model="adapter_off")
+    roles = Roles(config, MODEL, seed=0, temperature=1.0, start_timeout=60, fleet=FLEET)
     try:
         roles.start(Models(reference=tiny_models / "lm", reward=tiny_models / "reward"))
         fleet.publish(roles.weights(90))
