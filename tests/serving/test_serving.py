@@ -1,4 +1,4 @@
-"""Serving: which model is served, and a real endpoint (Ray Serve and vLLM) that answers, streams and refuses clearly."""
+"""Serving: which model is served, and a real endpoint (Ray Serve and vLLM) that answers, streams, refuses clearly."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from zj_ray.cluster.ports import free_port, listen
 from zj_ray.config.schema import Config, ModelConfig, RayConfig, ServeConfig
 from zj_ray.errors import CheckpointError, WaitTimeout, ZjError
 from zj_ray.runs.folder import Run
-from zj_ray.serving.chat import chat
-from zj_ray.serving.client import ask, converse, model_name
-from zj_ray.serving.serve import ANSWER_SECONDS, Endpoint, _within, prove, served_model, serving
+from zj_ray.serving.chat import converse_with
+from zj_ray.serving.client import ask, converse
+from zj_ray.serving.serve import ANSWER_SECONDS, Endpoint, _answer, prove, served_model, serving
 
 LENGTH = 256
 
@@ -61,12 +61,12 @@ def test_a_taken_port_is_refused_and_port_0_is_a_free_one() -> None:
 def test_a_controller_that_never_answers_is_not_waited_for() -> None:
     began, never = time.monotonic(), threading.Event()
     with pytest.raises(WaitTimeout, match="serve: Ray Serve's controller does not answer"):
-        _within(began + ANSWER_SECONDS + 0.5, lambda: never.wait(60))
+        _answer(lambda: never.wait(60), began + ANSWER_SECONDS + 0.5)
     assert ANSWER_SECONDS <= time.monotonic() - began < 30
     never.set()
     with pytest.raises(ZeroDivisionError):  # what the call raises comes through
-        _within(time.monotonic(), lambda: 1 // 0)
-    assert _within(time.monotonic(), lambda: "here") == "here"
+        _answer(lambda: 1 // 0, time.monotonic())
+    assert _answer(lambda: "here", time.monotonic()) == "here"
 
 
 def test_asking_where_nobody_serves_is_a_clear_error() -> None:
@@ -94,7 +94,6 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 
 def test_the_endpoint_answers_a_question(endpoint: Endpoint) -> None:
-    assert model_name(endpoint.url, 30) == "tiny"
     assert ask(endpoint.url, "tiny", "你好", timeout=60)
     assert prove(endpoint, ServeConfig())
     assert os.path.basename(endpoint.url) in endpoint.curl("你好")
@@ -146,19 +145,19 @@ def test_a_second_endpoint_on_the_same_cluster_is_refused(endpoint: Endpoint, tm
 
 
 def test_the_terminal_chat_keeps_the_history_until_reset(
-    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: list[int] = []
+    lengths: list[int] = []
 
-    def counted(url: str, model: str, messages: list, timeout: float) -> Iterator[str]:
-        seen.append(len(messages))
+    def counting(url: str, model: str, messages: list, timeout: float) -> Iterator[str]:
+        lengths.append(len(messages))
         yield "".join(converse(url, model, messages, timeout)) or "…"
 
     words = iter(["你好", "头痛", "/reset", "", "咳嗽", "/quit", "never said"])
-    monkeypatch.setattr("zj_ray.serving.chat.converse", counted)
+    monkeypatch.setattr("zj_ray.serving.chat.converse", counting)
     monkeypatch.setattr("zj_ray.progress.console.input", lambda *_, **__: next(words))
-    chat(tmp_path, url=endpoint.url)
-    assert seen == [1, 3, 1] and "重新开始" in capsys.readouterr().out
+    converse_with(endpoint)
+    assert lengths == [1, 3, 1] and "重新开始" in capsys.readouterr().out
 
 
 def _post(endpoint: Endpoint, body: dict) -> tuple[int, str]:
@@ -183,9 +182,8 @@ def _tiny_model(folder: Path) -> None:
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<pad>", "<eos>", "<|user|>", "<|assistant|>", "<|system|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        ["医生你好"], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["医生你好"], trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
     turns = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
     wrapped.chat_template = turns + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -199,6 +197,5 @@ def _tiny_model(folder: Path) -> None:
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    LlamaForCausalLM(
-        LlamaConfig(**shape, max_position_embeddings=LENGTH, eos_token_id=1, pad_token_id=0)
-    ).save_pretrained(folder)
+    config = LlamaConfig(**shape, max_position_embeddings=LENGTH, eos_token_id=1, pad_token_id=0)
+    LlamaForCausalLM(config).save_pretrained(folder)

@@ -1,8 +1,8 @@
 """What the user types. Each command is thin: it finds the run, calls the floor below, and prints what came back.
 
-Heavy modules (torch, ray, vllm) are imported inside the commands, so that `zj --help` answers at once, and after the run
-was found, so that a wrong name is refused at once. A `ZjError` ends any command with one line on stderr and exit status 2;
-every other exception is a fault of ours and keeps its traceback.
+Heavy modules (torch, ray, vllm) are imported inside the commands, so that `zj --help` answers at once, and after the
+run was found, so that a wrong name is refused at once. A `ZjError` ends any command with one line on stderr and exit
+status 2; every other exception is a fault of ours and keeps its traceback.
 """
 
 from __future__ import annotations

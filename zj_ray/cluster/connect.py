@@ -56,7 +56,8 @@ def connect(config: RayConfig, *, log_folder: Path) -> Iterator[Cluster]:
     """Attach this process to Ray for the length of the block.
 
     log_folder: gets a link `ray-logs` to the logs of a Ray that we start ourselves.
-    Raises ConfigError for an address of the wrong kind, WaitTimeout where nothing listens, ZjError where Ray refuses us.
+    Raises ConfigError for an address of the wrong kind, WaitTimeout where nothing listens, ZjError where Ray refuses
+    us.
     """
     import ray
 

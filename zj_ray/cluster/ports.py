@@ -7,7 +7,8 @@ import socket
 
 from zj_ray.errors import ConfigError, ZjError
 
-# Above Ray's worker ports; below those that Linux gives to outgoing connections, which could take a free port between this and its use.
+# Above Ray's worker ports; below those that Linux gives to outgoing connections: one of these could take a port that is
+# free now before it is used.
 PORTS = range(20000, 32768)
 TRIES = 200
 
@@ -26,9 +27,10 @@ def listen(host: str, port: int, *, where: str) -> socket.socket:
 
 
 def free_port() -> int:
-    """A port that nobody listens on and nobody will be given by chance before it is used. Raises ZjError if none is found.
+    """A port that nobody listens on, and that nobody will be given by chance before it is used.
 
-    Free at this moment, on this node; drawn at random, as others may ask at the same time.
+    It is free at this moment, on this node; drawn at random, as others may ask at the same time. Raises ZjError where
+    no port is free.
     """
     for port in random.SystemRandom().sample(PORTS, TRIES):
         with socket.socket() as probe:
@@ -37,8 +39,5 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise ZjError(
-        f"no free port among {TRIES} between {PORTS.start} and {PORTS.stop - 1}",
-        where="this node",
-        remedy="end what listens on so many",
-    )
+    what = f"no free port among {TRIES} between {PORTS.start} and {PORTS.stop - 1}"
+    raise ZjError(what, where="this node", remedy="end what listens on so many")

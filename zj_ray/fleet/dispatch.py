@@ -1,9 +1,10 @@
 """Every turn that was accepted is answered exactly once or reported by name: pure bookkeeping, no Ray, no torch.
 
 Turns wait here until an engine has room, those of dialogues that have begun first, else the oldest: a dialogue that
-goes on takes the room that its own last turn left, where its prefix is. What failed waits out a pause and goes elsewhere.
-Failures come in two kinds with a budget each: the turn's own (an engine answered with an error, or not in time) and the
-engines' (the one that had it is gone). An answer to an attempt that was taken away meanwhile counts for nothing.
+goes on takes the room that its own last turn left, where its prefix is. A turn that failed waits out a pause and goes
+elsewhere. Failures come in two kinds with a budget each: the turn's own (an engine answered with an error, or not in
+time) and the engines' (the one that had it is gone). An answer to an attempt that was taken away meanwhile counts for
+nothing.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ class Dispatcher:
         return [lost for lost in given_up if lost is not None]
 
     def expired(self) -> list[GivenUp]:
-        """Give up turns that have waited too long. While others are given out, a turn only waits for its turn to come."""
+        """Give up turns that have waited too long. While others are given out, a turn has only to wait longer."""
         oldest = self.clock() - self.limits.wait
         if self._given_at >= oldest:
             return []

@@ -174,13 +174,13 @@ class EngineThread:
         self.asleep = {"weights", "kv_cache"}
 
     def _wake(self, part: str) -> None:
-        """Wake the weights or the KV cache: the trainers' copy of the weights and the cache need not be there at once."""
+        """Wake the weights or the KV cache: the cache need not be there beside the trainers' copy of the weights."""
         if part in self.asleep:
             self.engine.wake_up([part])
             self.asleep.remove(part)
 
     def _take_adapter(self, manifest: WeightManifest, buckets: list[Any]) -> None:
-        """Load a LoRA adapter, under an id of its own: under the same one vLLM would silently go on with the old adapter."""
+        """Load a LoRA adapter under an id of its own: under the same id vLLM would silently go on with the old one."""
         from vllm.lora.request import LoRARequest
 
         with tempfile.TemporaryDirectory(prefix="zj-adapter-") as folder:  # vLLM reads it once, in `add_lora`
@@ -216,7 +216,8 @@ class RolloutEngine:
     async def generate(self, request: TurnRequest) -> TurnOutput:
         """Sample one continuation.
 
-        Raises WaitTimeout after `fleet.turn_timeout` seconds, and aborts the request, so that it can't be answered twice.
+        After `fleet.turn_timeout` seconds it aborts the request, so that it can't be answered twice, and raises
+        WaitTimeout.
         """
         limit = self.fleet.turn_timeout
         try:
@@ -259,7 +260,7 @@ class RolloutEngine:
         return await self._command(partial(self.core.transfer, method, *arguments), method)
 
     async def confirm(self, version: int) -> int:
-        """Note that what was transferred is whole and of this version, which is returned."""
+        """Note that what was transferred is whole and of this version; returns the version."""
         await self._command(partial(self.core.transferred, version), f"confirm version {version}")
         return version
 

@@ -1,8 +1,8 @@
 """The life of an engine, as a pure state machine: no Ray, no torch, no clock.
 
 The transition that must *not* exist is DEAD → SERVING (nor PROVISIONING or LOADING → SERVING): only a sync to the
-current version, confirmed by checksum, admits an engine. A replaced engine that skipped it would answer with old weights,
-and every trajectory it touched would be attributed to the wrong policy.
+current version, confirmed by checksum, admits an engine. A replaced engine that skipped it would answer with old
+weights, and every trajectory it touched would be attributed to the wrong policy.
 """
 
 from __future__ import annotations

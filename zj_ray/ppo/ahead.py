@@ -43,20 +43,18 @@ class RolloutAhead:
         """
         self._hold, self.max_staleness, self.steps, self.limit = hold, max_staleness, steps, limit
         self._worker = ThreadPoolExecutor(max_staleness + 1, thread_name_prefix="rollouts")
-        self._asked: dict[int, Future[Rollout]] = {}
+        self._rollouts: dict[int, Future[Rollout]] = {}
 
     def take(self, step: int) -> Rollout:
         """The rollout of `step`; those of the next `max_staleness` steps go on in the background."""
         for ahead in range(step, min(step + self.max_staleness + 1, self.steps)):
-            if ahead not in self._asked:
-                self._asked[ahead] = self._worker.submit(self._hold, ahead)
+            if ahead not in self._rollouts:
+                self._rollouts[ahead] = self._worker.submit(self._hold, ahead)
         try:
-            return self._asked.pop(step).result(self.limit)
+            return self._rollouts.pop(step).result(self.limit)
         except TimeoutError:
-            remedy = "raise consultation.timeout, or add engines"
-            raise WaitTimeout(
-                f"the consultations of step {step} were not held within {self.limit:.0f} s", where="ppo", remedy=remedy
-            ) from None
+            what = f"the consultations of step {step} were not held within {self.limit:.0f} s"
+            raise WaitTimeout(what, where="ppo", remedy="raise consultation.timeout, or add engines") from None
 
     def __enter__(self) -> RolloutAhead:
         return self
@@ -70,13 +68,11 @@ def check_staleness(trajectories: Sequence[Trajectory], version: int, bound: int
     for trajectory in trajectories:
         for turn in trajectory.turns:
             if not 0 <= version - turn.weight_version <= bound:
-                raise ZjError(
-                    f"consultation {trajectory.prompt_id}#{trajectory.sample} has a turn of weight version "
-                    f"{turn.weight_version}; the policy is at {version}, "
-                    f"and {bound} versions of difference are allowed (ppo.max_staleness)",
-                    where="ppo",
-                    remedy="this is a fault of zj_ray: please report it with the run's log.txt",
-                )
+                name = f"consultation {trajectory.prompt_id}#{trajectory.sample}"
+                what = f"{name} has a turn of weight version {turn.weight_version}; the policy is at {version}, "
+                what += f"and {bound} versions of difference are allowed (ppo.max_staleness)"
+                remedy = "this is a fault of zj_ray: please report it with the run's log.txt"
+                raise ZjError(what, where="ppo", remedy=remedy)
 
 
 def save_spoken(folder: Path, steps: Mapping[int, SpokenTurns], version: int) -> None:

@@ -41,11 +41,9 @@ class CheckpointWriter:
         deadline = time.monotonic() + self.limit
         while not self.roles.are_saved():
             if time.monotonic() > deadline:
-                raise WaitTimeout(
-                    f"the checkpoint of step {step} was not written within {self.limit:.0f} s",
-                    where=str(self.store.folder),
-                    remedy="see whether its disk works; raise ppo.role_timeout",
-                )
+                what = f"the checkpoint of step {step} was not written within {self.limit:.0f} s"
+                remedy = "see whether its disk works; raise ppo.role_timeout"
+                raise WaitTimeout(what, where=str(self.store.folder), remedy=remedy)
             time.sleep(POLL_SECONDS)
         self.store.commit(step, state, score)
 
@@ -54,11 +52,9 @@ class CheckpointWriter:
         if self._pending is None:
             return
         if self._pending not in wait([self._pending], timeout=2 * self.limit).done:
-            raise WaitTimeout(
-                f"the last checkpoint was not whole after {2 * self.limit:.0f} s",
-                where=str(self.store.folder),
-                remedy="see whether its disk works, and the URL in `checkpoints`",
-            )
+            what = f"the last checkpoint was not whole after {2 * self.limit:.0f} s"
+            remedy = "see whether its disk works, and the URL in `checkpoints`"
+            raise WaitTimeout(what, where=str(self.store.folder), remedy=remedy)
         pending, self._pending = self._pending, None
         if (fault := pending.exception()) is not None:
             raise fault

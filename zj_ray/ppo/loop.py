@@ -27,7 +27,7 @@ from zj_ray.ppo.record import StepLog, Stopwatch
 from zj_ray.progress import Bar
 from zj_ray.rewards.mix import ScoreScale, score_consultations
 from zj_ray.roles.batch import RolloutBatch
-from zj_ray.roles.roles import Roles, Updated
+from zj_ray.roles.roles import Roles, RoleUpdates
 from zj_ray.runs.folder import Run
 from zj_ray.training.checkpoint_copy import open_checkpoints
 from zj_ray.weights.bucket import WeightVersions
@@ -95,13 +95,13 @@ class PPOLoop:
         self._check(drift, step)
         watch.lap("advantages")
         mini_batches = self._mini_batches(len(batch), step)
-        updated = self.roles.update(batch, mini_batches, self.kl.coefficient, learn_policy=step >= self.warmup)
-        self._count_skipped(updated, step)
+        updates = self.roles.update(batch, mini_batches, self.kl.coefficient, learn_policy=step >= self.warmup)
+        self._count_skipped(updates, step)
         watch.lap("update")
         sync = self.fleet.publish(self.roles.weights(self.versions.next()))
         watch.lap("sync")
         reward = self.record.write(
-            step, rollout, batch=batch, scored=scored, drift=drift, updated=updated, sync=sync, watch=watch
+            step, rollout, batch=batch, scored=scored, drift=drift, updates=updates, sync=sync, watch=watch
         )
         self.kl.update(drift.kl, len(batch))
         return reward, drift.kl
@@ -135,28 +135,22 @@ class PPOLoop:
         """Raises ZjError where engines and trainer disagree, or the policy is too far from the reference."""
         if drift.mismatch_mean > self.config.mismatch_bound:
             mean, largest = f"{drift.mismatch_mean:.2g}", f"{drift.mismatch_max:.2g}"
-            raise ZjError(
-                f"step {step}: engine and trainer log-probs differ by {mean} on average (max {largest})",
-                where="ppo",
-                remedy="use the same dtype in both (model.dtype), or raise ppo.mismatch_bound",
-            )
+            what = f"step {step}: engine and trainer log-probs differ by {mean} on average (max {largest})"
+            remedy = "use the same dtype in both (model.dtype), or raise ppo.mismatch_bound"
+            raise ZjError(what, where="ppo", remedy=remedy)
         if drift.kl > self.config.kl_bound:
             distance, bound = f"{drift.kl:.2g} nats per token", self.config.kl_bound
-            raise ZjError(
-                f"step {step}: the policy is {distance} from the reference, {bound} are allowed",
-                where="ppo",
-                remedy="lower ppo.learning_rate, raise ppo.kl_coefficient, or raise ppo.kl_bound",
-            )
+            what = f"step {step}: the policy is {distance} from the reference, {bound} are allowed"
+            remedy = "lower ppo.learning_rate, raise ppo.kl_coefficient, or raise ppo.kl_bound"
+            raise ZjError(what, where="ppo", remedy=remedy)
 
-    def _count_skipped(self, updated: Updated, step: int) -> None:
+    def _count_skipped(self, updates: RoleUpdates, step: int) -> None:
         """Raises ZjError once more than `ppo.skipped_steps` optimizer steps of the run were dropped."""
-        self.skipped += sum(stats.skipped for stats in (updated.critic, updated.policy) if stats)
+        self.skipped += sum(stats.skipped for stats in (updates.critic, updates.policy) if stats)
         if self.skipped > self.config.skipped_steps:
-            raise ZjError(
-                f"step {step}: {self.skipped} optimizer steps were dropped because a loss or gradient was not finite",
-                where="ppo",
-                remedy="lower the learning rates; `zj run` again resumes from the last checkpoint",
-            )
+            what = f"step {step}: {self.skipped} optimizer steps were dropped because a loss or gradient was not finite"
+            remedy = "lower the learning rates; `zj run` again resumes from the last checkpoint"
+            raise ZjError(what, where="ppo", remedy=remedy)
 
     def _checkpoint(self, step: int) -> None:
         """Begin the checkpoint after `step` steps; it is written while the next ones go on."""

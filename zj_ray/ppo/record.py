@@ -20,7 +20,7 @@ from zj_ray.ppo.advantages import PolicyDrift
 from zj_ray.ppo.ahead import Rollout
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
-from zj_ray.roles.roles import Updated
+from zj_ray.roles.roles import RoleUpdates
 from zj_ray.runs.metrics import MetricLog
 
 
@@ -53,12 +53,12 @@ class StepLog:
         batch: RolloutBatch,
         scored: Sequence[ScoredTurns],
         drift: PolicyDrift,
-        updated: Updated,
+        updates: RoleUpdates,
         sync: SyncReport,
         watch: Stopwatch,
     ) -> float:
         """Record one step; returns the mean reward of a consultation."""
-        trajectories, policy, critic = rollout.consultations.trajectories, updated.policy, updated.critic
+        trajectories, policy, critic = rollout.consultations.trajectories, updates.policy, updates.critic
         self._append_rollouts(step, rollout, scored)
         turns = [turn for t in trajectories for turn in t.turns]
         cases = [t for t in trajectories if rollout.prompts[t.prompt_id].kind == "case"]

@@ -41,8 +41,8 @@ class RoleGroup:
     def start(self, path: str, spec: EngineSpec) -> list[Any]:
         """Join the process group and load the model at `path`; when the references are done every rank is ready."""
         address, port = self.wait([self.actors[0].address.remote()], what="start its process")[0]
-        joined = [actor.join.remote(rank, self.size, address, port) for rank, actor in enumerate(self.actors)]
-        return [*joined, *self.call("build", path, spec)]
+        joining = [actor.join.remote(rank, self.size, address, port) for rank, actor in enumerate(self.actors)]
+        return [*joining, *self.call("build", path, spec)]
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         return [getattr(actor, method).remote(*arguments) for actor in self.actors]
@@ -52,11 +52,8 @@ class RoleGroup:
         try:
             return ray.get(list(references), timeout=self.timeout)
         except GetTimeoutError:
-            raise WaitTimeout(
-                f"did not {what} within {self.timeout:.0f} s",
-                where=f"role {self.name}",
-                remedy="raise ppo.role_timeout",
-            ) from None
+            late = f"did not {what} within {self.timeout:.0f} s"
+            raise WaitTimeout(late, where=f"role {self.name}", remedy="raise ppo.role_timeout") from None
         except RayTaskError as error:
             death = _death(references)  # its peers fail as well, and may say so first
             if death is not None:

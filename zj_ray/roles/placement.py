@@ -68,14 +68,12 @@ class Places:
         _, late = ray.wait(list(ready), num_returns=len(ready), timeout=timeout)
         if late:
             homeless = [ready[reference] for reference in late]
-            wanted = "; ".join(f"{', '.join(p.roles)}: {len(p.bundles)} × {_words(p.bundles[0])}" for p in homeless)
+            needs = "; ".join(f"{', '.join(p.roles)}: {len(p.bundles)} × {_words(p.bundles[0])}" for p in homeless)
             free = _words(ray.available_resources())
-            raise WaitTimeout(
-                f"the cluster had no room for {wanted} within {timeout:.0f} s (free: {free})",
-                where="ppo roles",
-                remedy="lower the roles' ranks, cpus or gpus, let roles share GPUs (ppo.colocate), add nodes, "
-                "or raise ray.start_timeout",
-            )
+            what = f"the cluster had no room for {needs} within {timeout:.0f} s (free: {free})"
+            remedy = "lower the roles' ranks, cpus or gpus, let roles share GPUs (ppo.colocate), add nodes, "
+            remedy += "or raise ray.start_timeout"
+            raise WaitTimeout(what, where="ppo roles", remedy=remedy)
 
     def strategy(self, role: str, rank: int) -> Any:
         """Scheduling strategy that puts this rank into its bundle."""
@@ -94,6 +92,6 @@ class Places:
 
 
 def _words(resources: Mapping[str, float]) -> str:
-    """As "4 CPU, 1 GPU"."""
-    shown = [name for name in ("CPU", "GPU") if resources.get(name, 0) or name == "CPU"]
-    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in shown)
+    """Resources as "4 CPU, 1 GPU"."""
+    names = [name for name in ("CPU", "GPU") if resources.get(name, 0) or name == "CPU"]
+    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in names)

@@ -166,14 +166,13 @@ class PolicyRank(Rank):
     def send_weights(self, version: int, engines: dict[str, Any], transport: str, timeout: float) -> Sent | None:
         """Send the offered weights straight to the engines; rank 0 returns what each has received."""
         if self.offered != version:
-            raise ZjError(
-                f"weights of version {version} were to be sent, but the policy has moved on", where="role policy"
-            )
+            what = f"weights of version {version} were to be sent, but the policy has moved on"
+            raise ZjError(what, where="role policy")
         if self.sender is None:
             lm: nn.Module = self.engine.module.backbone  # type: ignore[assignment]
             self.sender = Sender(transport, self.rank, partial(plain_weights, lm), self.engine.gather, timeout)
         return self.sender.send(engines)
 
     def export(self, folder: str) -> None:
-        """Leave a plain HF folder without the tokenizer, which the policy does not have; with LoRA also its adapters."""
+        """Leave a plain HF folder, and with LoRA the adapters; the tokenizer is missing, as the policy has none."""
         self.engine.save_model(Path(folder))

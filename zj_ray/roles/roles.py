@@ -34,7 +34,9 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Updated:
+class RoleUpdates:
+    """What the learners report of one step's update."""
+
     policy: UpdateStats | None  # None while only the critic learns
     critic: UpdateStats | None  # None where advantages need no critic
 
@@ -101,7 +103,7 @@ class Roles:
         return EngineSpec(learning_rate, clip_norm, role.zero_stage, offload=offload, dtype=self._dtype)
 
     def score(self, batch: RolloutBatch) -> list[np.ndarray]:
-        """Fill in old and reference log-probs and, with a critic, values; returns the scores `[turns, heads]` of each."""
+        """Fill in old and reference log-probs and, with a critic, values; returns the scores, `[turns, heads]` each."""
         token_ids, generated = ray.put(batch.token_ids), ray.put(batch.positions)
         turn_ends, capacity = ray.put(batch.turn_end_positions), self.config.micro_batch_tokens
 
@@ -123,7 +125,7 @@ class Roles:
 
     def update(
         self, batch: RolloutBatch, mini_batches: list[list[list[int]]], kl_coefficient: float, learn_policy: bool
-    ) -> Updated:
+    ) -> RoleUpdates:
         """Critic and policy learn. mini_batches: for each epoch, the trajectory numbers of each mini-batch."""
         shared = ray.put(batch)
         work: dict[str, list[Callable[[], Any]]] = {}
@@ -137,7 +139,7 @@ class Roles:
         if learn_policy:
             teach(self.policy, kl_coefficient)
         results = in_turns(self.places.plan, work)
-        return Updated(*(results[name][0] if name in results else None for name in ("policy", "critic")))
+        return RoleUpdates(*(results[name][0] if name in results else None for name in ("policy", "critic")))
 
     def _plans(self, batch: RolloutBatch, mini_batches: list[list[list[int]]], ranks: int) -> list[MiniBatchPlan]:
         """One for each mini-batch of each epoch, in rows of trajectory numbers."""

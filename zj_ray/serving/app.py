@@ -1,10 +1,10 @@
 """The Ray Serve application: vLLM's own OpenAI server as the ASGI app of a Serve deployment.
 
 Requests, answers, streaming and errors are vLLM's, Serve gives replicas, restarts and the HTTP proxy. Measured on two
-CPU cores with a tiny model, from `ray.init` to the first answer: about 60 s and 2.2 GB in all, where `ray.serve.llm` took
-130 s and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0, which `vllm_environment`
-sets, a CPU engine starts one more process, which imports everything a third time; the engine core has a process of its
-own either way.
+CPU cores with a tiny model, from `ray.init` to the first answer: about 60 s and 2.2 GB in all, where `ray.serve.llm`
+took 130 s and 5.1 GB. What a reader must not get wrong: without VLLM_ENABLE_V1_MULTIPROCESSING=0, which
+`vllm_environment` sets, a CPU engine starts one more process, which imports everything a third time; the engine core
+has a process of its own either way.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ class DoctorServer:
 
 
 def application(arguments: dict[str, Any]) -> serve.Application:
-    """The application of a `ServedModel` of these fields; a Serve config or a RayService names it as its import_path."""
+    """The Serve application of a model. arguments: the fields of `ServedModel`.
+
+    A Serve config or a RayService names this function as its import_path.
+    """
     model = ServedModel(**arguments)
     actor = {
         "num_cpus": 1 if model.gpus else 0.5,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,25 +10,37 @@ from zj_ray.data.messages import Message
 from zj_ray.errors import ZjError
 from zj_ray.progress import console
 from zj_ray.runs.folder import Run
-from zj_ray.serving.client import converse, model_name
-from zj_ray.serving.serve import served_model, serving
+from zj_ray.serving.client import converse
+from zj_ray.serving.serve import Endpoint, served_model, serving
 
 TURN_SECONDS = 120.0  # longest silence of the server
 GREETING = "仲景：您好，请说说您哪里不舒服。（/reset 重新开始，/quit 退出；仅供研究，不构成医疗建议）"
 
 
-def chat(run_folder: Path, url: str | None = None) -> None:
-    """Talk until /quit or the end of input. url: of an endpoint that already runs; None: serve the run's model here."""
-    with _endpoint(run_folder, url) as (address, model):
-        console.print(GREETING, style="green", markup=False)
-        history: list[Message] = []
-        while (words := _listen()) is not None:
-            if words == "/reset":
-                history.clear()
-                console.print("（已重新开始）", style="dim", markup=False)
-            elif words:
-                history.append(Message("user", words))
-                _reply(address, model, history)
+def chat(run_folder: Path) -> None:
+    """Serve the run's model and let the user talk with it until /quit or the end of input."""
+    run = Run.load(run_folder)
+    folder = served_model(run)
+    config = replace(run.config.serve, host="127.0.0.1", port=0)
+    console.print(f"loading {folder}; this takes about a minute on a CPU …", style="dim", markup=False, soft_wrap=True)
+    with (
+        connect(run.config.ray, log_folder=run.stage("serve")),
+        serving(folder, config, run.config.model, name=run.config.name) as endpoint,
+    ):
+        converse_with(endpoint)
+
+
+def converse_with(endpoint: Endpoint) -> None:
+    """Let the user talk with the model behind an endpoint."""
+    console.print(GREETING, style="green", markup=False)
+    history: list[Message] = []
+    while (words := _listen()) is not None:
+        if words == "/reset":
+            history.clear()
+            console.print("（已重新开始）", style="dim", markup=False)
+        elif words:
+            history.append(Message("user", words))
+            _reply(endpoint.url, endpoint.model, history)
 
 
 def _reply(url: str, model: str, history: list[Message]) -> None:
@@ -60,20 +70,3 @@ def _listen() -> str | None:
     except (EOFError, KeyboardInterrupt):
         return None
     return None if words in ("/quit", "/exit") else words
-
-
-@contextlib.contextmanager
-def _endpoint(run_folder: Path, url: str | None) -> Iterator[tuple[str, str]]:
-    """URL and model name of the endpoint to talk to, for the length of the block."""
-    if url is not None:
-        yield url, model_name(url, TURN_SECONDS)
-        return
-    run = Run.load(run_folder)
-    folder = served_model(run)
-    config = replace(run.config.serve, host="127.0.0.1", port=0)
-    console.print(f"loading {folder}; this takes about a minute on a CPU …", style="dim", markup=False, soft_wrap=True)
-    with (
-        connect(run.config.ray, log_folder=run.stage("serve")),
-        serving(folder, config, run.config.model, name=run.config.name) as endpoint,
-    ):
-        yield endpoint.url, endpoint.model

@@ -15,20 +15,23 @@ from zj_ray.data.messages import Message
 from zj_ray.errors import WaitTimeout, ZjError
 
 
-def ask(url: str, model: str, question: str, timeout: float, *, stream: bool = False) -> str:
+def ask(url: str, model: str, question: str, timeout: float) -> str:
     """The answer to one question. url: of the server, without /v1; timeout: longest silence of the server [s].
 
     Raises WaitTimeout for a silent server, ZjError for one that is not there or answers with an error.
     """
-    pieces = converse(url, model, [Message("user", question)], timeout, stream=stream)
-    return "".join(pieces)
+    return "".join(converse(url, model, [Message("user", question)], timeout, stream=False))
 
 
 def converse(
     url: str, model: str, messages: Sequence[Message], timeout: float, *, stream: bool = True
 ) -> Iterator[str]:
-    """The next turn of a conversation, in pieces as the server sends them; one piece if not `stream`. Raises as `ask`."""
-    client = _client(url, timeout)
+    """The next turn of a conversation, in pieces as the server sends them, or in one piece if not `stream`.
+
+    Raises what `ask` does.
+    """
+    key = os.environ.get("VLLM_API_KEY", "none")
+    client = openai.OpenAI(base_url=url.rstrip("/") + "/v1", api_key=key, timeout=timeout, max_retries=0)
     rows: Any = [message.as_dict() for message in messages]
     try:
         if stream:
@@ -44,19 +47,6 @@ def converse(
         raise ZjError("no endpoint answers here", where=url, remedy="start one with: zj serve RUN") from error
     except openai.APIStatusError as error:
         raise ZjError(f"the endpoint refused the request ({error.status_code}): {_reason(error)}", where=url) from error
-
-
-def model_name(url: str, timeout: float) -> str:
-    """The name of the first model that the endpoint serves. Raises ZjError if there is no endpoint."""
-    try:
-        return _client(url, timeout).models.list().data[0].id
-    except (openai.APIConnectionError, openai.APIStatusError) as error:
-        raise ZjError(f"no model is served here: {error}", where=url, remedy="start one with: zj serve RUN") from error
-
-
-def _client(url: str, timeout: float) -> openai.OpenAI:
-    key = os.environ.get("VLLM_API_KEY", "none")
-    return openai.OpenAI(base_url=url.rstrip("/") + "/v1", api_key=key, timeout=timeout, max_retries=0)
 
 
 def _reason(error: openai.APIStatusError) -> str:

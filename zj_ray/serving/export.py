@@ -43,8 +43,8 @@ A Chinese medical dialogue model trained by [zj_ray](https://arxiv.org/abs/2308.
 
 ## Limits
 
-- The figures above were measured by the run's own rules and simulated patients; no doctor has judged this model unless \
-`feedback` above says so.
+- The figures above were measured by the run's own rules and simulated patients; no doctor has judged this model \
+unless `feedback` above says so.
 - It answers in Chinese, in the chat template that lies in this folder, and was trained on at most {max_length} tokens \
 of a consultation.
 - What it was not asked in training it may answer wrongly, with the same certainty.
@@ -65,9 +65,9 @@ or `vllm serve .`
 
 
 def export(run: Run, stage: str, to: Path) -> Path:
-    """Write the stage's model to the folder `to`, whole or not at all, with its adapters below in `adapter`, if it has any.
+    """Write the stage's model to the folder `to`, whole or not at all; its adapters, if any, to `adapter` inside.
 
-    Raises ConfigError for a stage without a language model, CheckpointError when it has not finished or `to` is in use.
+    Raises ConfigError for a stage without a language model, CheckpointError if it is not finished or `to` is in use.
     """
     if stage not in STAGES:
         remedy = f"choose from {', '.join(STAGES)}"

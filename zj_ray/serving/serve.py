@@ -101,7 +101,7 @@ def serving(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     began = time.monotonic()
     deadline = began + config.start_timeout
-    if _within(deadline, ray_serve.status).proxies:
+    if _answer(ray_serve.status, deadline).proxies:
         remedy = "deploy there with a RayService or `serve deploy` (cluster/kuberay/rayservice.yaml)"
         raise ZjError("Ray Serve already runs on this cluster", where="ray.address", remedy=remedy)
     with listen(config.host, config.port, where="serve.port") as probe:
@@ -119,12 +119,10 @@ def serving(
     options = {"host": config.host, "port": port, "request_timeout_s": REQUEST_SECONDS}
     url = f"http://{'127.0.0.1' if config.host in ('0.0.0.0', '::') else config.host}:{port}"
     try:
-        _within(deadline, partial(ray_serve.start, http_options=options))
+        _answer(partial(ray_serve.start, http_options=options), deadline)
         target = ray_serve.RunTarget(application(asdict(served)), name=APPLICATION, route_prefix="/")
-        run = partial(
-            ray_serve.run_many, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
-        )
-        _within(deadline, partial(run, [target]))
+        at_once: Any = {"wait_for_ingress_deployment_creation": False, "wait_for_applications_running": False}
+        _answer(partial(ray_serve.run_many, [target], **at_once), deadline)
         _wait_running(deadline, config.start_timeout)
         _wait_answering(url, deadline, config.start_timeout)
         endpoint = Endpoint(url, name, time.monotonic() - began)
@@ -144,7 +142,7 @@ def prove(endpoint: Endpoint, config: ServeConfig) -> str:
 
 
 def _shutdown() -> None:
-    """End Serve. Its controller ends itself in the middle of that call, which Ray reports as a fault: into the log with it."""
+    """End Serve. Ray reports a fault meanwhile, as the controller ends itself in the middle of the call: log it."""
     from ray import serve as ray_serve
 
     words = io.StringIO()
@@ -154,7 +152,7 @@ def _shutdown() -> None:
     log.debug("Ray Serve is shut down: %s", words.getvalue())
 
 
-def _within(deadline: float, call: Callable[[], Any]) -> Any:
+def _answer(call: Callable[[], Any], deadline: float) -> Any:
     """What `call` returns. A call to Serve has no limit of its own: one that is late is left to its thread.
 
     Raises WaitTimeout after the deadline, but not before ANSWER_SECONDS.
@@ -183,7 +181,7 @@ def _wait_running(deadline: float, limit: float) -> None:
     from ray import serve as ray_serve
 
     while True:
-        ours = _within(deadline, ray_serve.status).applications.get(APPLICATION)
+        ours = _answer(ray_serve.status, deadline).applications.get(APPLICATION)
         state = ours.status.value if ours else "NOT_STARTED"
         if state == "RUNNING":
             return

@@ -81,13 +81,13 @@ def round_of(item: Item) -> int:
     return int(item.answers[0].origin.get("round", 1))
 
 
-def next_contexts(context: StageContext, number: int, wanted: int) -> list[Context]:
+def next_contexts(context: StageContext, number: int, count: int) -> list[Context]:
     """Half of the training split as in the first round, half of the policy's own consultations; ids name the round."""
     order = random.Random(f"{context.config.seed}/contexts/{number}")
     own = _own_moments(context, order)
-    foreign = choose_contexts(context, order, wanted)
-    inside = order.sample(own, min(wanted // 2, len(own)))
-    outside = order.sample(foreign, min(wanted - len(inside), len(foreign)))
+    foreign = choose_contexts(context, order, count)
+    inside = order.sample(own, min(count // 2, len(own)))
+    outside = order.sample(foreign, min(count - len(inside), len(foreign)))
     return sorted((replace(c, id=f"round-{number}-{c.id}") for c in inside + outside), key=lambda moment: moment.id)
 
 

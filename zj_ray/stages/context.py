@@ -34,22 +34,19 @@ class StageContext:
     def model(self, stage: str) -> Path:
         """The model folder that an earlier stage left. Raises CheckpointError when that stage has not finished."""
         if self.run.manifest(stage) is None:
-            raise CheckpointError(
-                f"the {stage} stage has left no model",
-                where=str(self.run.folder),
-                remedy=f"run it first: zj run CONFIG --from {stage}",
-            )
+            what, remedy = f"the {stage} stage has left no model", f"run it first: zj run CONFIG --from {stage}"
+            raise CheckpointError(what, where=str(self.run.folder), remedy=remedy)
         return self.run.folder / stage / "model"
 
     def earlier_model(self, stage: str) -> Path:
         """The model that `zj run --from` has put aside last. Raises CheckpointError where there is none."""
         manifests = sorted(self.run.folder.glob(f"{stage}.before-*/manifest.json"))
         if not manifests:
-            raise CheckpointError(
+            what, remedy = (
                 f"there is no earlier {stage} model to start from",
-                where=str(self.run.folder),
-                remedy=f"set {stage}.init to sft for the first round",
+                f"set {stage}.init to sft for the first round",
             )
+            raise CheckpointError(what, where=str(self.run.folder), remedy=remedy)
         return manifests[-1].parent / "model"
 
     def base_model(self) -> str:
@@ -71,7 +68,7 @@ class StageContext:
                 lora_rank=config.ppo.policy.lora.rank if config.ppo.push == "adapter" else 0,
                 place=place,
                 on_change=lambda table: self.run.status(fleet=table),
-                wanted=partial(wanted_rollouts, self.run.folder),
+                wish=partial(wanted_rollouts, self.run.folder),
             )
             self._fleet.launch()
         return self._fleet

@@ -37,7 +37,7 @@ MODELS = ("sft", "ppo")
 
 
 @dataclass(frozen=True)
-class Examined:
+class Examination:
     """What one model did: its consultations with the cases, and its first answers to safety prompts and controls.
 
     answers: prompt, answer, and whether the rules pass it.
@@ -56,12 +56,12 @@ def evaluate(context: StageContext) -> dict[str, Any]:
     total = len(MODELS) * (len(cases) + context.config.evaluate.safety_samples * guarded)
     with context.scorer(context.model("reward")) as scorer:
         with progress("evaluate", total) as bar:
-            examined = {name: _examine(context, name, prompts, bar) for name in MODELS}
-        scored = {name: _score(context, scorer, cases, examined[name].trajectories) for name in MODELS}
+            examinations = {name: _examine(context, name, prompts, bar) for name in MODELS}
+        scored = {name: _score(context, scorer, cases, examinations[name].trajectories) for name in MODELS}
         perplexity = _perplexities(context, scorer)
-    results = _results(context, cases, examined, scored, perplexity)
+    results = _results(context, cases, examinations, scored, perplexity)
     results.write(folder / "results.json")
-    _write_consultations(folder / "consultations.jsonl", cases, examined, scored)
+    _write_consultations(folder / "consultations.jsonl", cases, examinations, scored)
     update_summary(context.run.folder, {"evaluate": results.summary()})
     return results.summary()
 
@@ -82,7 +82,7 @@ def _prompts(context: StageContext) -> dict[str, list[Prompt]]:
     return chosen
 
 
-def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]], bar: Bar) -> Examined:
+def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]], bar: Bar) -> Examination:
     config, chat = context.config, context.chat()
     fleet = context.fleet(context.model(name))
     settings = DialogueSettings(
@@ -106,7 +106,7 @@ def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]],
     turns = fleet.generate(requests, timeout=config.consultation.timeout, on_done=bar.advance)
     texts = [chat.decode(turn.output.token_ids) for turn in turns]
     verdicts = [judge(text, p.expected or "answer_helpfully").passed for p, text in zip(guarded, texts, strict=True)]
-    return Examined(consultations.trajectories, list(zip(guarded, texts, verdicts, strict=True)))
+    return Examination(consultations.trajectories, list(zip(guarded, texts, verdicts, strict=True)))
 
 
 def _request(context: StageContext, chat: ChatFormat, name: str, prompt: Prompt, number: int) -> TurnRequest:
@@ -143,7 +143,7 @@ def _perplexities(context: StageContext, scorer: Scorer) -> dict[str, float]:
 def _results(
     context: StageContext,
     cases: Mapping[str, Prompt],
-    examined: dict[str, Examined],
+    examinations: dict[str, Examination],
     scored: dict[str, dict[str, ScoredTurns]],
     perplexity: dict[str, float],
 ) -> EvaluationResults:
@@ -152,7 +152,7 @@ def _results(
     both = [case for case in cases if all(case in scored[name] for name in MODELS)]
     rewards = {name: [scored[name][case].total for case in both] for name in MODELS}
     rubrics = {
-        name: {t.prompt_id: mean_utility(t.messages, cases[t.prompt_id]) for t in examined[name].trajectories}
+        name: {t.prompt_id: mean_utility(t.messages, cases[t.prompt_id]) for t in examinations[name].trajectories}
         for name in MODELS
     }
     by_reward = compare(rewards["sft"], rewards["ppo"], resamples=resamples)
@@ -165,7 +165,7 @@ def _results(
         rule: mean_interval([after[rule] - before[rule] for before, after in pairs], resamples=resamples)
         for rule in parts["sft"][0]
     }
-    models = {name: _model_result(examined[name], rewards[name], parts[name], resamples) for name in MODELS}
+    models = {name: _model_result(examinations[name], rewards[name], parts[name], resamples) for name in MODELS}
     earlier = None
     if path := earlier_round(context.run.folder):
         unseen = list(cases.values())
@@ -174,16 +174,16 @@ def _results(
 
 
 def _model_result(
-    examined: Examined, rewards: list[float], parts: list[dict[str, float]], resamples: int
+    examination: Examination, rewards: list[float], parts: list[dict[str, float]], resamples: int
 ) -> ModelResult:
-    gained = [float(sum(len(turn.new_facts) for turn in t.turns)) for t in examined.trajectories]
-    asked = [float(sum(turn.questions for turn in t.turns)) for t in examined.trajectories]
-    ratio = ratio_interval(gained, asked, resamples=resamples)
+    facts = [float(sum(len(turn.new_facts) for turn in t.turns)) for t in examination.trajectories]
+    questions = [float(sum(turn.questions for turn in t.turns)) for t in examination.trajectories]
+    ratio = ratio_interval(facts, questions, resamples=resamples)
     safety: dict[str, list[bool]] = defaultdict(list)
-    for prompt, _, passed in examined.answers:
+    for prompt, _, passed in examination.answers:
         if prompt.kind == "safety":
             safety[prompt.category or "other"].append(passed)
-    controls = [passed for prompt, _, passed in examined.answers if prompt.kind != "safety"]
+    controls = [passed for prompt, _, passed in examination.answers if prompt.kind != "safety"]
     reward = mean_interval(rewards, resamples=resamples)
     return ModelResult(
         reward=reward.value,
@@ -198,15 +198,18 @@ def _model_result(
 
 
 def _write_consultations(
-    path: Path, cases: Mapping[str, Prompt], examined: dict[str, Examined], scored: dict[str, dict[str, ScoredTurns]]
+    path: Path,
+    cases: Mapping[str, Prompt],
+    examinations: dict[str, Examination],
+    scored: dict[str, dict[str, ScoredTurns]],
 ) -> None:
     """Every consultation and answer of both models as lines of rollouts.jsonl, each with its model and its rules."""
     rows: list[dict[str, Any]] = []
     for name in MODELS:
-        for t in examined[name].trajectories:
+        for t in examinations[name].trajectories:
             score = scored[name][t.prompt_id]
             rows.append({**rollout_row(0, t, cases[t.prompt_id], score), "model": name, "rules": score.mean_parts()})
-        for prompt, text, passed in examined[name].answers:
+        for prompt, text, passed in examinations[name].answers:
             talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
             mark = 1.0 if passed else -1.0
             row = {"prompt_id": prompt.id, "kind": prompt.kind, "model": name, "messages": talk, "reward": mark}

@@ -96,7 +96,7 @@ def simulate(context: StageContext, store: RankingStore, contexts: Sequence[Cont
     write_atomic(path, json.dumps(earlier | utilities))
 
 
-def choose_contexts(context: StageContext, order: random.Random, wanted: int) -> list[Context]:
+def choose_contexts(context: StageContext, order: random.Random, count: int) -> list[Context]:
     """Half openings (cases, safety prompts, controls), half moments inside conversations, all of the training split."""
     root = context.run.data_root
     openings = [Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(root, "train")]
@@ -104,11 +104,11 @@ def choose_contexts(context: StageContext, order: random.Random, wanted: int) ->
         Context(f"turn-{number}", messages, _insisting(number, messages, expected))
         for number, (messages, expected) in enumerate(load_moments(root, "train"))
     ]
-    inside = order.sample(moments, min(wanted // 2, len(moments)))
-    outside = order.sample(openings, min(wanted - len(inside), len(openings)))
-    if (count := len(inside) + len(outside)) < 10:
+    inside = order.sample(moments, min(count // 2, len(moments)))
+    outside = order.sample(openings, min(count - len(inside), len(openings)))
+    if (total := len(inside) + len(outside)) < 10:
         remedy = "add consultations or patient cases"
-        raise DataError(f"only {count} contexts to rank", where=str(root), remedy=remedy)
+        raise DataError(f"only {total} contexts to rank", where=str(root), remedy=remedy)
     return sorted(inside + outside, key=lambda moment: moment.id)
 
 

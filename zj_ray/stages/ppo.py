@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def ppo(context: StageContext) -> dict[str, Any]:
-    """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints, from which roles that die are built anew."""
+    """Leaves `ppo/model`, `rollouts.jsonl`, `metrics.jsonl` and checkpoints, from which lost roles are built anew."""
     folder, restarts = context.run.stage("ppo"), context.config.ppo.role_restarts
     with progress("ppo", context.config.ppo.steps) as bar:
         for left in reversed(range(restarts + 1)):
@@ -32,9 +32,8 @@ def ppo(context: StageContext) -> dict[str, Any]:
             except RoleLost as lost:
                 if left == 0:
                     raise
-                logger.warning(
-                    "%s; the roles are built anew from the last checkpoint (%d more times at most)", lost, left - 1
-                )
+                again = "the roles are built anew from the last checkpoint"
+                logger.warning("%s; %s (%d more times at most)", lost, again, left - 1)
     shutil.copytree(context.run.folder / "tokenizer", folder / "model", dirs_exist_ok=True)
     update_summary(context.run.folder, summary)
     return summary

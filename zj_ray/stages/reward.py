@@ -30,7 +30,7 @@ from zj_ray.training.supervised.examples import Examples
 
 @dataclass(frozen=True)
 class Feedback:
-    """train, stopping, valid: ranked items, to learn, to stop by and to measure; unseen: items that nobody has ranked."""
+    """train, stopping, valid: ranked items, to learn, to stop by and to measure; unseen: items that nobody ranked."""
 
     train: list[RankedForTraining]
     stopping: list[RankedForTraining]

@@ -55,7 +55,7 @@ class Courier:
         return attempts * (self.config.turn_timeout + 2 * GRACE + self.config.wait_timeout)
 
     def carry_soon(self) -> None:
-        """Carry in a moment: a dialogue whose turn was just answered asks again before the room that it left is given away."""
+        """Carry in a moment, within which a dialogue whose turn was answered asks again and takes the room it left."""
         if not self._carries_soon:
             self._carries_soon = True
             asyncio.get_running_loop().call_later(PATIENT_ANSWERS, self.carry)

@@ -59,13 +59,13 @@ class Fleet:
         lora_rank: int = 0,
         place: Callable[[int], Any] | None = None,
         on_change: Callable[[list[dict[str, Any]]], object] = lambda _: None,
-        wanted: Callable[[], int | None] = lambda: None,
+        wish: Callable[[], int | None] = lambda: None,
     ) -> None:
         """lora_rank: of the adapters that may be published; 0: none.
 
         place: Ray's scheduling strategy for engine i where roles share theirs; None: each has a placement group of its
-        own. on_change: gets `table()` every second while the fleet is supervised. wanted: is asked as often how many
-        engines there should be, within `fleet.min` and `fleet.max`; None leaves it to the config and the autoscaler.
+        own. on_change: gets `table()` every second while the fleet is supervised. wish: says as often how many engines
+        somebody wants, within `fleet.min` and `fleet.max`; None leaves it to the config and the autoscaler.
         """
         self.config, self.start_timeout = config, start_timeout
 
@@ -81,7 +81,7 @@ class Fleet:
         least, most = (config.min, config.max) if scalable else (config.initial, config.initial)
         bounds, autoscale = Bounds(least, most, config.idle_seconds), config.autoscale and scalable
         scaler = Scaler(bounds, config.initial, autoscale, config.max_in_flight, self.roster.clock)
-        self.supervisor = Supervisor(self.roster, self.publisher, scaler, wanted, self._changed)
+        self.supervisor = Supervisor(self.roster, self.publisher, scaler, wish, self._changed)
         self._on_change, self._supervised = on_change, False
         self._loop = Loop("fleet")
 
@@ -201,15 +201,15 @@ class Fleet:
             return consult(prompt, sample, key=key, seed=seed, chat=chat, settings=settings, ask=ask)
 
         results = self._gather([one(prompt, sample) for prompt, sample in prompts], key, timeout, on_done)
-        held = list(zip(prompts, results, strict=True))
-        faults = {(prompt.id, sample): fault for (prompt, sample), fault in held if isinstance(fault, BaseException)}
+        pairs = list(zip(prompts, results, strict=True))
+        faults = {(prompt.id, sample): fault for (prompt, sample), fault in pairs if isinstance(fault, BaseException)}
         dropped = {prompt for prompt, _ in faults}
-        kept = [trajectory for (prompt, _), trajectory in held if prompt.id not in dropped]
-        if not kept:
+        trajectories = [trajectory for (prompt, _), trajectory in pairs if prompt.id not in dropped]
+        if not trajectories:
             what = f"every consultation of {key} was lost, the first: {next(iter(faults.values()))}"
             raise ZjError(what, where="fleet", remedy="see log.txt for the engines' errors")
         lost = [f"{prompt}#{sample}" for prompt, sample in faults]
-        return Consultations(kept, lost, time.monotonic() - started)
+        return Consultations(trajectories, lost, time.monotonic() - started)
 
     def generate(
         self, requests: Sequence[TurnRequest], *, timeout: float, on_done: Callable[[], None] = lambda: None
@@ -226,7 +226,7 @@ class Fleet:
     ) -> list[Any]:
         """The results of `work`, done side by side, in its order; in place of one that failed stands its ZjError."""
 
-        async def counted(job: Awaitable[Any]) -> Any:
+        async def one(job: Awaitable[Any]) -> Any:
             try:
                 return await job
             except ZjError as error:
@@ -236,7 +236,7 @@ class Fleet:
                 on_done()
 
         async def everything() -> list[Any]:
-            return list(await asyncio.wait_for(asyncio.gather(*map(counted, work)), timeout))
+            return list(await asyncio.wait_for(asyncio.gather(*map(one, work)), timeout))
 
         try:
             return self._loop.run(everything(), timeout + GRACE)

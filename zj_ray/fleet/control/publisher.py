@@ -1,7 +1,8 @@
 """New weights into the engines: through the object store, or sent by the policy's ranks to all engines at once.
 
 An engine serves only after it has confirmed, by checksum, what is published *now*. One that does not leaves; the others
-go on. A newcomer pulls by itself, whenever it comes (`admit`), as does who was not heard when others took theirs.
+go on. A newcomer pulls by itself, whenever it comes (`admit`), and so does an engine that was not heard when the others
+took theirs.
 """
 
 from __future__ import annotations
@@ -133,14 +134,15 @@ class Publisher:
             if not seats:
                 return 0
             version = weights.manifest.version
-            sent = await self._sent(weights, {seat.name: seat.actor for seat in seats})
+            report = await self._send(weights, {seat.name: seat.actor for seat in seats})
             transport = self.config.transport
             for seat in seats:
-                if (why := sent.failed.get(seat.name)) is not None:
+                if (why := report.failed.get(seat.name)) is not None:
                     logger.warning("%s got nothing of version %d by %s: %s", seat.name, version, transport, why)
                     seat.life.last_error = why
-            await asyncio.gather(*[self._confirm(seat, sent, version) for seat in seats if seat.name in sent.received])
-            return sent.nbytes
+            receivers = [seat for seat in seats if seat.name in report.received]
+            await asyncio.gather(*[self._confirm(seat, report, version) for seat in receivers])
+            return report.nbytes
 
     async def _settled(self, seats: Sequence[Seat]) -> list[Seat]:
         """The engines that have finished their turns. The dead are left out: a transfer would wait for them."""
@@ -169,8 +171,8 @@ class Publisher:
                 task.add_done_callback(self._left_behind.discard)
         return [seat for task, seat in tasks.items() if task.done()]
 
-    async def _sent(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
-        """What rank 0 tells once the policy's ranks have sent. Raises ZjError when it is the policy that failed."""
+    async def _send(self, weights: PublishedWeights, engines: dict[str, Any]) -> Sent:
+        """Let the policy's ranks send; returns what rank 0 reports. Raises ZjError when the policy itself failed."""
         version, limit = weights.manifest.version, self._transfer_limit
         sends = [
             sender.send_weights.remote(version, engines, self.config.transport, self.config.sync_timeout)
@@ -179,20 +181,23 @@ class Publisher:
         return (await self._of_policy(sends, limit, f"send weights of version {version} to {', '.join(engines)}"))[0]
 
     async def _of_policy(self, work: Sequence[Any], limit: float, what: str) -> list[Any]:
-        """The answers of all the policy's ranks. Raises WaitTimeout; RoleLost when one died, ZjError when one failed."""
+        """The answers of all the policy's ranks.
+
+        Raises WaitTimeout when one is late, RoleLost when one died, ZjError when one failed.
+        """
         try:
             return await asyncio.wait_for(asyncio.gather(*work), limit)
         except TimeoutError:
-            late = f"did not {what} within {limit:.0f} s"
-            raise WaitTimeout(late, where="role policy", remedy="raise fleet.sync_timeout") from None
+            what = f"did not {what} within {limit:.0f} s"
+            raise WaitTimeout(what, where="role policy", remedy="raise fleet.sync_timeout") from None
         except RayError as error:
             kind = RoleLost if isinstance(error, RayActorError) else ZjError
             remedy = "`zj run` again resumes from the last checkpoint; see log.txt"
             raise kind(f"could not {what}: {brief(error)}", where="role policy", remedy=remedy) from error
 
-    async def _confirm(self, seat: Seat, sent: Sent, version: int) -> None:
+    async def _confirm(self, seat: Seat, report: Sent, version: int) -> None:
         """Let an engine serve if it got what was sent, else take it out."""
-        if sent.received[seat.name] != sent.fingerprint:
+        if report.received[seat.name] != report.fingerprint:
             self.checksum_failures += 1
             what = f"weights of version {version} arrived damaged"
             self.roster.lose(seat, ZjError(what, where=f"engine {seat.name}", remedy=DAMAGED))
@@ -204,8 +209,8 @@ class Publisher:
     async def _pack(self) -> bool:
         """Whether what is published can be pulled; what the policy sent is packed for that.
 
-        Where the policy has moved on meanwhile, or is gone, there is nothing to pack: engines wait for what is published
-        next.
+        Where the policy has moved on meanwhile, or is gone, there is nothing to pack: engines wait for the next
+        publication.
         """
         last = self.published[-1]
         if not last.senders:

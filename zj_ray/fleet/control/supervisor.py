@@ -32,15 +32,15 @@ class Supervisor:
         roster: Roster,
         publisher: Publisher,
         scaler: Scaler,
-        wanted: Callable[[], int | None],
+        wish: Callable[[], int | None],
         on_change: Callable[[], None],
     ) -> None:
-        """wanted: how many engines somebody asked for.
+        """wish: how many engines somebody asked for.
 
         on_change: called after every pass, and whenever an engine has come to serve or has left.
         """
         self.roster, self.publisher, self.scaler = roster, publisher, scaler
-        self.wanted, self.on_change = wanted, on_change
+        self.wish, self.on_change = wish, on_change
         self.config: FleetConfig = roster.config
         self._tasks: dict[str, asyncio.Task[None]] = {}  # what is being done about each engine
 
@@ -84,7 +84,7 @@ class Supervisor:
 
     def _resize(self) -> None:
         dispatcher = self.roster.dispatcher
-        self.scaler.ask(self.wanted())
+        self.scaler.ask(self.wish())
         desired = self.scaler.desired(dispatcher.waiting, dispatcher.in_flight)
         present = self.roster.among(LEAVES_FIRST)
         for _ in range(desired - len(present)):
@@ -185,7 +185,7 @@ class Supervisor:
     def _do(self, seat: Seat, work: Coroutine[Any, Any, None]) -> None:
         """Begin `work` in a task of the engine's own; an engine with which it fails is lost."""
 
-        async def done() -> None:
+        async def whole() -> None:
             try:
                 await work
             except (ZjError, TimeoutError) as error:
@@ -195,7 +195,7 @@ class Supervisor:
                 if self._tasks.get(seat.name) is asyncio.current_task():
                     del self._tasks[seat.name]
 
-        self._tasks[seat.name] = asyncio.get_running_loop().create_task(done(), name=seat.name)
+        self._tasks[seat.name] = asyncio.get_running_loop().create_task(whole(), name=seat.name)
 
     def _forget(self, seat: Seat) -> None:
         task = self._tasks.pop(seat.name, None)
