@@ -100,8 +100,9 @@ class Run:
         write_json(self.stage(stage) / "manifest.json", manifest)
 
     def status(self, **fields: Any) -> dict[str, Any]:
-        """Merge fields into run.json and return all of it: its state and error, its stage, step and total, its pid, host,
-        job_id and ray_address, its engines as `fleet`, and when it was started and updated.
+        """Merge fields into run.json and return all of it.
+
+        Its fields: name, state, error; stage, step, total; pid, host, job_id, ray_address; fleet; started, updated.
         """
         with self._writing:
             merged = {**read_status(self.folder), **fields, "name": self.config.name, "updated": time.time()}
@@ -143,7 +144,7 @@ class Run:
                 handler.close()
 
     def log_to_file(self) -> logging.Handler:
-        """Let all that `zj_ray` logs in this process also go to log.txt; returns the handler, to be removed at the end."""
+        """Let all that `zj_ray` logs in this process go to log.txt, too; returns the handler, to be removed later."""
         handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         logger = logging.getLogger("zj_ray")
