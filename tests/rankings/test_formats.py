@@ -1,4 +1,4 @@
-"""Rankings through every format and back: nothing is lost, faults name their place, and the original tool's inversion is undone."""
+"""Rankings through every format and back: nothing is lost, and a fault names the file and the record."""
 
 from __future__ import annotations
 
@@ -22,24 +22,31 @@ from hypothesis import strategies as st
 from zj_ray.data.messages import Message
 from zj_ray.errors import ConfigError, DataError
 from zj_ray.rankings.aspects import ASPECTS
+from zj_ray.rankings.consensus import competition_ranks
 from zj_ray.rankings.formats import argilla, label_studio, zhongjing
 from zj_ray.rankings.formats.exchange import READERS, WRITERS, Reader, take, writer
 from zj_ray.rankings.formats.rows import Attachment
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
+MESSAGES = [{"role": "user", "content": "痛"}]
 CONTEXT = (Message("user", "医生，我头痛。"), Message("assistant", "多久了？\n发烧吗？"), Message("user", "三天😣"))
-ITEM = Item(
-    "a",
-    "case-1",
-    CONTEXT,
-    "内科",
-    tuple(Answer(text, {"temperature": 1.0}) for text in ("甲", "乙\t", "丙\n“好”", "丁😀")),
-)
+ANSWERS = tuple(Answer(text, {"temperature": 1.0}) for text in ("甲", "乙\t", "丙\n“好”", "丁😀"))
+ITEM = Item("a", "case-1", CONTEXT, "内科", ANSWERS)
 FULL = Ranking(
-    "a", "王医生", "human", (1, 2, 2, 4), {"safety": (1, 1, 1, 4), "fluency": (4, 3, 2, 1)}, all_wrong=True, right_answer="去\n急诊", comment="嗯",
-    adjudicated=True, seconds=12.5, shown=(3, 1, 0, 2), created=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
-)  # fmt: skip
+    "a",
+    "王医生",
+    "human",
+    overall=(1, 2, 2, 4),
+    aspects={"safety": (1, 1, 1, 4), "fluency": (4, 3, 2, 1)},
+    all_wrong=True,
+    right_answer="去\n急诊",
+    comment="嗯",
+    adjudicated=True,
+    seconds=12.5,
+    shown=(3, 1, 0, 2),
+    created=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
+)
 WHOLE = ("ranking", "label_studio")  # formats that hold everything
 
 letters = st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t\"',，。😀医")
@@ -51,37 +58,42 @@ def ranked_items(draw: st.DrawFn) -> tuple[list[Item], list[Ranking]]:
     """Up to three items with up to three annotators each, at random in everything that a ranking may say."""
     items, rankings = [], []
     for number in range(draw(st.integers(1, 3))):
-        count = draw(st.integers(2, 5))
-        context = [
-            Message("assistant" if k % 2 else "user", draw(texts)) for k in range(draw(st.sampled_from([1, 3, 5])))
-        ]
-        system = [Message("system", draw(texts))] if draw(st.booleans()) else []
-        answers = tuple(
-            Answer(draw(texts), draw(st.sampled_from([{}, {"kind": "generated", "t": 0.7}]))) for _ in range(count)
-        )
-        items.append(Item(f"项-{number}", draw(texts), tuple(system + context), draw(st.none() | texts), answers))
-        ranks = st.tuples(*[st.integers(1, count)] * count).map(
-            lambda drawn: tuple(1 + sum(o < r for o in drawn) for r in drawn)
-        )
-        aspects = st.none() | st.dictionaries(st.sampled_from(ASPECTS), ranks)
+        item = draw(items_with(f"项-{number}"))
+        items.append(item)
         for annotator in draw(st.lists(texts, unique=True, max_size=3)):
-            rankings.append(
-                Ranking(
-                    items[-1].id,
-                    annotator,
-                    draw(st.sampled_from(["human", "simulated", "file"])),
-                    draw(ranks),
-                    draw(aspects),
-                    all_wrong=draw(st.booleans()),
-                    right_answer=draw(st.none() | texts),
-                    comment=draw(st.none() | texts),
-                    adjudicated=draw(st.booleans()),
-                    seconds=draw(st.none() | st.floats(0, 1e6)),
-                    shown=draw(st.none() | st.permutations(range(count)).map(tuple)),
-                    created=draw(st.none() | st.datetimes(timezones=st.just(UTC))),
-                )  # fmt: skip
-            )
+            rankings.append(draw(rankings_of(item, annotator)))
     return items, rankings
+
+
+@st.composite
+def items_with(draw: st.DrawFn, identity: str) -> Item:
+    roles = ["user", "assistant"] * 2
+    context = [Message(role, draw(texts)) for role in (roles[: draw(st.sampled_from([0, 2, 4]))] + ["user"])]
+    system = [Message("system", draw(texts))] if draw(st.booleans()) else []
+    origins = st.sampled_from([{}, {"kind": "generated", "t": 0.7}])
+    answers = tuple(Answer(draw(texts), draw(origins)) for _ in range(draw(st.integers(2, 5))))
+    return Item(identity, draw(texts), tuple(system + context), draw(st.none() | texts), answers)
+
+
+def rankings_of(item: Item, annotator: str) -> st.SearchStrategy[Ranking]:
+    count = len(item.answers)
+    scores = st.tuples(*[st.integers(1, count)] * count)
+    ranks = scores.map(lambda drawn: tuple(competition_ranks(drawn)))
+    return st.builds(
+        Ranking,
+        st.just(item.id),
+        st.just(annotator),
+        st.sampled_from(["human", "simulated", "file"]),
+        ranks,
+        st.none() | st.dictionaries(st.sampled_from(ASPECTS), ranks),
+        all_wrong=st.booleans(),
+        right_answer=st.none() | texts,
+        comment=st.none() | texts,
+        adjudicated=st.booleans(),
+        seconds=st.none() | st.floats(0, 1e6),
+        shown=st.none() | st.permutations(range(count)).map(tuple),
+        created=st.none() | st.datetimes(timezones=st.just(UTC)),
+    )
 
 
 def back(path: Path, name: str, items: Sequence[Item], rankings: Sequence[Ranking]) -> tuple[list[Item], list[Ranking]]:
@@ -93,15 +105,16 @@ def by_annotator(rankings: Sequence[Ranking]) -> list[Ranking]:
     return sorted(rankings, key=lambda r: (r.item, r.annotator))
 
 
+HARMLESS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
 @pytest.mark.parametrize("name", WHOLE)
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-@given(drawn=ranked_items())
+@settings(max_examples=60, deadline=None, suppress_health_check=HARMLESS)
+@given(contents=ranked_items())
 def test_a_file_that_is_written_and_read_holds_the_same(
-    tmp_path: Path, name: str, drawn: tuple[list[Item], list[Ranking]]
+    tmp_path: Path, name: str, contents: tuple[list[Item], list[Ranking]]
 ) -> None:
-    items, rankings = drawn
+    items, rankings = contents
     if name == "ranking":  # the unranked ones are in label_tasks
         tasks, none = back(tmp_path / "tasks.jsonl", "label_tasks", items, rankings)
         assert not none and tasks == [item for item in items if item.id not in {r.item for r in rankings}]
@@ -131,54 +144,33 @@ def test_preferences_are_the_pairs_of_most_annotators_or_of_the_adjudicator(tmp_
     three = [replace(FULL, annotator=name, adjudicated=False, overall=ranks) for name, ranks in orders.items()]
     items, rankings = back(tmp_path / "p.jsonl", "preference", [ITEM], three)
     first, second, third, fourth = (answer.text for answer in ITEM.answers)
-    assert [tuple(a.text for a in i.answers) for i in items] == [
-        (first, second),
-        (first, third),
-        (first, fourth),
-        (second, third),
-        (second, fourth),
-    ]
-    assert (
-        {r.overall for r in rankings} == {(1, 2)}
-        and {i.context for i in items} == {CONTEXT}
-        and {i.prompt_id for i in items} == {"case-1"}
-    )
+    from_first = [(first, second), (first, third), (first, fourth)]
+    assert [tuple(a.text for a in i.answers) for i in items] == [*from_first, (second, third), (second, fourth)]
+    assert {r.overall for r in rankings} == {(1, 2)}
+    assert {(i.context, i.prompt_id) for i in items} == {(CONTEXT, "case-1")}
     adjudicated, _ = back(tmp_path / "p.jsonl", "preference", [ITEM], [*three, replace(FULL, overall=(2, 1, 1, 1))])
     assert [tuple(a.text for a in i.answers) for i in adjudicated] == [(second, first), (third, first), (fourth, first)]
 
 
 def test_the_rank_of_a_ranking_row_is_the_adjudicators_and_its_annotators_are_all(tmp_path: Path) -> None:
-    WRITERS["ranking"](
-        tmp_path / "r.jsonl", [ITEM], [replace(FULL, annotator="x", adjudicated=False, overall=(4, 3, 2, 1)), FULL]
-    )
+    overruled = replace(FULL, annotator="x", adjudicated=False, overall=(4, 3, 2, 1))
+    WRITERS["ranking"](tmp_path / "r.jsonl", [ITEM], [overruled, FULL])
     row = json.loads((tmp_path / "r.jsonl").read_text(encoding="utf-8"))
     assert [response["rank"] for response in row["responses"]] == [1, 2, 2, 4] and len(row["annotators"]) == 2
 
 
 def test_the_dimension_of_a_preference_is_an_aspect(tmp_path: Path) -> None:
-    row = {
-        "id": "p",
-        "messages": [{"role": "user", "content": "痛"}],
-        "chosen": "好",
-        "rejected": "坏",
-        "dimension": "safety",
-        "source": "s",
-    }
+    row = {"id": "p", "messages": MESSAGES, "chosen": "好", "rejected": "坏", "dimension": "safety", "source": "s"}
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
     items, rankings = READERS["preference"](tmp_path / "p.jsonl", "zhang")
-    assert (
-        rankings == [Ranking("p", "zhang", "file", (1, 2), {"safety": (1, 2)})]
-        and items[0].answers[0].origin["source"] == "s"
-    )
+    assert rankings == [Ranking("p", "zhang", "file", (1, 2), {"safety": (1, 2)})]
+    assert items[0].answers[0].origin["source"] == "s"
 
 
 def test_ranks_without_annotators_are_one_ranking_of_a_file(tmp_path: Path) -> None:
-    answers = [
-        {"text": "好", "rank": 1, "kind": "curt", "hurts": "fluency"},
-        {"text": "坏", "rank": 9},
-        {"text": "差", "rank": 9},
-    ]
-    row = {"id": "r", "messages": [{"role": "user", "content": "痛"}], "responses": answers, "source": "s"}
+    curt = {"text": "好", "rank": 1, "kind": "curt", "hurts": "fluency"}
+    answers = [curt, {"text": "坏", "rank": 9}, {"text": "差", "rank": 9}]
+    row = {"id": "r", "messages": MESSAGES, "responses": answers, "source": "s"}
     (tmp_path / "r.jsonl").write_text(json.dumps(row))
     items, rankings = READERS["ranking"](tmp_path / "r.jsonl", "zhang")
     assert rankings == [Ranking("r", "zhang", "file", (1, 2, 2))]
@@ -187,21 +179,16 @@ def test_ranks_without_annotators_are_one_ranking_of_a_file(tmp_path: Path) -> N
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(
-    ("name", "file"), [("ranking", "ranking"), ("preference", "preference"), ("label_tasks", "label_tasks")]
-)
-def test_real_files_are_read_whole_and_survive_every_whole_format(
-    real_data: Path, tmp_path: Path, name: str, file: str
-) -> None:
-    source = real_data / "train" / f"{file}.jsonl"
+@pytest.mark.parametrize("name", ["ranking", "preference", "label_tasks"])
+def test_real_files_are_read_whole_and_survive_every_whole_format(real_data: Path, tmp_path: Path, name: str) -> None:
+    source = real_data / "train" / f"{name}.jsonl"
     items, rankings = READERS[name](source, "file")
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     assert [item.id for item in items] == [row["id"] for row in rows]
     assert len(rankings) == (0 if name == "label_tasks" else len(rows))
     if name == "ranking":
-        assert [list(r.overall) for r in rankings] == [
-            [response["rank"] for response in row["responses"]] for row in rows
-        ]
+        ranks = [[response["rank"] for response in row["responses"]] for row in rows]
+        assert [list(r.overall) for r in rankings] == ranks
     for whole in WHOLE:
         kept = [item for item in items if rankings or whole != "ranking"]
         assert back(tmp_path / whole, whole, kept, rankings) == (kept, rankings)
@@ -213,36 +200,15 @@ def test_real_files_are_read_whole_and_survive_every_whole_format(
 def exported_task(*results: dict[str, Any], **annotation: Any) -> list[dict[str, Any]]:
     """A task as Label Studio exports it: ids of its own, and more fields than anybody needs."""
     answers = [{"id": name, "title": name, "body": f"文 {name}"} for name in ("blog", "mdn", "wiki")]
-    data = {"id": "t", "messages": [{"role": "user", "content": "痛"}], "answers": answers}
-    told = {
-        "id": 7,
-        "completed_by": 3,
-        "was_cancelled": False,
-        "lead_time": 4.288,
-        "created_at": "2021-03-09T22:16:08.728353Z",
-    }
-    return [
-        {
-            "id": 1,
-            "project": 83,
-            "data": data,
-            "meta": {},
-            "predictions": [],
-            "annotations": [{**told, "result": list(results), **annotation}],
-        }
-    ]
+    data = {"id": "t", "messages": MESSAGES, "answers": answers}
+    usual = {"id": 7, "completed_by": 3, "was_cancelled": False, "lead_time": 4.288, "result": list(results)}
+    annotations = [{**usual, "created_at": "2021-03-09T22:16:08.728353Z", **annotation}]
+    return [{"id": 1, "project": 83, "data": data, "meta": {}, "predictions": [], "annotations": annotations}]
 
 
 def ranker(order: Sequence[str], name: str = "rank") -> dict[str, Any]:
-    value = {"ranker": {name: order}}
-    return {
-        "value": value,
-        "id": "PpwBv_NMxd",
-        "from_name": name,
-        "to_name": "results",
-        "type": "ranker",
-        "origin": "manual",
-    }
+    tag = {"id": "PpwBv_NMxd", "from_name": name, "to_name": "results", "type": "ranker", "origin": "manual"}
+    return {"value": {"ranker": {name: order}}, **tag}
 
 
 def read_as(name: str, path: Path, content: Any) -> tuple[list[Item], list[Ranking]]:
@@ -270,23 +236,15 @@ def test_the_labelling_set_up_asks_all_that_the_tasks_hold(tmp_path: Path) -> No
     tags = list(ElementTree.parse(tmp_path / "l.config.xml").iter())
     names = {tag.get("name"): tag for tag in tags if tag.get("name")}
     (task,) = json.loads((tmp_path / "l.json").read_text(encoding="utf-8"))
-    assert {tag.get("value", "").removeprefix("$") for tag in tags if tag.tag in ("List", "Paragraphs")} <= task[
-        "data"
-    ].keys()
+    values = {tag.get("value", "").removeprefix("$") for tag in tags if tag.tag in ("List", "Paragraphs")}
+    assert values <= task["data"].keys()
     results = task["annotations"][0]["result"]
     for result in results:
         tag = names[result["from_name"]]
-        assert (
-            tag.tag.lower() == result["type"] and tag.get("toName") == result["to_name"] and result["to_name"] in names
-        )
-    assert {result["from_name"] for result in results} == {
-        "overall",
-        "safety",
-        "fluency",
-        "all_wrong",
-        "right_answer",
-        "comment",
-    }
+        assert tag.tag.lower() == result["type"] and tag.get("toName") == result["to_name"]
+        assert result["to_name"] in names
+    answered = {"overall", "safety", "fluency", "all_wrong", "right_answer", "comment"}
+    assert {result["from_name"] for result in results} == answered
 
 
 # --- Argilla ----------------------------------------------------------------------------------------------------------
@@ -309,59 +267,40 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
 
 
 def record(responses: Any) -> list[dict[str, Any]]:
-    fields = {
-        "dialogue": [{"role": "user", "content": "痛"}],
-        "answer-1": "甲",
-        "answer-2": "乙",
-        "answer-3": "丙",
-        "answer-4": None,
-    }
-    return [
-        {
-            "id": "r",
-            "fields": fields,
-            "metadata": {},
-            "suggestions": {},
-            "responses": responses,
-            "vectors": {},
-            "_server_id": "0b9",
-        }
-    ]
+    fields = {"dialogue": MESSAGES, "answer-1": "甲", "answer-2": "乙", "answer-3": "丙", "answer-4": None}
+    unused = {"metadata": {}, "suggestions": {}, "vectors": {}, "_server_id": "0b9"}
+    return [{"id": "r", "fields": fields, "responses": responses, **unused}]
+
+
+TIED = [{"value": "answer-2", "rank": 3}, {"value": "answer-1", "rank": 1}, {"value": "answer-3", "rank": 1}]
+VALUES = [
+    (ORDER, (2, 3, 1)),
+    ([*ORDER, "answer-4"], (2, 3, 1)),  # the dataset has room for four answers, this record has three
+    ([{"value": label} for label in ORDER], (2, 3, 1)),
+    (TIED, (1, 3, 1)),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    ("value", "ranks"),
-    [
-        (ORDER, (2, 3, 1)),
-        ([*ORDER, "answer-4"], (2, 3, 1)),  # the dataset has room for four answers, this record has three
-        ([{"value": label} for label in ORDER], (2, 3, 1)),
-        (
-            [{"value": "answer-2", "rank": 3}, {"value": "answer-1", "rank": 1}, {"value": "answer-3", "rank": 1}],
-            (1, 3, 1),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("value", "ranks"), VALUES)
 def test_every_shape_of_argillas_responses_is_read(
     tmp_path: Path, shape: str, value: Any, ranks: tuple[int, ...]
 ) -> None:
     (row,) = record(SHAPES[shape](value))
-    (item,), rankings = read_as(
-        "argilla", tmp_path / "a.json", [row | {"id": "5f1", "external_id": "r"} if shape == "api" else row]
-    )
+    if shape == "api":
+        row |= {"id": "5f1", "external_id": "r"}
+    (item,), rankings = read_as("argilla", tmp_path / "a.json", [row])
     assert len(item.answers) == 3 and rankings == [Ranking("r", "u-1", "human", ranks, comment="嗯")]
 
 
 def exported_record(rankings: Sequence[Ranking], overall: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """ITEM as it was once exported to Argilla, with these full rankings; overall: what each annotator's response says now."""
-    (row,) = record(
-        {
-            "overall": [
-                {"value": order, "user_id": argilla.user_id(name), "status": "submitted"}
-                for name, order in overall.items()
-            ]
-        }
-    )
+    """ITEM as it was once exported to Argilla, with these full rankings.
+
+    overall: what each annotator's response says now.
+    """
+    users = {argilla.user_id(name): order for name, order in overall.items()}
+    responses = [{"value": order, "user_id": user, "status": "submitted"} for user, order in users.items()]
+    (row,) = record({"overall": responses})
     texts = {f"answer-{k}": answer.text for k, answer in enumerate(ITEM.answers, start=1)}
     fields = {"dialogue": [m.as_dict() for m in CONTEXT], **texts}
     return [row | {"id": "a", "fields": fields, "metadata": {"zj_ray": json.dumps(Attachment.row(ITEM, rankings))}}]
@@ -370,8 +309,8 @@ def exported_record(rankings: Sequence[Ranking], overall: dict[str, list[str]]) 
 def test_what_was_once_exported_to_argilla_comes_back_whole_where_nobody_changed_it(tmp_path: Path) -> None:
     plain = replace(FULL, aspects=None, all_wrong=False, right_answer=None, comment=None)
     li = replace(plain, annotator="李医生")
-    order, turned = [f"answer-{k}" for k in (1, 2, 3, 4)], [f"answer-{k}" for k in (4, 3, 2, 1)]
-    rows = exported_record([plain, li], {"王医生": turned, "李医生": order})
+    order = [f"answer-{k}" for k in (1, 2, 3, 4)]
+    rows = exported_record([plain, li], {"王医生": order[::-1], "李医生": order})
     (item,), rankings = read_as("argilla", tmp_path / "a.json", rows)
     now = {r.annotator: r for r in rankings}
     assert item == ITEM and now["李医生"] == li
@@ -402,14 +341,16 @@ def test_what_an_annotator_changes_in_the_tool_replaces_the_full_ranking_and_wha
 
 
 def as_the_tool_does(tasks: dict[str, Any], ranked: dict[str, list[int]]) -> str:
-    """Its output_result.tsv when the doctor gives `ranked[id][k]` to response_k: `rank_texts = [response_{rank - 1} for rank in ranks]`."""
+    """Its output_result.tsv when the doctor gives `ranked[id][k]` to response_k.
+
+    The tool computes `rank_texts = [response_{rank - 1} for rank in ranks]`.
+    """
     rows = []
     for name, ranks in ranked.items():
         task = tasks[name]
         rows.append([name, task["query"], task["history"], *(task[f"response_{rank - 1}"] for rank in ranks)])
-    return pd.DataFrame(rows, columns=["id", "query", "history", "rank1", "rank2", "rank3", "rank4"]).to_csv(
-        index=False, sep="\t"
-    )
+    columns = ["id", "query", "history", "rank1", "rank2", "rank3", "rank4"]
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False, sep="\t")
 
 
 def tool_files(folder: Path, ranked: dict[str, list[int]], **changed: Any) -> Path:
@@ -426,17 +367,14 @@ def test_all_24_orders_of_the_original_tool_come_back_as_the_doctor_meant_them(t
     items, rankings = zhongjing.read(path, "王医生")
     assert {r.item: list(r.overall) for r in rankings} == ranked and len(items) == 25
     assert {(r.annotator, r.kind) for r in rankings} == {("王医生", "human")}
-    assert items[0].context == (
-        Message("user", "头痛"),
-        Message("assistant", "多久了？"),
-        Message("user", "三天😣\n“痛”"),
-    )
+    first, second, third = items[0].context
+    assert (first, second) == (Message("user", "头痛"), Message("assistant", "多久了？"))
+    assert third == Message("user", "三天😣\n“痛”")
     rows = list(csv.DictReader(path.open(encoding="utf-8", newline=""), delimiter="\t"))
     texts = [answer.text for answer in items[0].answers]
     by_name = {row["id"]: [1 + [row[f"rank{k}"] for k in range(1, 5)].index(text) for text in texts] for row in rows}
-    assert (
-        sum(by_name[name] != ranks for name, ranks in ranked.items()) == 14
-    )  # what reading the columns by their names does
+    # To read the columns by their names would be wrong so often.
+    assert sum(by_name[name] != ranks for name, ranks in ranked.items()) == 14
 
 
 def test_our_files_for_the_original_tool_are_its_own(tmp_path: Path) -> None:
@@ -467,10 +405,10 @@ def test_a_table_of_the_original_tool_that_is_none_is_named(tmp_path: Path) -> N
             zhongjing.read(path, "file")
 
 
-@pytest.mark.parametrize(
-    "rankings",
-    [[replace(FULL, overall=(1, 2, 2, 4))], [replace(FULL, annotator=n, overall=(1, 2, 3, 4)) for n in "xy"]],
-)
+WITHOUT_TIES = replace(FULL, overall=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("rankings", [[FULL], [replace(WITHOUT_TIES, annotator=name) for name in "xy"]])
 def test_what_the_original_tool_can_not_hold_is_refused_and_no_file_is_written(
     tmp_path: Path, rankings: list[Ranking]
 ) -> None:
@@ -495,7 +433,7 @@ def mutated(tree: Any, luck: random.Random) -> Any:
 
 
 def damage(path: Path, whole: Any, read: Reader, luck: random.Random) -> int:
-    """How many of 120 damaged files are refused; each must name the file, and what is read must fit into a store."""
+    """Return how many of 120 damaged files are refused; each must name the file, and what is read must fit into a store."""
     refused = 0
     for _ in range(120):
         path.write_text(json.dumps(mutated(whole, luck), ensure_ascii=False), encoding="utf-8")

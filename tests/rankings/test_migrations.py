@@ -1,4 +1,4 @@
-"""The store's tables, in SQLite and PostgreSQL: one shape, made once; tables of another version are refused and left alone."""
+"""The store's tables, in SQLite and PostgreSQL: made once, in one shape; those of another version are left alone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from zj_ray.rankings.tables import Answer, Item, Ranking, Table
 
 # As SQLAlchemy wrote them when stores had no versions.
 OLD_TABLES = """
-CREATE TABLE item (id VARCHAR(128) NOT NULL, prompt_id VARCHAR(128) NOT NULL, context JSON NOT NULL, department VARCHAR(64),
-  created TIMESTAMP NOT NULL, PRIMARY KEY (id));
+CREATE TABLE item (id VARCHAR(128) NOT NULL, prompt_id VARCHAR(128) NOT NULL, context JSON NOT NULL,
+  department VARCHAR(64), created TIMESTAMP NOT NULL, PRIMARY KEY (id));
 CREATE INDEX ix_item_prompt_id ON item (prompt_id);
 CREATE TABLE answer (item VARCHAR(128) NOT NULL, position INTEGER NOT NULL, text TEXT NOT NULL, origin JSON NOT NULL,
   PRIMARY KEY (item, position), FOREIGN KEY(item) REFERENCES item (id));
-CREATE TABLE ranking (event {number}, item VARCHAR(128) NOT NULL, annotator VARCHAR(128) NOT NULL, kind VARCHAR(16) NOT NULL,
-  overall JSON NOT NULL, aspects JSON, created TIMESTAMP NOT NULL, FOREIGN KEY(item) REFERENCES item (id));
+CREATE TABLE ranking (event {number}, item VARCHAR(128) NOT NULL, annotator VARCHAR(128) NOT NULL,
+  kind VARCHAR(16) NOT NULL, overall JSON NOT NULL, aspects JSON, created TIMESTAMP NOT NULL,
+  FOREIGN KEY(item) REFERENCES item (id));
 CREATE INDEX ix_ranking_item ON ranking (item);
 CREATE INDEX ix_ranking_annotator ON ranking (annotator);
 INSERT INTO item VALUES ('a', 'case-1', '[{{"role": "user", "content": "头痛三天"}}]', '内科', '2026-01-02 03:04:05');

@@ -50,9 +50,9 @@ def store(tmp_path: Path) -> RankingStore:
 
 
 def test_what_was_stored_comes_back(store: RankingStore) -> None:
-    said = Ranking("a", "zhang", "human", (1, 4, 1, 3), {"safety": (1, 1, 1, 1)})
-    store.add_rankings([said])
-    assert store.items() == [ITEM] and store.rankings("a") == [said]
+    ranking = Ranking("a", "zhang", "human", (1, 4, 1, 3), {"safety": (1, 1, 1, 1)})
+    store.add_rankings([ranking])
+    assert store.items() == [ITEM] and store.rankings("a") == [ranking]
 
 
 def test_a_store_that_is_opened_again_still_holds_its_rankings(store: RankingStore, tmp_path: Path) -> None:
@@ -93,16 +93,14 @@ def test_an_item_with_one_answer_is_refused(store: RankingStore) -> None:
 
 def test_two_processes_that_create_and_fill_one_file_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "shared.sqlite"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], stderr=subprocess.PIPE)
-        for name in ("one", "two", "three")
-    ]
+    commands = [[sys.executable, "-c", WRITER, str(path), name] for name in ("one", "two", "three")]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
     for writer in writers:
         _, errors = writer.communicate(timeout=120)
         assert writer.returncode == 0, errors.decode()
     store = RankingStore(path)
     assert len(store.items()) == 120
-    assert sum(len(known) for known in store.all_rankings().values()) == 120
+    assert sum(len(rankings) for rankings in store.all_rankings().values()) == 120
 
 
 def test_consensus_is_the_mean_rank_and_pairs_leave_ties_out() -> None:
@@ -137,12 +135,8 @@ def test_export_holds_the_consensus_the_annotators_and_says_that_they_were_simul
 
 def ranked_file(path: Path, identity: str, **row: object) -> None:
     answers = [{"text": "好", "rank": 1}, {"text": "坏", "rank": 9}]
-    whole = {
-        "id": identity,
-        "messages": [{"role": "user", "content": "头痛"}],
-        "responses": answers,
-        "source": "s",
-    } | row
+    messages = [{"role": "user", "content": "头痛"}]
+    whole = {"id": identity, "messages": messages, "responses": answers, "source": "s", **row}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -204,7 +198,7 @@ def test_real_rankings_survive_import_and_export(tmp_path: Path) -> None:
     take_data_folder(store, root)
     items, rankings = store.contents()
     expected = [r(root / split / f"{name}.jsonl", "file") for split in ("train", "valid") for name, r in KINDS.items()]
-    assert len(items) == len(rankings) == sum(len(found) for found, _ in expected)
+    assert len(items) == len(rankings) == sum(len(of_file) for of_file, _ in expected)
     assert ranking.write(tmp_path / "all.jsonl", items, rankings) == len(items)
     assert ranking.read(tmp_path / "all.jsonl", "nobody") == (items, rankings)
 

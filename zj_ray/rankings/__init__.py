@@ -1,1 +1,1 @@
-"""The ranking store: items, answers, what annotators said of them; and what the reward model learns from it."""
+"""The ranking store: items, their answers, how annotators rank them, and what the reward model learns from that."""

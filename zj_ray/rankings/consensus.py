@@ -1,4 +1,4 @@
-"""What the rankings of one item come to: which of them count, their mean ranks, and the pairs that most annotators order."""
+"""What the rankings of one item come to: which of them count, their mean ranks, and the pairs that most agree upon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def settled(rankings: Sequence[Ranking]) -> list[Ranking]:
 
 
 def consensus(rankings: Sequence[Ranking]) -> list[float]:
-    """Mean overall rank of each answer [answers] over the annotators; lower is better. Raises DataError without a ranking."""
+    """Mean overall rank of each answer [answers] over the annotators; lower is better.
+
+    Raises DataError without a ranking.
+    """
     if not rankings:
         raise DataError("nobody has ranked this item", remedy="leave unranked items out, or collect a ranking first")
     return [float(mean) for mean in np.mean([r.overall for r in rankings], axis=0)]

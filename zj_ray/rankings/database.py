@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine
 
-BUSY_SECONDS = 60.0  # longest wait for another process that is writing to the same SQLite file
+BUSY_SECONDS = 60.0  # the longest wait for another process that writes to the same SQLite file
 
 
 def open_database(url: str) -> Engine:
-    """The database at a SQLAlchemy URL. Its errors show no values: a fault must not carry patients' words into a log."""
+    """The database at a SQLAlchemy URL, whose errors show no values: none may carry a patient's words into a log."""
     waits = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
     engine = create_engine(url, connect_args=waits, hide_parameters=True)
     if engine.dialect.name == "sqlite":

@@ -1,12 +1,11 @@
 """What the reward model learns from: each ranked item with the answers, ranks and weights that its rankings come to.
 
-Where an adjudicator decided, that word alone counts. Where an annotator found every answer wrong and wrote the right one,
-that is one more answer, which this annotator ranks above all others and the rest of the annotators not at all.
+Where an adjudicator decided, that ranking alone counts. Where an annotator found every answer wrong and wrote the right
+one, that is one more answer, which this annotator ranks above all others and the rest of the annotators not at all.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,14 +13,18 @@ import numpy as np
 
 from zj_ray.rankings.aspects import HEADS, OVERALL
 from zj_ray.rankings.consensus import settled
+from zj_ray.rankings.lots import draw
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
-STOPPING = 0.1  # share of the training prompts by which early stopping decides
+STOPPING = 0.1  # the share of the training prompts by which early stopping decides
 
 
 @dataclass(frozen=True)
 class RankedForTraining:
-    """ranks: `[heads, answers, annotators]`, lower is better, NaN where there is no rank. weights: `[annotators]`."""
+    """An item as the reward model learns it.
+
+    ranks: `[heads, answers, annotators]`, lower is better, NaN where there is no rank. weights: `[annotators]`.
+    """
 
     item: Item
     ranks: np.ndarray
@@ -31,11 +34,14 @@ class RankedForTraining:
 def label_items(
     items: Sequence[Item], rankings: Mapping[str, Sequence[Ranking]], weights: Mapping[str, float] | None = None
 ) -> list[RankedForTraining]:
-    """Every item of `items` that has rankings, with its ranks. weights: of annotators by name (`annotator_weights`), else 1."""
-    return [_label(item, settled(rankings[item.id]), weights or {}) for item in items if item.id in rankings]
+    """The items that have rankings, with their ranks.
+
+    weights: of annotators by name (`annotator_weights`); who has none weighs 1.
+    """
+    return [_ranked(item, settled(rankings[item.id]), weights or {}) for item in items if item.id in rankings]
 
 
-def _label(item: Item, rankings: Sequence[Ranking], weights: Mapping[str, float]) -> RankedForTraining:
+def _ranked(item: Item, rankings: Sequence[Ranking], weights: Mapping[str, float]) -> RankedForTraining:
     texts = [answer.text for answer in item.answers]
     right = {r.right_answer: None for r in rankings if r.all_wrong and r.right_answer and r.right_answer not in texts}
     whole = replace(item, answers=(*item.answers, *(Answer(text, {"kind": "right_answer"}) for text in right)))
@@ -53,8 +59,8 @@ def _label(item: Item, rankings: Sequence[Ranking], weights: Mapping[str, float]
 def is_held_out(items: Sequence[Item], share: float, seed: int) -> dict[str, bool]:
     """Whether each item, by id, is kept back to measure the reward model.
 
-    All of valid/ are, none of train/, and `share` of the prompts that come from neither. The prompt's id and the seed alone
-    decide, so that a prompt that is answered anew in a later round stays on its side. At least one is kept back.
+    All of valid/ are, none of train/, and `share` of the prompts that come from neither. The prompt's id and the seed
+    alone decide, so that a prompt that is answered anew in a later round stays on its side. At least one is kept back.
     """
     lots = _lots(items, f"{seed}/held-out")
     splits = {item.id: item.answers[0].origin.get("split") for item in items}
@@ -77,8 +83,5 @@ def stop_by(training: Sequence[Item], seed: int) -> set[str]:
 
 
 def _lots(items: Sequence[Item], name: str) -> dict[str, float]:
-    """A number in [0, 1) for each item, by id: by chance, but the same for all items of a prompt and in every round."""
-    return {
-        item.id: int.from_bytes(hashlib.sha256(f"{name}/{item.prompt_id}".encode()).digest()[:7], "big") / 2**56
-        for item in items
-    }
+    """A number in [0, 1) for each item, by id: the lot of its prompt, so that it is the same in every round."""
+    return {item.id: draw(f"{name}/{item.prompt_id}") for item in items}

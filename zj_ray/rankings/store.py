@@ -1,9 +1,9 @@
-"""The ranking store: contexts, their answers, and what each annotator thought of them, in any SQL database.
+"""The ranking store: contexts, their answers, and how each annotator ranks them, in any SQL database.
 
-Append-only: an annotator who changes their mind adds a ranking, and the newest of each annotator counts. Several processes
-may write at once (SQLite in WAL mode waits for the other writer), so an id is claimed by inserting it, never by looking
-first. The default is one SQLite file on a local disk; on a network disk use a database server's URL instead, because
-SQLite's locks can't be trusted there.
+It is append-only: an annotator who changes their mind adds a ranking, and the newest of each annotator counts. Several
+processes may write at once (SQLite in WAL mode waits for the other writer), so an id is claimed by inserting it, never
+by looking first. The default is one SQLite file on a local disk; on a network disk use a database server's URL
+instead, because SQLite's locks can't be trusted there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zj_ray.rankings.tables import KINDS, Answer, AnswerRow, GoldRow, Item, Item
 
 
 class RankingStore:
-    """url_or_path: a SQLAlchemy URL ("postgresql://…") or the path of a SQLite file, made where it is missing."""
+    """The store at a SQLAlchemy URL ("postgresql://…") or in a SQLite file, which is made where it is missing."""
 
     def __init__(self, url_or_path: str | Path) -> None:
         if "://" not in str(url_or_path):
@@ -40,6 +40,7 @@ class RankingStore:
             migrate(connection, self.location)
 
     def close(self) -> None:
+        """Let go of the database; the store can't be used after."""
         self._database.dispose()
 
     def reading(self) -> Connection:
@@ -48,16 +49,17 @@ class RankingStore:
 
     @contextlib.contextmanager
     def writing(self, *, sync: str = "FULL") -> Iterator[Connection]:
-        """One transaction: what is read in it still holds when it writes, and all of it is on disk at the end, or nothing.
+        """A transaction: what it reads still holds when it writes, and at the end all of it is on disk, or nothing.
 
-        SQLite has one writer at a time. Threads queue here for their turn, as SQLite's own waiting sleeps for up to 100 ms.
-        sync: "NORMAL" survives a killed process but not a power cut, and waits for no disk: for what may be done again.
+        SQLite has one writer at a time. Threads queue here for their turn, as SQLite's own waiting sleeps for up to
+        100 ms. sync: "NORMAL" survives a killed process but not a power cut, and waits for no disk; it is for what may
+        be done again.
         """
         with self._turn, self._database.execution_options(sync=sync).begin() as connection:
             yield connection
 
     def add_items(self, items: Sequence[Item], rankings: Sequence[Ranking] = ()) -> None:
-        """Add all items with rankings of them (or of items that the store has) or, raising DataError, nothing.
+        """Add items, and rankings of them or of items that the store has: all or, raising DataError, none.
 
         It raises where an item or a ranking is unfit, and where the store has an item of the same id. All go into one
         transaction: an item that was stored without its ranking would look as if nobody had ranked it.
@@ -76,16 +78,14 @@ class RankingStore:
         self.add_items((), rankings)
 
     def add_gold(self, ranks: Mapping[str, Sequence[int]], author: str) -> None:
-        """Say which ranks of these items are right.
+        """Add the right ranks of these items, by which annotators are measured.
 
         Raises DataError, and adds none, where an item is unknown, has gold ranks already, or its ranks don't fit.
         """
         self.check([Ranking(item, author, "human", tuple(overall)) for item, overall in ranks.items()])
         now = datetime.now(UTC)
-        rows = [
-            {"item": item, "overall": list(overall), "author": author, "created": now}
-            for item, overall in ranks.items()
-        ]
+        common = {"author": author, "created": now}
+        rows = [{"item": item, "overall": list(overall), **common} for item, overall in ranks.items()]
         self._insert({GoldRow: rows}, f"one of the items {_some(ranks)} has gold ranks already")
 
     def gold(self) -> dict[str, tuple[int, ...]]:
@@ -99,8 +99,8 @@ class RankingStore:
         rows = select(ItemRow.id, ItemRow.prompt_id, ItemRow.context, ItemRow.department).order_by(ItemRow.id)
         texts = select(AnswerRow.item, AnswerRow.text, AnswerRow.origin).order_by(AnswerRow.item, AnswerRow.position)
         if item_ids is not None:
-            wanted = list(item_ids)
-            rows, texts = rows.where(ItemRow.id.in_(wanted)), texts.where(AnswerRow.item.in_(wanted))
+            ids = list(item_ids)
+            rows, texts = rows.where(ItemRow.id.in_(ids)), texts.where(AnswerRow.item.in_(ids))
         answers: dict[str, list[Answer]] = defaultdict(list)
         with self.reading() as connection:
             for row in connection.execute(texts):
@@ -115,7 +115,7 @@ class RankingStore:
         return self.all_rankings([item_id]).get(item_id, [])
 
     def all_rankings(self, item_ids: Iterable[str] | None = None) -> dict[str, list[Ranking]]:
-        """`rankings` of every item (or of `item_ids`) in one query; items that nobody ranked are absent."""
+        """The newest ranking of every item (or of `item_ids`) by each annotator; unranked items are absent."""
         with self.reading() as connection:
             return newest(connection, item_ids)
 
@@ -133,9 +133,9 @@ class RankingStore:
         return dict(rankings)
 
     def check(self, rankings: Sequence[Ranking], items: Sequence[Item] = ()) -> None:
-        """Raises DataError for the first ranking that does not fit its item, which is in the store or in `items`."""
-        wanted = sorted({ranking.item for ranking in rankings})
-        query = select(AnswerRow.item, func.count()).where(AnswerRow.item.in_(wanted)).group_by(AnswerRow.item)
+        """Raise DataError for the first ranking that does not fit its item, which is in the store or in `items`."""
+        ids = sorted({ranking.item for ranking in rankings})
+        query = select(AnswerRow.item, func.count()).where(AnswerRow.item.in_(ids)).group_by(AnswerRow.item)
         with self.reading() as connection:
             answers = {item: count for item, count in connection.execute(query)}
         answers |= {item.id: len(item.answers) for item in items}
@@ -143,7 +143,7 @@ class RankingStore:
             _check_ranking(ranking, answers.get(ranking.item))
 
     def _insert(self, rows: dict[type[Table], list[dict[str, Any]]], fault: str) -> None:
-        """fault: what a row says that is there already."""
+        """Insert all rows or none. Raises DataError saying `fault` where one is there already."""
         try:
             with self.writing() as connection:
                 for table, values in rows.items():
@@ -160,7 +160,7 @@ def open_rankings(folder: Path, url: str | None) -> RankingStore:
 
 
 def newest(connection: Connection, item_ids: Iterable[str] | None = None) -> dict[str, list[Ranking]]:
-    """The newest ranking of each item (or of `item_ids`) by each annotator, unless it was taken back or skipped since."""
+    """The newest ranking of every item (or of `item_ids`) by each annotator, unless they took it back or skipped it."""
     query = select(RankingRow.__table__).order_by(RankingRow.event)
     if item_ids is not None:
         query = query.where(RankingRow.item.in_(list(item_ids)))
@@ -227,5 +227,6 @@ def _check_ranking(ranking: Ranking, answers: int | None) -> None:
 
 
 def _some(names: Iterable[str]) -> str:
-    shown = [repr(name) for name in names]
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+    """The first three names, and how many more there are."""
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted[:3]) + (f" and {len(quoted) - 3} more" if len(quoted) > 3 else "")

@@ -16,10 +16,12 @@ KINDS: tuple[Kind, ...] = ("simulated", "human", "file")
 
 
 class Table(DeclarativeBase):
-    """Base of the tables; `Table.metadata` is what a migration compares against."""
+    """The base of the tables; `Table.metadata` has them all."""
 
 
 class ItemRow(Table):
+    """A dialogue context whose answers are ranked."""
+
     __tablename__ = "item"
 
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
@@ -30,6 +32,8 @@ class ItemRow(Table):
 
 
 class AnswerRow(Table):
+    """One of the answers to an item's context."""
+
     __tablename__ = "answer"
 
     item: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
@@ -39,7 +43,7 @@ class AnswerRow(Table):
 
 
 class RankingRow(Table):
-    """One event: an annotator ranked an item, skipped it, or took back what he had said of it. The newest of each annotator counts.
+    """One event: an annotator ranked an item, skipped it, or took either back. The newest of each annotator counts.
 
     key: names the event for a page that may have to send it twice; it is stored once.
     """
@@ -90,11 +94,11 @@ class AccountRow(Table):
 
 
 class TicketRow(Table):
-    """A place for one annotator at one item. Tickets are who does what, not what was said, so they change; `ranking` never does.
+    """One annotator's work on one item. Tickets say who does what, so they change; `ranking`, which has it, never does.
 
-    slot: which of the item's places it holds; a place is held once. None: it holds none (gold, skipped, or late).
+    slot: which of the item's slots it fills; only one ticket does. None: it fills none (gold, skipped, or late).
     state: free, open, done, skipped, or late: given to somebody else because it was open too long.
-    since, until: first shown, and when an open one may be given away [s since 1970].
+    since, until: when it was first shown, and when an open one may be given away [s since 1970].
     """
 
     __tablename__ = "ticket"
@@ -117,7 +121,7 @@ class TicketRow(Table):
 
 @dataclass(frozen=True)
 class Answer:
-    """origin: where the text came from, such as {"temperature": 1.0, "weight_version": 0}."""
+    """An answer to be ranked. origin: where it came from, such as {"temperature": 1.0, "weight_version": 0}."""
 
     text: str
     origin: dict[str, Any] = field(default_factory=dict)
@@ -138,8 +142,8 @@ class Item:
 class Ranking:
     """One annotator's ranks of one item's answers, in the answers' order: 1 is best, equal ranks are ties.
 
-    all_wrong: none of the answers may be given to a patient; right_answer is what should have been said, if he wrote it.
-    adjudicated: said by a third expert over annotators who disagreed, so it alone counts (`settled`).
+    all_wrong: none of the answers may be given to a patient. right_answer: what the annotator would have said instead.
+    adjudicated: by an adjudicator over annotators who disagreed, so that it alone counts (`settled`).
     seconds: from the item's first display to the save. shown: positions of the answers in the order of display.
     """
 

@@ -1,7 +1,7 @@
-"""Argilla 2, which is only read: the JSON list of records that `Dataset.records.to_json` writes, or the server's own API.
+"""Argilla 2, which is only read: the JSON list of records that `Dataset.records.to_json` or the server's API gives.
 
-The client keeps the order of a ranking and drops the ranks, and with them ties; records that were once exported from here
-keep them in `metadata.zj_ray`. The server's API gives rankings with their ranks.
+The client keeps the order of a ranking and drops the ranks, and with them ties; records that were once exported from
+here keep them in `metadata.zj_ray`. The server's API gives rankings with their ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ class Value(BaseModel):
 
 
 class Response(Value):
-    """values: of all questions, in the server's API; else value, of one. status: `to_json` leaves it out."""
+    """What a user answered.
+
+    values: to all questions, in the server's API; else value, to one. status: `to_json` leaves it out.
+    """
 
     user_id: str | None = None
     status: str | None = None
@@ -34,7 +37,7 @@ class Response(Value):
 
 
 class Record(BaseModel):
-    """responses: by question (`Dataset.records.to_json`), or a list (`Record.serialize`, the server's API).
+    """An item with its responses: by question (`Dataset.records.to_json`), or a list (`Record.serialize`, the API).
 
     external_id: the item's in the server's API, whose `id` is the server's own.
     """
@@ -47,7 +50,7 @@ class Record(BaseModel):
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """Drafts and discarded responses are left out. annotator: whose responses without a user are."""
+    """Read every record without its drafts and discarded responses. annotator: whose responses without a user are."""
     items, rankings = [], []
     for number, raw in enumerate(read_json(path, list, "a list of records"), start=1):
         where = f"{path}: record {number}"
@@ -58,13 +61,8 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
         forms: dict[str, Row] = defaultdict(dict)
         for user, question, value in _submitted(record.responses or []):
             forms[user or annotator][question] = value
-        rankings += reconcile(
-            full,
-            (
-                parse_form(form, item, names.get(user, user), where, seconds=None, created=None)
-                for user, form in forms.items()
-            ),
-        )
+        submitted = (parse_form(form, item, names.get(user, user), where) for user, form in forms.items())
+        rankings += reconcile(full, submitted)
     return items, rankings
 
 
@@ -90,7 +88,7 @@ def _item(record: Record, where: str) -> tuple[Item, list[Ranking]]:
 
 
 def _submitted(responses: dict[str, list[Response]] | list[Response]) -> Iterator[tuple[str | None, str, Any]]:
-    """(user, question, answer) of every response that was submitted."""
+    """Yield (user, question, answer) of every response that was submitted."""
     if isinstance(responses, dict):
         one_by_one = [(question, response) for question, group in responses.items() for response in group]
     else:

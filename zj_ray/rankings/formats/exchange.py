@@ -1,4 +1,4 @@
-"""Rankings between files and a store. What the store has is left as it is, so that a file may be taken again and again."""
+"""Rankings between files and a store. A file may be taken again and again: what the store has is left as it is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from zj_ray.rankings.formats import argilla, label_studio, label_tasks, preferen
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Item, Ranking
 
-# (path, annotator) → what the file holds. annotator: whose rankings they are, where it doesn't say. Raises DataError naming
-# file and record.
+# (path, annotator) → what the file holds. annotator: whose rankings they are, where it doesn't say. Raises DataError
+# naming file and record.
 Reader = Callable[[Path, str], tuple[list[Item], list[Ranking]]]
 # (path, items, rankings) → number of records. Writes the file in one step, over one that is there.
 Writer = Callable[[Path, Sequence[Item], Sequence[Ranking]], int]
@@ -38,20 +38,20 @@ READERS: dict[str, Reader] = {
 
 
 def reader(name: str) -> Reader:
-    """What reads the format of this name. Raises ConfigError for another."""
+    """The reader of the format of this name. Raises ConfigError for an unknown one."""
     return _choose(READERS, name, f"there is no format {name!r}")
 
 
 def writer(name: str) -> Writer:
-    """What writes the format of this name. Raises ConfigError for another, and for one that is only read."""
+    """The writer of the format of this name. Raises ConfigError for an unknown one, and for one that is only read."""
     only_read = f"{name} is a format to import from, not to export to"
     return _choose(WRITERS, name, only_read if name in READERS else f"there is no format {name!r}")
 
 
 def take(store: RankingStore, items: Sequence[Item], rankings: Sequence[Ranking]) -> tuple[int, int]:
-    """Add the items and rankings that the store lacks; returns how many of each.
+    """Add the items and rankings that the store lacks, and return how many of each those are.
 
-    Raises DataError, and adds nothing, where the store has an item of the same id with another context or other answers.
+    Raises DataError, and adds nothing, where the store has another context or other answers under an item's id.
     """
     there = {item.id: item for item in store.items()}
     for item in items:
@@ -60,10 +60,10 @@ def take(store: RankingStore, items: Sequence[Item], rankings: Sequence[Ranking]
             remedy = "give the item in the file another id; nothing was taken"
             raise DataError(what, where=store.location, remedy=remedy)
     history = store.history()
-    fresh = [item for item in items if item.id not in there]
-    news = [ranking for ranking in rankings if _is_news(ranking, history.get((ranking.item, ranking.annotator), []))]
-    store.add_items(fresh, news)
-    return len(fresh), len(news)
+    new_items = [item for item in items if item.id not in there]
+    new_rankings = [r for r in rankings if _is_news(r, history.get((r.item, r.annotator), []))]
+    store.add_items(new_items, new_rankings)
+    return len(new_items), len(new_rankings)
 
 
 def take_data_folder(store: RankingStore, root: Path) -> None:
@@ -97,7 +97,7 @@ def _content(item: Item) -> object:
 
 
 def _is_news(ranking: Ranking, past: Sequence[Ranking]) -> bool:
-    """Whether it adds to what this annotator has said of this item: an old opinion must not displace a newer one."""
+    """Whether a ranking adds to the past ones of its item and annotator: an old one must not displace a newer one."""
     if not past or ranking == past[-1]:
         return not past
     newest = past[-1].created

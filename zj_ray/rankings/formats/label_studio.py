@@ -1,7 +1,7 @@
 """Label Studio: a JSON list of tasks, as its import takes and its export ("JSON", not "JSON-MIN") gives them.
 
-The labelling set-up that the tasks are made for is CONFIG; `write` puts it beside the tasks. A Ranker knows no ties: the
-order in `annotations` breaks them, and `meta` of the task keeps the ranks.
+The labelling set-up that the tasks are made for is CONFIG; `write` puts it beside the tasks. A Ranker knows no ties:
+the order in `annotations` breaks them, and `meta` of the task keeps the ranks.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Data(BaseModel):
 
 
 class Region(BaseModel):
-    """One tag's answer. value: {"ranker": {name: [ids, the best first]}}, {"text": […]} or {"choices": […]}."""
+    """The answer to one tag. value: {"ranker": {name: [ids, the best first]}}, {"text": […]} or {"choices": […]}."""
 
     from_name: str
     value: Row
 
 
 class Annotation(BaseModel):
-    """completed_by: Label Studio's number of the user, or the user as an object with an e-mail address."""
+    """What one user answered. completed_by: Label Studio's number of them, or an object with their e-mail address."""
 
     result: list[Region]
     completed_by: int | Row | None = None
@@ -80,7 +80,7 @@ class Task(BaseModel):
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """What an annotator cancelled is left out. annotator: who annotated, where a task doesn't say."""
+    """Read every task without its cancelled annotations. annotator: who annotated, where a task doesn't say."""
     items, rankings = [], []
     for number, raw in enumerate(read_json(path, list, "a list of tasks"), start=1):
         where = f"{path}: task {number}"
@@ -94,7 +94,7 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
-    """Every item, ranked or not, and beside the tasks the labelling set-up (.config.xml)."""
+    """Write every item, ranked or not, and beside the tasks the labelling set-up (.config.xml)."""
     ranked = by_item(rankings)
     tasks = [_task(item, ranked.get(item.id, [])) for item in items]
     write_atomic(path.with_name(f"{path.stem}.config.xml"), CONFIG)
@@ -141,7 +141,7 @@ def _forms(task: Task, item: Item, annotator: str, where: str) -> Iterator[Ranki
 
 
 def _answer(region: Region, names: Mapping[str, str], where: str) -> tuple[str, Any]:
-    """(question, answer). A Ranker whose name is no aspect ranks overall, so that simpler projects can be read."""
+    """The question and its answer. A Ranker of any other name ranks overall, so that simpler projects can be read."""
     if "ranker" in region.value:
         question = region.from_name if region.from_name in RANKED else questions.OVERALL
         return question, _order(region.value["ranker"], names, where)

@@ -18,13 +18,13 @@ class TaskRow(Extras):
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """The items, and no rankings, so that `annotator` has no effect."""
+    """Read the items, and no rankings, so that `annotator` has no effect."""
     rows = unique_rows(path, TaskRow)
     return [parse_item(row.id, row.messages, row.responses, row, where) for where, row in rows], []
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
-    """The items without a ranking."""
+    """Write the items that nobody has ranked."""
     ranked = {ranking.item for ranking in rankings}
     return write_jsonl(path, (_row(item) for item in items if item.id not in ranked))
 

@@ -19,7 +19,7 @@ from zj_ray.rankings.tables import Item, Ranking
 
 
 class PreferenceRow(BaseModel):
-    """dimension: what the preference is about, overall where it is None."""
+    """A preference. dimension: what it is about; overall where it is None."""
 
     id: str
     messages: Any
@@ -33,15 +33,14 @@ class PreferenceRow(BaseModel):
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """Items of two answers, `chosen` first, each ranked by `annotator` (kind "file").
+    """Read items of two answers, `chosen` first, each ranked by `annotator` (kind "file").
 
     The ranks hold for the `dimension`, too, where that names an aspect.
     """
     items, rankings = [], []
     for where, row in unique_rows(path, PreferenceRow):
-        origins: list[Row] = [
-            {"source": row.source, "kind": kind, "domain": row.domain} for kind in ("chosen", "rejected")
-        ]
+        kinds = ("chosen", "rejected")
+        origins: list[Row] = [{"source": row.source, "kind": kind, "domain": row.domain} for kind in kinds]
         extras = Extras(prompt_id=row.prompt_id, department=row.department, origins=origins)
         items.append(parse_item(row.id, row.messages, [row.chosen, row.rejected], extras, where))
         aspects: dict[str, tuple[int, ...]] | None = {row.dimension: (1, 2)} if row.dimension in ASPECTS else None
@@ -50,7 +49,7 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
-    """The pairs that the reward model learns from: those that most annotators order, or the adjudicator where there is one."""
+    """Write the pairs that the reward model learns from: those that most annotators, or the adjudicator, order."""
     ranked = by_item(rankings)
     rows = (row for item in items if item.id in ranked for row in _rows(item, settled(ranked[item.id])))
     return write_jsonl(path, rows)

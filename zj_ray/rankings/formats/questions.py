@@ -1,8 +1,8 @@
-"""A ranking as a labelling tool of others sees it: a form with one question after the other, each answered without ties.
+"""A ranking as another labelling tool sees it: a form with one question after the other, each answered without ties.
 
-Label Studio's Ranker and Argilla's client hold an order of the answers and no more, so each file also carries the rankings
-in full (`ranking_row`) where the tool keeps them untouched. A form that comes back is compared with the one that went out:
-where nothing was changed, the annotator's full ranking stands, else the form is a new one.
+Label Studio's Ranker and Argilla's client hold an order of the answers and no more, so each file also carries the
+rankings in full (`ranking_row`) where the tool keeps them untouched. A form that comes back is compared with the one
+that went out: where nothing was changed, the annotator's full ranking stands, else the form is a new one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from zj_ray.errors import DataError
-from zj_ray.rankings.aspects import ASPECTS
+from zj_ray.rankings.aspects import ASPECTS, OVERALL
 from zj_ray.rankings.consensus import competition_ranks
 from zj_ray.rankings.formats.rows import utc
 from zj_ray.rankings.tables import Item, Ranking
 
-OVERALL, ALL_WRONG, RIGHT_ANSWER, COMMENT = "overall", "all_wrong", "right_answer", "comment"
+ALL_WRONG, RIGHT_ANSWER, COMMENT = "all_wrong", "right_answer", "comment"
 RANKED = (OVERALL, *ASPECTS)
 
 
@@ -39,7 +39,10 @@ def answer_name(position: int) -> str:
 
 
 def as_form(ranking: Ranking) -> dict[str, Any]:
-    """{question: the answers' names, the best first; a text; True}. Of equal ranks the earlier answer goes first."""
+    """The answer to each question of the form: the answers' names, the best first; a text; or True.
+
+    Of equal ranks the earlier answer goes first.
+    """
     questions = {OVERALL: ranking.overall, **{a: r for a, r in (ranking.aspects or {}).items() if a in ASPECTS}}
     orders = {
         question: [answer_name(k) for k in sorted(range(len(ranks)), key=ranks.__getitem__)]
@@ -51,7 +54,13 @@ def as_form(ranking: Ranking) -> dict[str, Any]:
 
 
 def parse_form(
-    form: Mapping[str, Any], item: Item, annotator: str, where: str, *, seconds: float | None, created: datetime | None
+    form: Mapping[str, Any],
+    item: Item,
+    annotator: str,
+    where: str,
+    *,
+    seconds: float | None = None,
+    created: datetime | None = None,
 ) -> Ranking | None:
     """The ranking in a person's form; None where nothing is ranked overall. An order may hold ranks (`RankedAnswer`).
 
@@ -86,7 +95,7 @@ def reconcile(full: Sequence[Ranking], forms: Iterable[Ranking | None]) -> list[
 
 
 def _ranks(order: Any, item: Item, where: str) -> tuple[int, ...]:
-    """Ranks of the item's answers. Names beyond its own are those of items with more answers."""
+    """Ranks of the item's answers in an order, which may also name answers that only other items have."""
     names = [answer_name(k) for k in range(len(item.answers))]
     try:
         answers = ORDER.validate_python(order)

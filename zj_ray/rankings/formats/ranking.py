@@ -1,4 +1,4 @@
-"""`ranking` JSONL (docs/data.md): contexts with ranked answers; `annotators` holds every ranking in full: nothing is lost."""
+"""`ranking` JSONL (docs/data.md): contexts with ranked answers; `annotators` holds every ranking in full."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Response(BaseModel):
 
 
 class RankedRow(BaseModel):
-    """annotators: missing in files that are not ours. Then each answer has a `rank`."""
+    """An item. annotators: missing in files that are not ours, where each answer has a `rank` instead."""
 
     id: str
     messages: Any
@@ -46,7 +46,7 @@ class RankedRow(BaseModel):
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """Without `annotators`, the ranks of `responses` are one ranking: that of `annotator`, of kind "file"."""
+    """Read every item with its rankings; without `annotators` its only one is by `annotator`, of kind "file"."""
     items, rankings = [], []
     for where, row in unique_rows(path, RankedRow):
         item = parse_item(row.id, row.messages, [r.text for r in row.responses], _extras(row), where)
@@ -59,13 +59,13 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
-    """Every ranked item; `label_tasks` has the others."""
+    """Write every ranked item; `label_tasks` has the others."""
     ranked = by_item(rankings)
     return write_jsonl(path, (_row(item, ranked[item.id]) for item in items if item.id in ranked))
 
 
 def _row(item: Item, rankings: Sequence[Ranking]) -> Row:
-    """`rank` and `aspects` of the answers come from the rankings that count (`settled`): 1, 2, 2, 4."""
+    """An item as a row: `rank` and `aspects` of its answers are what the rankings that count come to: 1, 2, 2, 4."""
     counted = settled(rankings)
     ranks = competition_ranks(consensus(counted))
     aspects = _aspect_ranks(counted)
@@ -102,7 +102,7 @@ def _aspect_ranks(rankings: Sequence[Ranking]) -> dict[str, list[int]]:
 
 
 def _extras(row: RankedRow) -> Extras:
-    """An answer without an `origin` has the `source` of its row, and what the file says that it is and hurts."""
+    """The row's extras: an answer without an `origin` has the row's `source`, and what it says the answer hurts."""
     origins = [
         r.origin if r.origin is not None else {"source": row.source, "kind": r.kind, "hurts": r.hurts}
         for r in row.responses

@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Extras(BaseModel):
-    """Parts of an item that other tools' formats have no field for and carry along. None where a file is not ours."""
+    """The parts of an item that other tools have no field for, and carry along. None where a file is not ours."""
 
     prompt_id: str | None = None
     department: str | None = None
@@ -32,6 +32,7 @@ class Extras(BaseModel):
 
     @classmethod
     def of(cls, item: Item) -> Extras:
+        """The extras of an item."""
         origins = [answer.origin for answer in item.answers]
         return cls(prompt_id=item.prompt_id, department=item.department, origins=origins)
 
@@ -47,7 +48,7 @@ class Attachment(Extras):
 
 
 def by_item(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
-    """Rankings by their item's id, in their order."""
+    """The rankings of each item, by its id, in their order."""
     groups: dict[str, list[Ranking]] = defaultdict(list)
     for ranking in rankings:
         groups[ranking.item].append(ranking)
@@ -55,7 +56,7 @@ def by_item(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
 
 
 def label_source(rankings: Sequence[Ranking]) -> str:
-    """Whose judgement an item's rankings are. A single simulated one among them makes it a simulated label."""
+    """Whose judgement an item's rankings are: a single simulated one among them makes it a simulated label."""
     kinds: set[Kind] = {ranking.kind for ranking in rankings}
     if "simulated" in kinds:
         return "simulated annotators (rules + noise)"
@@ -71,7 +72,7 @@ def parse_row(model: type[Model], raw: Any, where: str) -> Model:
 
 
 def unique_rows(path: Path, model: type[Model]) -> Iterator[tuple[str, Model]]:
-    """(`file:line`, row) of every row of a JSONL file whose rows have ids.
+    """Yield (`file:line`, row) for every row of a JSONL file whose rows have ids.
 
     Raises DataError for a row that is no `model`, and for an id that an earlier row has.
     """
@@ -88,12 +89,13 @@ def unique_rows(path: Path, model: type[Model]) -> Iterator[tuple[str, Model]]:
 
 
 def must_exist(path: Path, remedy: str) -> None:
+    """Raise DataError with this remedy where there is no such file."""
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), remedy=remedy)
 
 
 def read_json(path: Path, kind: type, shape: str) -> Any:
-    """A whole JSON file, which must hold a `kind`. shape: what that is in words, for the error."""
+    """The content of a JSON file. Raises DataError where it is no `kind`. shape: what that is, in words."""
     remedy = f"give a JSON file that holds {shape}"
     must_exist(path, remedy)
     try:
@@ -106,7 +108,7 @@ def read_json(path: Path, kind: type, shape: str) -> Any:
 
 
 def parse_item(identity: str, messages: Any, texts: Sequence[str], extras: Extras, where: str) -> Item:
-    """The item with these answers' texts. Raises DataError naming `where`."""
+    """The item with these answers. Raises DataError naming `where`."""
     origins = extras.origins if extras.origins is not None else [{}] * len(texts)
     if not identity or len(texts) < 2 or not all(text.strip() for text in texts) or len(origins) != len(texts):
         what = "an item needs an id, and two or more answers that are not empty"
@@ -117,14 +119,14 @@ def parse_item(identity: str, messages: Any, texts: Sequence[str], extras: Extra
 
 
 def ranking_row(ranking: Ranking) -> Row:
-    """Everything of a ranking but its item; `parse_ranking` reads it."""
+    """A ranking as a row, without its item; `parse_ranking` reads it."""
     row = RANKING.dump_python(ranking, mode="json")
     del row["item"]
     return {"name": row.pop("annotator"), **row}
 
 
 def parse_ranking(row: Row, item: Item, where: str) -> Ranking:
-    """The ranking of `item` that a `ranking_row` holds. Raises DataError where it doesn't fit the item's answers."""
+    """The ranking of `item` in a `ranking_row`. Raises DataError where it doesn't fit the item's answers."""
     where = f"{where}, ranking by {row.get('name')!r}"
     try:
         ranking = RANKING.validate_python({**row, "item": item.id, "annotator": row.get("name")})
@@ -139,7 +141,7 @@ def parse_ranking(row: Row, item: Item, where: str) -> Ranking:
 
 
 def utc(time: datetime | None) -> datetime | None:
-    """`time`, in UTC where it names no zone."""
+    """The time, taken to be UTC where it names no zone."""
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 

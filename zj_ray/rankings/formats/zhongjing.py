@@ -1,9 +1,10 @@
-"""The label tool of the original project: `input_file.json` (the tasks) and `output_result.tsv` beside it (what was ranked).
+"""The label tool of the original project: `input_file.json` has the tasks, `output_result.tsv` beside it the rankings.
 
-The tool asks for the rank of each answer and keeps, in column `rank{k}`, the text of the answer whose *number* is the rank that
-the k-th answer got: the inverse of the order that the column's name promises. Read by the names, 14 of the 24 orders of four
-come out wrong. As answers are known by their texts alone, the ranks follow from both files together, and only where no two
-answers of a task are the same. It keeps overall ranks without ties, of one annotator; nothing else can be written to it.
+The tool asks for the rank of each answer and keeps, in column `rank{k}`, the text of the answer whose *number* is the
+rank that the k-th answer got: the inverse of the order that the column's name promises. Read by the names, 14 of the
+24 orders of four come out wrong. As answers are known by their texts alone, the ranks follow from both files together,
+and only where no two answers of a task are the same. The tool keeps overall ranks without ties, of one annotator;
+nothing else can be written to it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ TASKS = "input_file.json"
 
 
 class Task(Extras):
-    """Besides these, response_0, response_1, …: the answers."""
+    """A task, which besides these fields has response_0, response_1, …: the answers."""
 
     query: str
     history: list[tuple[str, str]]
 
 
 def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
-    """All tasks are items; those in the TSV are ranked by `annotator`. path: the TSV, with `input_file.json` beside it."""
+    """Read every task as an item; those in the TSV are ranked by `annotator`.
+
+    path: the TSV, with `input_file.json` beside it.
+    """
     source = path.with_name(TASKS)
     shape = "the tool's tasks: the TSV alone doesn't say in which order the answers stood"
     tasks = read_json(source, dict, shape)
@@ -47,7 +51,7 @@ def read(path: Path, annotator: str) -> tuple[list[Item], list[Ranking]]:
 
 
 def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int:
-    """Both files, as the tool would have written them.
+    """Write both files, as the tool would have written them.
 
     Raises DataError, and writes neither, for what the tool can't hold: ties, two annotators of one item.
     """
@@ -70,7 +74,7 @@ def write(path: Path, items: Sequence[Item], rankings: Sequence[Ranking]) -> int
 
 
 def _ranks(row: Row, item: Item, where: str) -> tuple[int, ...]:
-    """The k-th answer's rank is the number of the answer whose text stands in column rank{k}."""
+    """The ranks of the answers: that of the k-th is the number of the answer whose text stands in column rank{k}."""
     texts = [answer.text for answer in item.answers]
     if len(set(texts)) < len(texts):
         what = "two answers are the same, so the file doesn't say which of them got which rank"

@@ -1,4 +1,4 @@
-"""The store's tables, version by version; `migrate` runs whenever a store is opened."""
+"""The version of a store's tables: `migrate` makes or checks them whenever a store is opened."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ def migrate(connection: Connection, location: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))  # SQLite's writers wait for each other anyway
     tables = inspect(connection).get_table_names()
-    version = (
-        connection.scalar(text("SELECT version_num FROM alembic_version")) if "alembic_version" in tables else None
-    )
+    versioned = "alembic_version" in tables
+    version = connection.scalar(text("SELECT version_num FROM alembic_version")) if versioned else None
     if version == NEWEST:
         return
     if "item" in tables:
-        raise DataError(
-            f"the tables are of version {version or '0001'}, which is not {NEWEST}; nothing was changed",
-            where=location,
-            remedy="export the rankings with the zj_ray that made them (--format ranking), and import them into a new run",
-        )
+        what = f"the tables are of version {version or '0001'}, which is not {NEWEST}; nothing was changed"
+        how = "export the rankings with the zj_ray that made them (--format ranking), and import them into a new run"
+        raise DataError(what, where=location, remedy=how)
     from alembic import command  # not needed to open a store that is there
     from alembic.config import Config
 

@@ -1,4 +1,4 @@
-"""What Alembic runs for every step: on the connection that the store opened, in its transaction."""
+"""Alembic runs this for every step, on the connection that the store opened and in its transaction."""
 
 from alembic import context
 

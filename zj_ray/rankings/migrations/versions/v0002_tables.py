@@ -1,4 +1,4 @@
-"""All tables: items and answers, rankings, gold ranks, accounts and tickets. Stores have carried this number since 0002."""
+"""All tables: items and answers, rankings, gold ranks, accounts and tickets; stores carry their version 0002."""
 
 import sqlalchemy as sa
 from alembic import op
