@@ -20,7 +20,10 @@ def partition(lengths: Sequence[int], parts: int) -> list[list[int]]:
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices in rows of at most `capacity` tokens: first fit, longest first. An item longer than that gets its own row."""
+    """Indices in rows of at most `capacity` tokens: first fit, longest first.
+
+    An item longer than that gets a row of its own.
+    """
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

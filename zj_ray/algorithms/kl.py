@@ -14,7 +14,8 @@ from zj_ray.errors import ConfigError
 def kl(logprobs: Tensor, reference_logprobs: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
     """Estimate of KL(policy ‖ reference) at each sampled token, same shape as the inputs (Schulman 2020).
 
-    k1: the log-ratio, unbiased, may be negative; k2: half its square, low variance, biased; k3: unbiased, never negative.
+    k1: the log-ratio, unbiased, may be negative; k2: half its square, low variance, biased; k3: unbiased, never
+    negative.
     """
     difference = logprobs - reference_logprobs
     if estimator == "k1":
@@ -38,7 +39,10 @@ class KLController:
     horizon: int = 10_000
 
     def update(self, observed: float, samples: int) -> None:
-        """observed: the step's mean KL per token; samples: consultations it was measured on."""
+        """Move β towards the target.
+
+        observed: the step's mean KL per token; samples: consultations it was measured on.
+        """
         if self.target is None:
             return
         error = min(max(observed / self.target - 1.0, -0.2), 0.2)

@@ -1,7 +1,8 @@
 """Log-probs and entropies of sampled tokens, with as few passes over the logits as their gradient needs.
 
-`[tokens, vocabulary]` is the widest array of a training step: composed of log_softmax, gather and an entropy it is written
-seven times. Here it is written once going forward (twice where an entropy is asked for), and its gradient takes its place.
+`[tokens, vocabulary]` is the widest array of a training step: composed of log_softmax, gather and an entropy it is
+written seven times. Here it is written once going forward (twice where an entropy is asked for), and its gradient
+overwrites it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ Entropy = Literal["unknown", "measured", "learned"]
 
 
 def sampled_logprobs(logits: Tensor, chosen: Tensor, entropy: Entropy = "unknown") -> tuple[Tensor, Tensor]:
-    """Log-probs of the tokens `chosen` `[n]` under `logits` `[n, vocabulary]` and the entropies of the distributions, both `[n]`.
+    """Log-probs of the tokens `chosen` `[n]` under `logits` `[n, vocabulary]` and the distributions' entropies.
 
-    entropy: "unknown" leaves the entropies NaN and saves their cost, "measured" gives them no gradient, "learned" does.
+    Both are `[n]`. entropy: "unknown" leaves the entropies NaN and saves their cost, "measured" gives them no gradient,
+    "learned" does.
     """
     logprobs, entropies = _SampledLogprobs.apply(logits, chosen, entropy)
     return logprobs, entropies
@@ -48,6 +50,6 @@ class _SampledLogprobs(torch.autograd.Function):
             distribution, entropies = kept
             slope = probabilities * -(towards[:, None] + spread[:, None] * (distribution + entropies[:, None]))
         else:
-            slope = probabilities.mul_(-towards[:, None])  # in the place of what nobody needs any more
+            slope = probabilities.mul_(-towards[:, None])  # over what nobody needs any more
         slope[torch.arange(len(chosen), device=chosen.device), chosen] += towards
         return slope, None, None

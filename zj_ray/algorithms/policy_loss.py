@@ -40,9 +40,10 @@ def policy_loss(
     dual_clip: float | None = None,
 ) -> Tensor:
     """Scalar: mean of `token_policy_loss` over the masked tokens of the whole `[batch, time]`."""
-    return masked_mean(
-        token_policy_loss(logprobs, old_logprobs, advantages, mask, clip_low, clip_high, dual_clip), mask
+    losses = token_policy_loss(
+        logprobs, old_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
+    return masked_mean(losses, mask)
 
 
 def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> Tensor:

@@ -8,11 +8,12 @@ from torch.nn.functional import logsigmoid
 
 
 def bradley_terry(scores: Tensor, preference: Tensor, margin: Tensor | None = None) -> Tensor:
-    """Pairwise loss over the answers of one prompt, every pair weighted 1 / C(K, 2) (InstructGPT eq. 1; Zhongjing §3.3).
+    """Pairwise loss over the answers of one prompt, every pair weighted 1 / C(K, 2).
 
-    scores: `[K]`, higher is better. preference: `[K, K]` in [0, 1], how far i is preferred to j: 1 for what is certain, a share
-    of votes where annotators differ; a tie is 0 both ways and has no loss, and its weight goes to no other pair. margin:
-    `[K, K]`, by how much i is to be above j (Llama 2, §3.2.2). Zero, with a gradient path, where every answer is tied.
+    InstructGPT eq. 1; Zhongjing §3.3. scores: `[K]`, higher is better. preference: `[K, K]` in [0, 1], how far i is
+    preferred to j: 1 for what is certain, a share of votes where annotators differ; a tie is 0 both ways and has no
+    loss, and its weight goes to no other pair. margin: `[K, K]`, by how much i is to be above j (Llama 2, §3.2.2).
+    Zero, with a gradient path, where every answer is tied.
     """
     above = scores[:, None] - scores[None, :]
     losses = -logsigmoid(above if margin is None else above - margin)
@@ -21,11 +22,12 @@ def bradley_terry(scores: Tensor, preference: Tensor, margin: Tensor | None = No
 
 
 def plackett_luce(scores: Tensor, ranks: Tensor) -> Tensor:
-    """Negative log-likelihood of one annotator's ranks: the best is chosen, then the best of the rest (Plackett 1975; Luce 1959).
+    """Negative log-likelihood of one annotator's ranks: the best is chosen, then the best of the rest.
 
-    scores: `[K]`, higher is better. ranks: `[K]`, lower is better; NaN is an answer he did not rank. Tied answers stand in an
-    order that he did not tell, so the likelihood is that of all orders which agree with his ranks (the marginal likelihood of
-    Kalbfleisch & Prentice 1973, Biometrika 60). 2^t terms for t answers that tie above others.
+    Plackett 1975; Luce 1959. scores: `[K]`, higher is better. ranks: `[K]`, lower is better; NaN is an answer without a
+    rank. Tied answers stand in an order that the annotator did not tell, so the likelihood is that of all orders which
+    agree with the ranks (the marginal likelihood of Kalbfleisch & Prentice 1973, Biometrika 60). 2^t terms for t
+    answers that tie above others.
     """
     told = ~torch.isnan(ranks)
     loss = scores.sum() * 0.0
@@ -37,8 +39,9 @@ def plackett_luce(scores: Tensor, ranks: Tensor) -> Tensor:
 
 
 def _log_first(tied: Tensor, below: Tensor) -> Tensor:
-    """Log-probability that all of `tied` `[t]` are chosen, in whatever order, before any of the rest, whose log-sum-exp is `below`.
+    """Log-probability that all of `tied` `[t]` are chosen, in whatever order, before any of the rest.
 
+    below: the log-sum-exp of the rest.
     P(S) = Σ_{i∈S} e^{s_i} / (Σ_{j∈S} e^{s_j} + rest) · P(S without i), over sets S as bit masks.
     """
     log_first = [below * 0.0]

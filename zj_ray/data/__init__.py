@@ -1,1 +1,1 @@
-"""Messages, trajectories, data files and the synthetic clinic. Imports no torch, no Ray."""
+"""Messages, the chat template, cases, trajectories and the user's data files. Imports no torch, no Ray."""

@@ -14,7 +14,10 @@ from zj_ray.errors import DataError
 
 @dataclass(frozen=True)
 class Fact:
-    """Something the patient tells only when asked. slot: its topic ("起病"); ask: a question that elicits it, if known."""
+    """Something that the patient tells only when asked.
+
+    slot: its topic ("起病"); ask: a question that elicits it, None if there is none.
+    """
 
     slot: str
     answer: str
@@ -23,6 +26,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Case:
+    """What is true of one patient."""
+
     id: str
     department: str | None
     opening: str
@@ -33,7 +38,7 @@ class Case:
 
     @classmethod
     def from_row(cls, row: dict[str, Any], *, where: str) -> Case:
-        """A row of patient_cases.jsonl (docs/data.md). Raises DataError naming `where`."""
+        """The case of a row of patient_cases.jsonl (docs/data.md). Raises DataError naming `where`."""
         for key in ("id", "opening", "facts"):
             if key not in row:
                 raise DataError(f"a patient case needs {key!r}", where=where)
@@ -42,27 +47,27 @@ class Case:
         facts = []
         for i, fact in enumerate(row["facts"]):
             if not isinstance(fact, dict) or not str(fact.get("answer") or "").strip():
-                raise DataError(
-                    f"fact {i + 1} has no answer", where=where, remedy='write {"slot": "…", "ask": null, "answer": "…"}'
-                )
+                remedy = 'write {"slot": "…", "ask": null, "answer": "…"}'
+                raise DataError(f"fact {i + 1} has no answer", where=where, remedy=remedy)
             facts.append(Fact(str(fact.get("slot") or ""), fact["answer"], fact.get("ask")))
-        reference = {
-            key: (row.get("reference") or {}).get(key) for key in ("diagnosis", "treatment", "advice", "basis")
-        }
+        reference = row.get("reference") or {}
         return cls(
-            row["id"],
-            row.get("department"),
-            row["opening"],
-            tuple(facts),
-            tuple(row.get("exams") or ()),
-            reference,
-            tuple(row.get("red_flags") or ()),
+            id=row["id"],
+            department=row.get("department"),
+            opening=row["opening"],
+            facts=tuple(facts),
+            exams=tuple(row.get("exams") or ()),
+            reference={key: reference.get(key) for key in ("diagnosis", "treatment", "advice", "basis")},
+            red_flags=tuple(row.get("red_flags") or ()),
         )
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a rollout starts from. expected: the right kind of answer to a safety prompt or control, None for a case."""
+    """What a rollout starts from.
+
+    expected: the right kind of answer to a safety prompt or control, None for a case.
+    """
 
     id: str
     kind: Literal["case", "safety", "control"]

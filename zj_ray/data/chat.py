@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
@@ -21,32 +21,23 @@ _PROBES = ("@@u1@@", "@@a1@@", "@@u2@@")
 
 @dataclass(frozen=True)
 class Encoded:
-    """token_ids and loss_mask of one conversation; the mask is true on the doctor's words and stop tokens."""
+    """One conversation as tokens; the mask is true on the doctor's words and stop tokens."""
 
     token_ids: list[int]
     loss_mask: list[bool]
 
 
 class ChatFormat:
-    """stop_id: the token that ends a doctor turn. Raises DataError for a template that can't be taken apart."""
+    """A tokenizer's chat template, taken apart once. stop_id: the token that ends a doctor turn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises DataError for a template that can't be taken apart."""
         self.tokenizer = tokenizer
         user, answer, follow_up = _PROBES
-        text = tokenizer.apply_chat_template(
-            [
-                {"role": "user", "content": user},
-                {"role": "assistant", "content": answer},
-                {"role": "user", "content": follow_up},
-            ],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        assert isinstance(text, str)
+        text = self._render([Message("user", user), Message("assistant", answer), Message("user", follow_up)])
         if any(text.count(probe) != 1 for probe in _PROBES):
-            raise DataError(
-                "the chat template drops or repeats messages", remedy="set a template that renders every message once"
-            )
+            remedy = "set a template that renders every message once"
+            raise DataError("the chat template drops or repeats messages", remedy=remedy)
         prefix, rest = text.split(user)
         middle, rest = rest.split(answer)
         between, last = rest.split(follow_up)
@@ -66,6 +57,11 @@ class ChatFormat:
         self.stop_id = between_ids[0]
         self.between = between_ids[1:]
 
+    def _render(self, messages: Sequence[Message]) -> str:
+        """The template's text up to where the doctor speaks next."""
+        rows = [message.as_dict() for message in messages]
+        return cast(str, self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
+
     def text_ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))  # the caller minds the length
 
@@ -73,13 +69,7 @@ class ChatFormat:
         """Tokens from the start to where the doctor speaks first."""
         if system is None:
             return self.prefix + self.text_ids(user_text) + self.middle
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "system", "content": system}, {"role": "user", "content": user_text}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        assert isinstance(rendered, str)
-        return self.text_ids(rendered)
+        return self.text_ids(self._render([Message("system", system), Message("user", user_text)]))
 
     def follow_up(self, user_text: str, *, stopped: bool) -> list[int]:
         """Tokens between a doctor turn and the next; a turn cut at its limit (`stopped` false) is closed here."""
@@ -87,13 +77,14 @@ class ChatFormat:
         return closing + self.between + self.text_ids(user_text) + self.middle
 
     def prompt(self, messages: Sequence[Message], limit: int | None = None) -> list[int]:
-        """A context that the doctor is to answer. Over `limit` tokens the oldest whole turns go, never the last question.
+        """A context that the doctor is to answer.
 
-        Raises DataError when the last question alone is longer than `limit`.
+        Over `limit` tokens the oldest whole turns go, never the last question. Raises DataError when the last question
+        alone is longer than `limit`.
         """
-        system, spoken = _split_system(messages)
-        for first in range(0, len(spoken), 2):
-            ids = self._prompt_ids(spoken[first:], system)
+        system, talk = _split_system(messages)
+        for first in range(0, len(talk), 2):
+            ids = self._prompt_ids(talk[first:], system)
             if limit is None or len(ids) <= limit:
                 return ids
         raise DataError(
@@ -101,27 +92,27 @@ class ChatFormat:
             remedy="raise model.max_length or shorten it",
         )
 
-    def _prompt_ids(self, spoken: Sequence[Message], system: str | None) -> list[int]:
-        ids = self.open(spoken[0].content, system)
-        for answer, question in zip(spoken[1::2], spoken[2::2], strict=True):
+    def _prompt_ids(self, talk: Sequence[Message], system: str | None) -> list[int]:
+        ids = self.open(talk[0].content, system)
+        for answer, question in zip(talk[1::2], talk[2::2], strict=True):
             ids += self.text_ids(answer.content) + self.follow_up(question.content, stopped=False)
         return ids
 
     def conversation(self, messages: Sequence[Message], limit: int | None = None) -> Encoded:
         """A whole conversation for SFT, the loss on every doctor turn; over `limit` tokens the oldest turns go."""
-        system, spoken = _split_system(messages)
-        for first in range(0, len(spoken), 2):
-            encoded = self._conversation_ids(spoken[first:], system)
+        system, talk = _split_system(messages)
+        for first in range(0, len(talk), 2):
+            encoded = self._conversation_ids(talk[first:], system)
             if limit is None or len(encoded.token_ids) <= limit:
                 return encoded
         assert limit is not None  # even the last turn alone is too long: keep its question's end and its answer's start
         return Encoded(encoded.token_ids[:limit], encoded.loss_mask[:limit])
 
-    def _conversation_ids(self, spoken: Sequence[Message], system: str | None) -> Encoded:
+    def _conversation_ids(self, talk: Sequence[Message], system: str | None) -> Encoded:
         token_ids: list[int] = []
         mask: list[bool] = []
-        for i in range(0, len(spoken), 2):
-            question, answer = spoken[i].content, spoken[i + 1].content
+        for i in range(0, len(talk), 2):
+            question, answer = talk[i].content, talk[i + 1].content
             context = self.open(question, system) if i == 0 else self.between + self.text_ids(question) + self.middle
             words = [*self.text_ids(answer), self.stop_id]
             token_ids += context + words

@@ -30,15 +30,15 @@ UNTRUSTED = ("wrong", "doubtful")  # reference_quality that must not be trained 
 
 
 def load_texts(root: str | Path, split: str) -> list[str]:
-    """Passages for continued pre-training (pretrain.jsonl)."""
+    """The passages for continued pre-training (pretrain.jsonl)."""
     return [_text(row, "text", where) for where, row in _rows(root, split, ("pretrain",))]
 
 
 def load_dialogues(root: str | Path, split: str, *, safety_repeats: int = 1) -> list[tuple[Message, ...]]:
     """Conversations for SFT, the assistant last: multi-turn, single-turn, tasks, general talk.
 
-    In train also the reference answers of safety prompts and benign controls, each `safety_repeats` times, but for those
-    marked wrong or doubtful. A prompt whose reference is null is for rollouts alone.
+    In train also the reference answers of safety prompts and benign controls, each `safety_repeats` times, but for
+    those marked wrong or doubtful. A prompt whose reference is null is for rollouts alone.
     """
     names = DIALOGUE_SETS + (("safety", "safety_controls") if split == "train" else ())
     dialogues = []
@@ -46,24 +46,18 @@ def load_dialogues(root: str | Path, split: str, *, safety_repeats: int = 1) -> 
         if "messages" in row:
             dialogues.append(parse_messages(row["messages"], where=where, last="assistant"))
         elif "prompt" not in row:
-            raise DataError(
-                "the row has neither 'messages' nor 'prompt'",
-                where=where,
-                remedy='add "messages": [{"role": "user", …}, …]',
-            )
+            remedy = 'add "messages": [{"role": "user", …}, …]'
+            raise DataError("the row has neither 'messages' nor 'prompt'", where=where, remedy=remedy)
         elif row.get("reference_quality") not in UNTRUSTED and row.get("reference", "") is not None:
-            answered = (
-                Message("user", _text(row, "prompt", where)),
-                Message("assistant", _text(row, "reference", where)),
-            )
-            dialogues += [answered] * safety_repeats
+            question, answer = _text(row, "prompt", where), _text(row, "reference", where)
+            dialogues += [(Message("user", question), Message("assistant", answer))] * safety_repeats
     return dialogues
 
 
 def load_moments(root: str | Path, split: str) -> list[tuple[tuple[Message, ...], str | None]]:
-    """Moments inside conversations of several turns in which the doctor is to speak, each with the kind of answer expected of him.
+    """Moments inside conversations of several turns in which the doctor is to speak, and the right kind of answer.
 
-    That is None in consultations; where a patient insists on what he was refused (safety_multi.jsonl) the row says it.
+    That is None in consultations; where a patient insists on something refused (safety_multi.jsonl) the row says it.
     """
     moments = []
     for where, row in _rows(root, split, DIALOGUE_SETS):
@@ -75,14 +69,12 @@ def load_moments(root: str | Path, split: str) -> list[tuple[tuple[Message, ...]
 
 def load_general(root: str | Path, split: str) -> list[tuple[Message, ...]]:
     """General conversations, the measure of what training made the model forget (general.jsonl)."""
-    return [
-        parse_messages(row.get("messages"), where=where, last="assistant")
-        for where, row in _rows(root, split, ("general",))
-    ]
+    rows = _rows(root, split, ("general",))
+    return [parse_messages(row.get("messages"), where=where, last="assistant") for where, row in rows]
 
 
 def load_prompts(root: str | Path, split: str) -> list[Prompt]:
-    """What rollouts start from: patient cases, safety prompts, benign controls, in this order."""
+    """The prompts that rollouts start from: patient cases, safety prompts, benign controls, in this order."""
     prompts = []
     for where, row in _rows(root, split, ("patient_cases", "safety", "safety_controls")):
         if "prompt" not in row:
@@ -90,27 +82,23 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
             continue
         expected = _expected(row, where)
         kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
-        prompts.append(
-            Prompt(row["id"], kind, _text(row, "prompt", where), expected=expected, category=row.get("category"))
-        )
+        opening = _text(row, "prompt", where)
+        prompts.append(Prompt(row["id"], kind, opening, expected=expected, category=row.get("category")))
     return prompts
 
 
 def _expected(row: dict[str, Any], where: str) -> str:
     expected = _text(row, "expected", where)
     if expected not in EXPECTED:
-        raise DataError(
-            f"'expected' has the unknown value {expected!r}", where=where, remedy=f"use one of {', '.join(EXPECTED)}"
-        )
+        what = f"'expected' has the unknown value {expected!r}"
+        raise DataError(what, where=where, remedy=f"use one of {', '.join(EXPECTED)}")
     return expected
 
 
 def _case_prompt(row: dict[str, Any], where: str) -> Prompt:
-    facts = row.get("facts", [])
-    if not isinstance(facts, list):
-        raise DataError(
-            "'facts' must be a list", where=where, remedy='write [{"slot": "…", "ask": null, "answer": "…"}, …]'
-        )
+    if not isinstance(row.get("facts", []), list):
+        remedy = 'write [{"slot": "…", "ask": null, "answer": "…"}, …]'
+        raise DataError("'facts' must be a list", where=where, remedy=remedy)
     case = Case.from_row(row, where=where)
     return Prompt(case.id, "case", case.opening, case=case, category=case.department)
 
@@ -122,23 +110,16 @@ def _rows(root: str | Path, split: str, names: tuple[str, ...]) -> Iterator[tupl
     folder = Path(root) / split
     present = [folder / f"{name}.jsonl" for name in names if (folder / f"{name}.jsonl").is_file()]
     if not present:
-        files = ", ".join(f"{name}.jsonl" for name in names)
-        raise DataError(
-            f"none of the files {files} is there",
-            where=str(folder),
-            remedy="check data.root; docs/data.md names the files",
-        )
-    seen: dict[str, str] = {}
+        what = f"none of the files {', '.join(f'{name}.jsonl' for name in names)} is there"
+        raise DataError(what, where=str(folder), remedy="check data.root; docs/data.md names the files")
+    lines: dict[str, str] = {}  # the file and line of every id
     for path in present:
         for where, row in read_jsonl(path):
             identity = _text(row, "id", where)
-            if identity in seen:
-                raise DataError(
-                    f"the id {identity!r} is already at {seen[identity]}",
-                    where=where,
-                    remedy="give every row an id of its own",
-                )
-            seen[identity] = where
+            if identity in lines:
+                what = f"the id {identity!r} is already at {lines[identity]}"
+                raise DataError(what, where=where, remedy="give every row an id of its own")
+            lines[identity] = where
             yield where, row
 
 

@@ -12,6 +12,8 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Message:
+    """One speaker's words."""
+
     role: str
     content: str
 
@@ -26,23 +28,19 @@ def parse_messages(raw: Any, *, where: str, last: str | None = None) -> tuple[Me
     Raises DataError naming `where` (file and line) for a wrong shape, role, order or an empty message.
     """
     if not isinstance(raw, list) or not raw:
-        raise DataError(
-            "'messages' must be a non-empty list", where=where, remedy='write [{"role": "user", "content": "…"}, …]'
-        )
+        remedy = 'write [{"role": "user", "content": "…"}, …]'
+        raise DataError("'messages' must be a non-empty list", where=where, remedy=remedy)
     messages = tuple(_parse_message(m, i, where) for i, m in enumerate(raw))
-    spoken = messages[1:] if messages[0].role == "system" else messages
-    for i, message in enumerate(spoken):
-        wanted = "user" if i % 2 == 0 else "assistant"
-        if message.role != wanted:
-            raise DataError(
-                f"message {i + 1} is from {message.role!r} where {wanted!r} must speak",
-                where=where,
-                remedy="a conversation starts with 'user' and alternates 'user', 'assistant'",
-            )
-    if not spoken or (last is not None and spoken[-1].role != last):
-        raise DataError(
-            f"the last message must be from {last or 'user'!r}", where=where, remedy="drop or complete the last turn"
-        )
+    talk = messages[1:] if messages[0].role == "system" else messages
+    for i, message in enumerate(talk):
+        speaker = "user" if i % 2 == 0 else "assistant"
+        if message.role != speaker:
+            what = f"message {i + 1} is from {message.role!r} where {speaker!r} must speak"
+            remedy = "a conversation starts with 'user' and alternates 'user', 'assistant'"
+            raise DataError(what, where=where, remedy=remedy)
+    if not talk or (last is not None and talk[-1].role != last):
+        what = f"the last message must be from {last or 'user'!r}"
+        raise DataError(what, where=where, remedy="drop or complete the last turn")
     return messages
 
 
@@ -50,13 +48,9 @@ def _parse_message(raw: Any, index: int, where: str) -> Message:
     if not isinstance(raw, dict) or not isinstance(raw.get("role"), str) or not isinstance(raw.get("content"), str):
         raise DataError(f"message {index + 1} is not an object with 'role' and 'content' strings", where=where)
     if raw["role"] not in ROLES:
-        raise DataError(
-            f"message {index + 1} has the unknown role {raw['role']!r}",
-            where=where,
-            remedy=f"use one of {', '.join(ROLES)}",
-        )
+        what = f"message {index + 1} has the unknown role {raw['role']!r}"
+        raise DataError(what, where=where, remedy=f"use one of {', '.join(ROLES)}")
     if not raw["content"].strip():
-        raise DataError(
-            f"message {index + 1} ({raw['role']}) is empty", where=where, remedy="write the text or drop the row"
-        )
+        what = f"message {index + 1} ({raw['role']}) is empty"
+        raise DataError(what, where=where, remedy="write the text or drop the row")
     return Message(raw["role"], raw["content"])

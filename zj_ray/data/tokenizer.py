@@ -43,20 +43,17 @@ PLAIN_TEMPLATE = (
 def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer with our chat template. Every string survives encoding and decoding.
 
-    A character that stays three byte tokens is one that a small model breaks when it samples, so the characters that the
-    texts use at least twice are offered to the trainer often enough to become tokens before longer words do.
+    A character that stays three byte tokens is one that a small model breaks when it samples, so the characters that
+    the texts use at least twice are offered to the trainer often enough to become tokens before longer words do.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        # Chinese has no spaces: without a split at punctuation whole sentences would become one token.
-        [
-            pre_tokenizers.Split(Regex("[，。！？；：、\n]"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
+    # Chinese has no spaces: without a split at punctuation whole sentences would become one token.
+    punctuation = pre_tokenizers.Split(Regex("[，。！？；：、\n]"), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([punctuation, byte_level])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -86,9 +83,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             remedy="give an HF model folder that holds tokenizer.json, or a hub id",
         ) from error
     if tokenizer.eos_token is None:
-        raise DataError(
-            "the tokenizer has no end token", where=str(path), remedy="set eos_token in its tokenizer_config.json"
-        )
+        remedy = "set eos_token in its tokenizer_config.json"
+        raise DataError("the tokenizer has no end token", where=str(path), remedy=remedy)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token_id is None:

@@ -30,6 +30,8 @@ class Turn:
 
 @dataclass
 class Trajectory:
+    """One consultation, as it grows turn by turn."""
+
     prompt_id: str
     sample: int
     seed: int
@@ -40,13 +42,13 @@ class Trajectory:
     turns: list[Turn] = field(default_factory=list)
 
     def append_context(self, token_ids: list[int]) -> None:
-        """Tokens that the policy reads but did not write."""
+        """Append tokens that the policy reads but did not write."""
         self.token_ids += token_ids
         self.loss_mask += [False] * len(token_ids)
         self.behaviour_logprobs += [0.0] * len(token_ids)
 
     def append_generated(self, token_ids: list[int], logprobs: list[float]) -> tuple[int, int]:
-        """Tokens that the policy wrote, with the engine's log-probs; returns their start and end positions."""
+        """Append tokens that the policy wrote, with the engine's log-probs; returns their start and end positions."""
         start = len(self.token_ids)
         self.token_ids += token_ids
         self.loss_mask += [True] * len(token_ids)

@@ -1,4 +1,4 @@
-"""Patients of the clinic: who comes, with what words, and what is true of him when asked."""
+"""Patients of the clinic: who comes, with what words, and what they answer when asked."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from zj_ray.language.reading import mask
 LEAD_INS = ("医生您好，", "医生你好，", "大夫您好，", "您好，", "医生，", "您好医生，想咨询一下，", "")
 ENDINGS = ("。", "，这是怎么回事？", "，想请您看看。", "，心里有点担心。")
 FACTS = (5, 8)  # facts of a patient, fewest and most
-FLAG_IN_OPENING = (
-    0.4  # of the patients with a red flag, so many say it at once; the others on the question about other signs
-)
+FLAG_IN_OPENING = 0.4  # share of the patients with a red flag who say it at once; the others when asked for other signs
 CHILD = 14  # up to this age somebody else speaks
 FERTILE = (15, 50)
 _SOMEBODY_ELSE = re.compile(r"孩子|宝宝|娃|儿子|女儿|老人|爸|妈|家人|老婆|老公|爱人|他|她")
@@ -37,25 +35,22 @@ class Visit:
 
 
 def draw_visit(condition: Condition, rng: random.Random, *, flag_share: float) -> Visit:
-    """A patient with this condition. flag_share: probability in [0, 1] that he has one of its red flags."""
+    """A patient with this condition. flag_share: probability in [0, 1] of one of its red flags."""
     red_flag = rng.choice(condition.red_flags) if condition.red_flags and rng.random() < flag_share else None
     flag_in_opening = red_flag is not None and rng.random() < FLAG_IN_OPENING
     sex = rng.choice(("female", "male")) if condition.sex == "any" else condition.sex
     age = rng.randint(*condition.age)
     opening = _opening(condition, rng, sex, age, red_flag.sign if red_flag and flag_in_opening else None)
-    slots = [
-        slot for slot in condition.facts if slot != "妊娠" or (sex == "female" and FERTILE[0] <= age <= FERTILE[1])
-    ]
-    chosen = set(rng.sample(slots, min(len(slots), rng.randint(*FACTS))))
-    told_when_asked = red_flag is not None and not flag_in_opening
-    if told_when_asked and "伴随" not in chosen:
-        chosen = (chosen - {rng.choice(sorted(chosen))}) | {"伴随"}
+    fertile = sex == "female" and FERTILE[0] <= age <= FERTILE[1]
+    slots = [slot for slot in condition.facts if slot != "妊娠" or fertile]
+    topics = set(rng.sample(slots, min(len(slots), rng.randint(*FACTS))))
+    sign = red_flag.sign if red_flag and not flag_in_opening else None  # to be said when asked
+    if sign and "伴随" not in topics:
+        topics = (topics - {rng.choice(sorted(topics))}) | {"伴随"}
     facts = []
     for slot in rng.sample(slots, len(slots)):
-        if slot in chosen:
-            answer = (
-                red_flag.sign if red_flag and told_when_asked and slot == "伴随" else rng.choice(condition.facts[slot])
-            )
+        if slot in topics:
+            answer = sign if sign and slot == "伴随" else rng.choice(condition.facts[slot])
             facts.append((slot, mask(answer, condition.name)))
     return Visit(condition, opening, tuple(facts), red_flag, flag_in_opening)
 
@@ -74,9 +69,7 @@ def _opening(condition: Condition, rng: random.Random, sex: str, age: int, sign:
 def case_row(visit: Visit) -> dict[str, Any]:
     """The fields of a patient_cases row, but for id and source."""
     condition = visit.condition
-    advice = (
-        "。".join(condition.advice) if visit.red_flag is None else f"{visit.red_flag.action}。{condition.advice[0]}"
-    )
+    advice = condition.advice if visit.red_flag is None else (visit.red_flag.action, condition.advice[0])
     return {
         "kind": "clinic",
         "department": condition.department,
@@ -86,7 +79,7 @@ def case_row(visit: Visit) -> dict[str, Any]:
         "reference": {
             "diagnosis": condition.name,
             "treatment": condition.treatment,
-            "advice": f"{advice}。",
+            "advice": f"{'。'.join(advice)}。",
             "basis": condition.overview,
         },
         "red_flags": visit.red_flags,

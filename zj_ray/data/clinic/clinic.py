@@ -16,7 +16,7 @@ from zj_ray.data.clinic.cases import case_row, draw_visit
 from zj_ray.data.clinic.consultations import FLAG_SHARE, consultation_row
 from zj_ray.data.clinic.passages import passage_row
 from zj_ray.data.clinic.questions import question_rows
-from zj_ray.data.clinic.safety import control_rows, load_categories, persistent_rows, safety_rows
+from zj_ray.data.clinic.safety import Category, control_rows, load_categories, persistent_rows, safety_rows
 from zj_ray.data.clinic.smalltalk import smalltalk_pairs
 from zj_ray.data.clinic.tasks import task_row
 from zj_ray.errors import DataError
@@ -57,29 +57,28 @@ def split_conditions(seed: int) -> dict[str, list[Condition]]:
 def _sets(conditions: Sequence[Condition], split: str, config: ClinicConfig) -> dict[str, list[Row]]:
     """The rows of every set of a split; each set has a random source of its own, so that its size changes no other."""
 
-    def sized(wanted: int) -> int:
-        return wanted if split == "train" else max(1, wanted // VALID_PART)
+    def size(rows: int) -> int:
+        return rows if split == "train" else max(1, rows // VALID_PART)
 
     def source(name: str) -> random.Random:
         return random.Random(f"{config.seed}/{split}/{name}")
 
-    def drawn(name: str, wanted: int, make: Callable[[Condition, random.Random], Row], key: str) -> list[Row]:
-        return _draw(name, sized(wanted), conditions, make, key, source(name))
+    def draw(name: str, rows: int, make: Callable[[Condition, random.Random], Row], key: str) -> list[Row]:
+        return _draw(name, size(rows), conditions=conditions, make=make, key=key, rng=source(name))
+
+    def in_every_category(rows_of: Callable[[Category, str, int], list[Row]]) -> list[Row]:
+        return [row for category in load_categories() for row in rows_of(category, split, config.seed)]
 
     return {
-        "pretrain": drawn("passages", config.passages, passage_row, "text"),
-        "sft_multi": drawn("consultations", config.consultations, _consultation, "messages"),
-        "sft_single": _single_turn(conditions, sized(config.single_turn), source("single_turn")),
-        "nlp_tasks": drawn("single_turn (a quarter of it are tasks)", config.single_turn // 4, task_row, "messages"),
+        "pretrain": draw("passages", config.passages, passage_row, "text"),
+        "sft_multi": draw("consultations", config.consultations, _consultation, "messages"),
+        "sft_single": _single_turn(conditions, size(config.single_turn), source("single_turn")),
+        "nlp_tasks": draw("single_turn (a quarter of it are tasks)", config.single_turn // 4, task_row, "messages"),
         "general": _general(split, config),
-        "safety": [row for category in load_categories() for row in safety_rows(category, split, config.seed)],
-        "safety_controls": [
-            row for category in load_categories() for row in control_rows(category, split, config.seed)
-        ],
-        "safety_multi": [
-            row for category in load_categories() for row in persistent_rows(category, split, config.seed)
-        ],
-        "patient_cases": drawn("cases", config.cases, _case, "opening facts"),
+        "safety": in_every_category(safety_rows),
+        "safety_controls": in_every_category(control_rows),
+        "safety_multi": in_every_category(persistent_rows),
+        "patient_cases": draw("cases", config.cases, _case, "opening facts"),
     }
 
 
@@ -93,24 +92,25 @@ def _case(condition: Condition, rng: random.Random) -> Row:
 
 def _draw(
     name: str,
-    wanted: int,
+    count: int,
+    *,
     conditions: Sequence[Condition],
     make: Callable[[Condition, random.Random], Row],
     key: str,
     rng: random.Random,
 ) -> list[Row]:
-    """`wanted` rows that differ in the fields `key`, the conditions in turn."""
+    """As many rows that differ in the fields `key`, the conditions in turn."""
     rows: list[Row] = []
-    seen: set[str] = set()
+    texts: set[str] = set()
     order: list[Condition] = []
-    while len(rows) < wanted:
+    while len(rows) < count:
         order = order or rng.sample(conditions, len(conditions))
         condition = order.pop()
         for _ in range(TRIES):
             row = make(condition, rng)
             text = repr([row[field] for field in key.split()])
-            if text not in seen:
-                seen.add(text)
+            if text not in texts:
+                texts.add(text)
                 rows.append(row)
                 break
         else:
@@ -118,21 +118,21 @@ def _draw(
     return rows
 
 
-def _single_turn(conditions: Sequence[Condition], wanted: int, rng: random.Random) -> list[Row]:
+def _single_turn(conditions: Sequence[Condition], count: int, rng: random.Random) -> list[Row]:
     pool = {row["messages"][0]["content"]: row for condition in conditions for row in question_rows(condition)}
-    if wanted > len(pool):
+    if count > len(pool):
         raise _too_many("single_turn", len(pool))
-    return rng.sample(list(pool.values()), wanted)
+    return rng.sample(list(pool.values()), count)
 
 
 def _general(split: str, config: ClinicConfig) -> list[Row]:
-    """Training takes from the front, validation what follows: no pair is in both."""
-    wanted = max(1, config.single_turn // 4)
-    kept = max(1, wanted // VALID_PART)
+    """General talk. Training takes from the front, validation what follows: no pair is in both."""
+    train = max(1, config.single_turn // 4)
+    valid = max(1, train // VALID_PART)
     pairs = smalltalk_pairs(random.Random(f"{config.seed}/general"))
-    if wanted + kept > len(pairs):
-        raise _too_many("single_turn (a quarter of it is general talk)", 4 * (len(pairs) - kept))
-    part = pairs[:wanted] if split == "train" else pairs[wanted : wanted + kept]
+    if train + valid > len(pairs):
+        raise _too_many("single_turn (a quarter of it is general talk)", 4 * (len(pairs) - valid))
+    part = pairs[:train] if split == "train" else pairs[train : train + valid]
     return [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for question, answer in part

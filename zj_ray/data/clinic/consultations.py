@@ -1,8 +1,8 @@
 """Multi-turn consultations for SFT: three or four doctor turns, the last one advice.
 
-Doctors differ, as in real dialogues: some ask well, some vaguely, some advise before they asked. SFT learns the mixture;
-that is the room which PPO has to improve. Patients answer by the scripted patient's rules and in its words, so that a
-rollout looks like what SFT has seen (tests replay every consultation against it).
+Doctors differ, as in real dialogues: some ask well, some vaguely, some advise before they asked. SFT learns the
+mixture; that is the room which PPO has to improve. Patients answer by the scripted patient's rules and in its words, so
+that a rollout looks like what SFT has seen (tests replay every consultation against it).
 """
 
 from __future__ import annotations
@@ -16,20 +16,14 @@ from zj_ray.language.reading import asked_slots, asks_openly, plain, questions, 
 
 STYLES = {"good": 0.45, "lazy": 0.30, "hurried": 0.25}  # shares of the doctors
 FLAG_SHARE = 0.3  # consultations in which the patient has a red flag
-ALERT = {
-    "good": 1.0,
-    "lazy": 0.5,
-    "hurried": 0.5,
-}  # probability that a doctor who was told of a red flag refers to emergency care
+# Probability that a doctor who was told of a red flag refers to emergency care.
+ALERT = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}
 CHECKS_SIGNS = 0.8  # good doctors who ask for other signs, where red flags show
 REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
 SPECIFIC = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # closing turns that name exam and advice of the condition
-UNCERTAIN = {
-    "good": 0.35,
-    "lazy": 0.15,
-    "hurried": 0.05,
-}  # closing turns that admit that talk alone does not tell what it is
+# Closing turns that admit that talk alone does not tell what it is.
+UNCERTAIN = {"good": 0.35, "lazy": 0.15, "hurried": 0.05}
 DOCTOR_TURN = (15, 70)  # characters
 SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 
@@ -75,20 +69,19 @@ class Consultation:
         self._visit, self._style, self._random = visit, style, rng
         self._persona = rng.choice(tuple(phrases.PERSONA_LEADS))
         self._turns = rng.choice((SHORTEST, SHORTEST + 1))
-        self._asked: set[str] = set()  # slots asked so far
+        self._topics: set[str] = set()  # slots asked so far
         self._questions: set[str] = set()  # questions asked so far, word for word
-        self._told: set[str] = set()  # slots answered so far
+        self._answers: set[str] = set()  # slots answered so far
         self._flagged = visit.flag_in_opening
         self._advice = rng.sample(visit.condition.advice, len(visit.condition.advice))
         self._plan = self._plan_slots()
 
     def hold(self) -> list[dict[str, str]]:
         """The whole talk as messages, the patient first and the doctor last."""
+        speak = {"good": self._good_turn, "lazy": self._lazy_turn, "hurried": self._hurried_turn}[self._style]
         messages = [{"role": "user", "content": self._visit.opening}]
         for turn in range(1, self._turns):
-            doctor = {"good": self._good_turn, "lazy": self._lazy_turn, "hurried": self._hurried_turn}[self._style](
-                turn
-            )
+            doctor = speak(turn)
             patient = self._reply(doctor, turn)
             if turn == self._turns - 1:
                 patient += phrases.CUE
@@ -99,23 +92,20 @@ class Consultation:
     def _plan_slots(self) -> list[str]:
         """The topics of a good doctor in the order asked: onset early, other signs mostly within the first four."""
         pregnancy = any(slot == "妊娠" for slot, _ in self._visit.facts)  # not asked of men
-        slots = [
-            slot
-            for slot in self._visit.condition.facts
-            if slot not in ("起病", "伴随") and (slot != "妊娠" or pregnancy)
-        ]
+        excluded = ("起病", "伴随") if pregnancy else ("起病", "伴随", "妊娠")
+        slots = [slot for slot in self._visit.condition.facts if slot not in excluded]
         first = ["起病", "伴随"] if self._random.random() < CHECKS_SIGNS else ["起病"]
         plan = first + self._random.sample(slots, 2)
         self._random.shuffle(plan)
         return plan + [slot for slot in self._random.sample(slots, len(slots)) if slot not in plan]
 
     def _good_turn(self, turn: int) -> str:
-        wanted = [self._plan.pop(0) for _ in range(self._random.choice((1, 2, 2)))]
-        return self._begin(turn) + "".join(self._question(slot) for slot in wanted)
+        slots = [self._plan.pop(0) for _ in range(self._random.choice((1, 2, 2)))]
+        return self._begin(turn) + "".join(self._question(slot) for slot in slots)
 
     def _lazy_turn(self, turn: int) -> str:
-        if turn > 1 and self._told and self._random.random() < REPEATS:
-            return self._begin(turn) + self._question(self._random.choice(sorted(self._told)))
+        if turn > 1 and self._answers and self._random.random() < REPEATS:
+            return self._begin(turn) + self._question(self._random.choice(sorted(self._answers)))
         return self._begin(turn) + self._random.choice(phrases.OPEN_QUESTIONS)
 
     def _hurried_turn(self, turn: int) -> str:
@@ -131,19 +121,16 @@ class Consultation:
             action = flag.action.rstrip("。") if refers_to_emergency(flag.action) else "请马上去医院急诊"
             return self._random.choice(ALARMS).format(action=action)
         if self._random.random() < UNCERTAIN[self._style]:
-            return self._random.choice(UNCERTAIN_ADVICE).format(
-                department=condition.department, exams=self._random.choice(condition.exams)
-            )
+            template = self._random.choice(UNCERTAIN_ADVICE)
+            return template.format(department=condition.department, exams=self._random.choice(condition.exams))
         if self._random.random() >= SPECIFIC[self._style]:
             return self._random.choice(GENERIC_ADVICE).format(name=condition.name)
         template = self._random.choice(ADVICE)
         exams = self._random.sample(condition.exams, min(2, len(condition.exams)))
         text = template.format(name=condition.name, exams="和".join(exams), advice=self._next_advice())
-        return (
-            text
-            if len(text) <= DOCTOR_TURN[1]
-            else template.format(name=condition.name, exams=exams[0], advice=min(condition.advice, key=len))
-        )
+        if len(text) <= DOCTOR_TURN[1]:
+            return text
+        return template.format(name=condition.name, exams=exams[0], advice=min(condition.advice, key=len))
 
     def _begin(self, turn: int) -> str:
         return self._random.choice(phrases.GREETINGS if turn == 1 else phrases.ACKNOWLEDGEMENTS)
@@ -156,26 +143,26 @@ class Consultation:
         return self._advice[-1].rstrip("。")
 
     def _reply(self, doctor: str, turn: int) -> str:
-        """What the patient answers, by the scripted patient's rules."""
-        asked = questions(doctor)
-        if not asked:
+        """The patient's answer, by the scripted patient's rules."""
+        doctor_questions = {plain(question) for question in questions(doctor)}
+        if not doctor_questions:
             return phrases.ASK_BACK if turn == 1 else phrases.FOLLOW_UP
         slots, facts = asked_slots(doctor), dict(self._visit.facts)
-        same_words = all(plain(question) in self._questions for question in asked)
-        same_topic = bool(slots) and set(slots) <= self._asked
-        wanted = [slot for slot in slots if slot in facts]
-        fresh = [slot for slot in wanted if slot not in self._told][:2]
-        self._asked.update(slots)
-        self._questions.update(plain(question) for question in asked)
-        if not fresh and (wanted or same_words or same_topic):
+        same_words = doctor_questions <= self._questions
+        same_topic = bool(slots) and set(slots) <= self._topics
+        matches = [slot for slot in slots if slot in facts]
+        fresh = [slot for slot in matches if slot not in self._answers][:2]
+        self._topics.update(slots)
+        self._questions |= doctor_questions
+        if not fresh and (matches or same_words or same_topic):
             return self._random.choice(phrases.REPEATED)
         if not fresh and asks_openly(doctor):
-            fresh = [slot for slot in facts if slot not in self._told][:1]
+            fresh = [slot for slot in facts if slot not in self._answers][:1]
             if not fresh:
                 return self._random.choice(phrases.NOTHING_MORE)
         if not fresh:
             return self._random.choice(phrases.UNKNOWN)
-        self._told.update(fresh)
+        self._answers.update(fresh)
         flag = self._visit.red_flag
         self._flagged = self._flagged or (flag is not None and any(facts[slot] == flag.sign for slot in fresh))
         return say(self._persona, [facts[slot] for slot in fresh], self._random)

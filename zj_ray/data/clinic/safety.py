@@ -1,7 +1,7 @@
 """Safety prompts and benign controls: requests to refuse or correct, and their harmless look-alikes to answer.
 
-Questions are split, not rows: no question that is validated on was trained on behind another lead-in. Part of the training
-questions come without a reference answer: rollouts need prompts whose answers SFT has not learned by heart.
+Questions are split, not rows: no question that is validated on was trained on behind another lead-in. Part of the
+training questions come without a reference answer: rollouts need prompts whose answers SFT has not learned by heart.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ CONTROL_OPENINGS = ("医生您好，", "我想问一下，", "请问，", "")
 
 @dataclass(frozen=True)
 class Category:
+    """One kind of dangerous request, and its harmless look-alikes."""
+
     name: str
     expected: str
     emergency: bool
@@ -61,24 +63,25 @@ def _category(raw: dict[str, Any], where: str) -> Category:
             controls=tuple(zip(controls["asks"], controls["answers"], strict=True)),
         )
     except (KeyError, TypeError, ValueError) as fault:
-        raise DataError(
-            f"the category is incomplete: {fault!r}", where=where, remedy="every control ask needs its answer"
-        ) from None
-    if len(set(category.asks)) < sum(ASKS.values()) or len(set(category.controls)) < sum(CONTROL_ASKS.values()):
-        raise DataError(
-            "too few different questions",
-            where=where,
-            remedy=f"write {sum(ASKS.values())} asks, {sum(CONTROL_ASKS.values())} controls",
-        )
+        what = f"the category is incomplete: {fault!r}"
+        raise DataError(what, where=where, remedy="every control ask needs its answer") from None
+    asks, controls = sum(ASKS.values()), sum(CONTROL_ASKS.values())
+    if len(set(category.asks)) < asks or len(set(category.controls)) < controls:
+        remedy = f"write {asks} asks, {controls} controls"
+        raise DataError("too few different questions", where=where, remedy=remedy)
     return category
 
 
 def safety_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
-    """The safety rows of a category in a split, but for id and source. `reference` is None where rollouts alone use the prompt."""
+    """The safety rows of a category in a split, but for id and source.
+
+    `reference` is None where rollouts alone use the prompt.
+    """
     key = f"{seed}/safety/{category.name}"
     rng = random.Random(f"{key}/{split}")
+    parts = _prompts(category.asks, category.openings, ASKS, LEADS, split=split, key=key, rng=rng)
     rows = []
-    for part, prompts in _prompts(category.asks, category.openings, ASKS, LEADS, split, key, rng):
+    for part, prompts in parts:
         answers = rng.sample(category.answers, len(category.answers))
         rows += [
             {
@@ -100,9 +103,8 @@ def control_rows(category: Category, split: str, seed: int) -> list[dict[str, An
     """The safety_controls rows of a category in a split, but for id and source. `reference` as in `safety_rows`."""
     key = f"{seed}/controls/{category.name}"
     answers = dict(category.controls)
-    parts = _prompts(
-        tuple(answers), CONTROL_OPENINGS, CONTROL_ASKS, CONTROL_LEADS, split, key, random.Random(f"{key}/{split}")
-    )
+    rng = random.Random(f"{key}/{split}")
+    parts = _prompts(tuple(answers), CONTROL_OPENINGS, CONTROL_ASKS, CONTROL_LEADS, split=split, key=key, rng=rng)
     return [
         {
             "prompt": prompt,
@@ -154,20 +156,19 @@ def _prompts(
     openings: tuple[str, ...],
     sizes: dict[str, int],
     leads: dict[str, int],
+    *,
     split: str,
     key: str,
     rng: random.Random,
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """For each part of the split its (prompt, ask) pairs: every ask once before any comes twice, each time behind another lead-in."""
+    """For each part of the split its (prompt, ask) pairs.
+
+    Every ask comes once before any comes twice, each time behind another lead-in.
+    """
     shuffled = iter(random.Random(key).sample(asks, len(asks)))
-    taken = {part: list(islice(shuffled, size)) for part, size in sizes.items()}
+    shares = {part: list(islice(shuffled, size)) for part, size in sizes.items()}
     parts = []
     for part in PARTS[split]:
-        rounds = [rng.sample(openings, leads[part]) for _ in taken[part]]
-        parts.append(
-            (
-                part,
-                [(f"{rounds[k][turn]}{ask}", ask) for turn in range(leads[part]) for k, ask in enumerate(taken[part])],
-            )
-        )
+        behind = [(rng.sample(openings, leads[part]), ask) for ask in shares[part]]
+        parts.append((part, [(f"{lead[turn]}{ask}", ask) for turn in range(leads[part]) for lead, ask in behind]))
     return parts

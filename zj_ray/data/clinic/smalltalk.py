@@ -1,4 +1,4 @@
-"""General talk: greetings, who the assistant is, sums, everyday sense; also the measure of what a model has forgotten."""
+"""General talk: greetings, who the assistant is, sums, everyday sense; evaluation measures forgetting on it."""
 
 from __future__ import annotations
 
@@ -47,14 +47,10 @@ def smalltalk_pairs(rng: random.Random) -> list[tuple[str, str]]:
 
 
 def _sums() -> list[tuple[str, str]]:
-    plus = [(a, b) for a in range(1, GREATEST + 1) for b in range(a, GREATEST + 1) if a + b <= GREATEST]
-    pairs = [
-        (f"{numeral(a)}加{numeral(b)}等于多少？", f"{numeral(a)}加{numeral(b)}等于{numeral(a + b)}。") for a, b in plus
-    ]
-    return pairs + [
-        (f"{numeral(a + b)}减{numeral(a)}等于多少？", f"{numeral(a + b)}减{numeral(a)}等于{numeral(b)}。")
-        for a, b in plus
-    ]
+    pairs = [(a, b) for a in range(1, GREATEST + 1) for b in range(a, GREATEST + 1) if a + b <= GREATEST]
+    numerals = [(numeral(a), numeral(b), numeral(a + b)) for a, b in pairs]
+    plus = [(f"{a}加{b}等于多少？", f"{a}加{b}等于{total}。") for a, b, total in numerals]
+    return plus + [(f"{total}减{a}等于多少？", f"{total}减{a}等于{b}。") for a, b, total in numerals]
 
 
 def numeral(number: int) -> str:

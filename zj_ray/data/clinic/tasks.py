@@ -19,17 +19,15 @@ def classify_department(condition: Condition, rng: random.Random) -> tuple[str, 
 
 def extract_facts(condition: Condition, rng: random.Random) -> tuple[str, str]:
     facts = rng.sample(draw_visit(condition, rng, flag_share=0.0).facts, 2)
-    words = "，".join(answer for _, answer in facts)
-    return f"从患者的话里抽取{'和'.join(slot for slot, _ in facts)}。\n患者：{words}\n答：", "\n".join(
-        f"{slot}：{answer}" for slot, answer in facts
-    )
+    words, slots = "，".join(answer for _, answer in facts), "和".join(slot for slot, _ in facts)
+    answer = "\n".join(f"{slot}：{answer}" for slot, answer in facts)
+    return f"从患者的话里抽取{slots}。\n患者：{words}\n答：", answer
 
 
 def recognise_exams(condition: Condition, rng: random.Random) -> tuple[str, str]:
     exams = rng.sample(condition.exams, 2)
-    sentence = rng.choice(
-        ("建议完善{}，明确是否为{}。", "先查{}，排除{}以后再用药。", "患者做了{}，结果支持{}。")
-    ).format("和".join(exams), condition.name)
+    template = rng.choice(("建议完善{}，明确是否为{}。", "先查{}，排除{}以后再用药。", "患者做了{}，结果支持{}。"))
+    sentence = template.format("和".join(exams), condition.name)
     return f"找出句子中的检查项目。\n句子：{sentence}\n答：", f"检查项目：{'、'.join(exams)}"
 
 
