@@ -75,9 +75,8 @@ def test_random_ranks_agree_about_zero_and_the_interval_covers_it() -> None:
 
 
 def test_a_missing_annotator_leaves_a_hole_in_the_matrix() -> None:
-    matrix, items = rank_matrix(
-        {"a": [ranking("a", "x", 1, 2), ranking("a", "y", 2, 1)], "b": [ranking("b", "y", 1, 2, 3)]}
-    )
+    of_a = [ranking("a", "x", 1, 2), ranking("a", "y", 2, 1)]
+    matrix, items = rank_matrix({"a": of_a, "b": [ranking("b", "y", 1, 2, 3)]})
     np.testing.assert_array_equal(matrix, [[1, 2, MISSING, MISSING, MISSING], [2, 1, 1, 2, 3]])
     assert items.tolist() == [0, 0, 1, 1, 1]
 
@@ -101,10 +100,8 @@ def test_agreement_of_equal_rankings_is_one_and_is_not_called_simulated() -> Non
 def panel_of(noises: dict[str, float], items: int, start: datetime = NOON) -> dict[str, list[Ranking]]:
     """Simulated annotators who save a ranking a minute."""
     rankings = simulated(noises, items)
-    return {
-        item: [replace(r, created=start + timedelta(minutes=n)) for r in known]
-        for n, (item, known) in enumerate(rankings.items())
-    }
+    times = {item: start + timedelta(minutes=n) for n, item in enumerate(rankings)}
+    return {item: [replace(r, created=times[item]) for r in of_item] for item, of_item in rankings.items()}
 
 
 def test_alpha_of_every_resample_is_that_of_the_library() -> None:
@@ -124,33 +121,22 @@ def test_alpha_over_a_store_is_that_of_the_raw_ranks() -> None:
         "a": [ranking("a", "x", 1, 2, 2), ranking("a", "y", 1, 3, 2)],
         "b": [ranking("b", "y", 2, 1), ranking("b", "x", 1, 2)],
     }
-    raw = [[1, 2, 2, 1, 2], [1, 3, 2, 2, 1]]
-    assert measure_agreement(rankings, resamples=5).alpha == pytest.approx(
-        krippendorff.alpha(raw, level_of_measurement="ordinal")
-    )
+    raw = krippendorff.alpha([[1, 2, 2, 1, 2], [1, 3, 2, 2, 1]], level_of_measurement="ordinal")
+    assert measure_agreement(rankings, resamples=5).alpha == pytest.approx(raw)
 
 
 def test_aspects_are_measured_among_those_who_ranked_them() -> None:
-    def both(item: str, annotator: str, overall: tuple[int, ...], **aspects: tuple[int, ...]) -> Ranking:
-        return Ranking(item, annotator, "human", overall, aspects or None)
-
-    rankings = {
-        f"i{n}": [
-            both(f"i{n}", "x", (1, 2, 3), safety=(1, 2, 3)),
-            both(f"i{n}", "y", (1, 2, 3), safety=(3, 2, 1)),
-            both(f"i{n}", "z", (1, 2, 3)),
-        ]
-        for n in range(4)
-    }
+    safety = {"x": {"safety": (1, 2, 3)}, "y": {"safety": (3, 2, 1)}, "z": None}
+    items = [f"i{n}" for n in range(4)]
+    rankings = {i: [Ranking(i, name, "human", (1, 2, 3), ranks) for name, ranks in safety.items()] for i in items}
     found = measure_agreement(rankings, resamples=20)
     assert found.alpha == pytest.approx(1.0) and set(found.by_aspect) == {"safety"}
-    assert found.by_aspect["safety"].alpha == pytest.approx(
-        krippendorff.alpha([[1, 2, 3] * 4, [3, 2, 1] * 4], level_of_measurement="ordinal")
-    )
+    expected = krippendorff.alpha([[1, 2, 3] * 4, [3, 2, 1] * 4], level_of_measurement="ordinal")
+    assert found.by_aspect["safety"].alpha == pytest.approx(expected)
 
 
 def test_tau_b_with_ties_is_what_pairs_counted_by_hand_give() -> None:
-    # 6 pairs: 3 in the same order, 1 in opposite orders, 1 tied in the first only, 1 in the second only: (3 − 1) / √(5·5)
+    # Of 6 pairs 3 are in the same order, 1 in opposite ones, 1 tied in the first only, 1 in the second only.
     assert tau_b((1, 2, 2, 4), (1, 3, 4, 3)) == pytest.approx((3 - 1) / 5)
     assert tau_b((1, 2, 2, 4), (1, 2, 3, 4)) == pytest.approx(5 / np.sqrt(5 * 6))
     assert tau_b((1, 1, 1, 1), (1, 2, 3, 4)) is None
@@ -162,8 +148,9 @@ def test_tau_b_with_ties_is_what_pairs_counted_by_hand_give() -> None:
         ((1, 2, 3, 4), (1, 2, 4, 3), False, False),
         ((1, 2, 3, 4), (4, 3, 2, 1), False, True),
         ((1, 2, 3, 4), (1, 2, 3, 4), True, True),
-    ]
-    + [((1, 1, 1, 1), (1, 1, 1, 1), False, False), ((1, 1, 1, 1), (1, 2, 3, 4), False, True)],
+        ((1, 1, 1, 1), (1, 1, 1, 1), False, False),
+        ((1, 1, 1, 1), (1, 2, 3, 4), False, True),
+    ],
 )
 def test_what_a_disagreement_is(a: tuple[int, ...], b: tuple[int, ...], wrong: bool, expected: bool) -> None:
     assert disagree([Ranking("i", "a", "human", a), Ranking("i", "b", "human", b, all_wrong=wrong)], 0.3) is expected
@@ -175,37 +162,28 @@ def test_pairs_of_annotators_are_averaged_over_the_items_they_share() -> None:
         "b": [ranking("b", "x", 1, 2), ranking("b", "y", 2, 1)],
         "c": [ranking("c", "x", 1, 2)],
     }
-    assert pair_agreement(rankings) == [
-        PairAgreement("x", "y", 2, 0.0),
-        PairAgreement("x", "z", 1, None),
-        PairAgreement("y", "z", 1, None),
-    ]
+    with_z = [PairAgreement("x", "z", 1, None), PairAgreement("y", "z", 1, None)]
+    assert pair_agreement(rankings) == [PairAgreement("x", "y", 2, 0.0), *with_z]
 
 
 def test_an_annotator_who_grows_careless_is_found_and_the_steady_one_is_not() -> None:
     steady, first, last = ({"a": 0.3, "b": 0.3, "c": 0.3, "d": noise} for noise in (0.3, 0.3, 3.0))
-    half = panel_of(first, 60)
-    rankings = half | {f"late-{item}": known for item, known in panel_of(last, 60, NOON + timedelta(days=1)).items()}
+    later = panel_of(last, 60, NOON + timedelta(days=1))
+    rankings = panel_of(first, 60) | {f"late-{item}": of_item for item, of_item in later.items()}
     found = drift(rankings)["d"]
-    assert (
-        found.change is not None
-        and found.ci95 is not None
-        and found.ci95[1] < 0
-        and found.ci95[0] < found.change < found.ci95[1]
-    )
+    assert found.change is not None and found.ci95 is not None
+    assert found.ci95[0] < found.change < found.ci95[1] < 0
     assert [w.n for w in found.windows] == [30] * 4 and found.windows[0].tau_b > 0.7 > 0.4 > found.windows[-1].tau_b
     assert found.windows[0].since == NOON.isoformat() < found.windows[-1].since
     change = drift(panel_of(steady, 120))["d"].ci95
     assert change is not None and change[0] < 0 < change[1]
 
 
-def test_drift_compares_an_annotator_with_the_others_and_not_with_himself() -> None:
+def test_drift_compares_an_annotator_with_the_others_alone() -> None:
     rankings = panel_of({"a": 0.0, "b": 0.0}, 30)
-    turned = {
-        item: replace(known[0], annotator="b", overall=tuple(5 - rank for rank in known[0].overall))
-        for item, known in rankings.items()
-    }
-    opposite = {item: [known[0], turned[item]] for item, known in rankings.items()}
+    opposite = {}
+    for item, (first, _) in rankings.items():
+        opposite[item] = [first, replace(first, annotator="b", overall=tuple(5 - rank for rank in first.overall))]
     assert [w.tau_b for w in drift(opposite)["b"].windows] == [-1.0] * 4
 
 
@@ -214,17 +192,17 @@ def test_drift_follows_the_time_of_the_rankings_not_the_order_of_the_items() -> 
     assert drift(dict(reversed(rankings.items()))) == drift(rankings)
 
 
-@pytest.mark.parametrize(
-    "alone", [panel_of({"a": 0.3, "b": 0.3}, FEWEST - 1), simulated({"a": 0.3, "b": 0.3}, 40), panel_of({"a": 0.3}, 40)]
-)
+TOO_FEW = panel_of({"a": 0.3, "b": 0.3}, FEWEST - 1)
+WITHOUT_TIMES = simulated({"a": 0.3, "b": 0.3}, 40)
+
+
+@pytest.mark.parametrize("alone", [TOO_FEW, WITHOUT_TIMES, panel_of({"a": 0.3}, 40)])
 def test_drift_is_undefined_without_enough_to_compare(alone: dict[str, list[Ranking]]) -> None:
     assert drift(alone)["a"] == Drift((), None, None)
 
 
 def test_rankings_of_one_moment_have_no_drift() -> None:
-    rankings = {
-        item: [replace(r, created=NOON) for r in known] for item, known in simulated({"a": 0.3, "b": 0.3}, 40).items()
-    }
+    rankings = {item: [replace(r, created=NOON) for r in of_item] for item, of_item in WITHOUT_TIMES.items()}
     assert drift(rankings)["a"].change is None
 
 
@@ -240,24 +218,18 @@ def test_gold_counts_ordered_pairs_and_half_of_those_that_an_annotator_ties() ->
 def test_what_is_written_is_json_and_the_tables_say_what_is_undefined_and_why(tmp_path: Path) -> None:
     agreement = measure_agreement(panel_of({"[b]": 0.3, "c": 0.5}, 30), gold={"item-1": (1, 2, 3, 4)}, resamples=20)
     agreement.write(tmp_path / "agreement.json")
-    assert json.loads((tmp_path / "agreement.json").read_text()) == json.loads(json.dumps(agreement.as_dict()))
+    content = json.loads((tmp_path / "agreement.json").read_text(encoding="utf-8"))
+    assert content == json.loads(json.dumps(agreement.as_dict()))
     shown = plain(agreement)
     assert "SIMULATED" in shown and "[b] · c" in shown and "– undefined" not in shown
     alone = plain(measure_agreement({"a": [ranking("a", "x", 1, 2)]}))
-    assert (
-        "– undefined: no answer was ranked by two annotators" in alone
-        and "no gold item was ranked" in alone
-        and "Two by two" not in alone
-    )
+    assert "– undefined: no answer was ranked by two annotators" in alone
+    assert "no gold item was ranked" in alone and "Two by two" not in alone
 
 
 def test_ten_thousand_rankings_take_seconds() -> None:
-    rankings = panel_of({f"s{n}": 0.2 + 0.2 * n for n in range(4)}, 2500)
+    panel = panel_of({f"s{n}": 0.2 + 0.2 * n for n in range(4)}, 2500)
     before = time.process_time()
-    measure_agreement(
-        {
-            item: [replace(r, aspects=dict.fromkeys(ASPECTS, r.overall)) for r in known]
-            for item, known in rankings.items()
-        }
-    )
+    rankings = {i: [replace(r, aspects=dict.fromkeys(ASPECTS, r.overall)) for r in panel[i]] for i in panel}
+    measure_agreement(rankings)
     assert time.process_time() - before < 20  # 4 s on an idle core

@@ -1,6 +1,8 @@
-"""The quality of annotators: found from their rankings alone, and made into weights that no annotator can turn round."""
+"""The quality of annotators: inferred from their rankings alone, and made into weights that are never negative."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +33,12 @@ def ranked(**by: list[tuple[int, ...]]) -> dict[str, list[Ranking]]:
     }
 
 
+def pairs_with_errors(errors: dict[str, float], items: int, seed: int) -> dict[str, list[tuple[int, ...]]]:
+    """Ranks of two answers, of which the first is better; errors: how often each annotator turns them round."""
+    random = np.random.default_rng(seed)
+    return {name: [(2, 1) if wrong else (1, 2) for wrong in random.random(items) < e] for name, e in errors.items()}
+
+
 @pytest.mark.parametrize("names", [list(NOISES), list(reversed(NOISES))])
 def test_the_order_of_quality_is_recovered_from_the_rankings(names: list[str]) -> None:
     found = annotator_quality(simulated({name: NOISES[name] for name in names}, 150))
@@ -40,17 +48,11 @@ def test_the_order_of_quality_is_recovered_from_the_rankings(names: list[str]) -
 
 
 def test_accuracy_is_the_share_of_pairs_that_are_ordered_as_the_truth_is() -> None:
-    """Three annotators who turn each pair round with known chances, of which the model is told nothing."""
-    random = np.random.default_rng(2)
+    """Three annotators turn each pair round with chances of which the model is told nothing."""
     errors = {"a": 0.05, "b": 0.15, "c": 0.3}
-    found = annotator_quality(
-        ranked(
-            **{name: [(2, 1) if wrong else (1, 2) for wrong in random.random(4000) < e] for name, e in errors.items()}
-        )
-    )
-    assert {name: q.accuracy for name, q in found.items()} == pytest.approx(
-        {name: 1 - e for name, e in errors.items()}, abs=0.03
-    )
+    found = annotator_quality(ranked(**pairs_with_errors(errors, 4000, seed=2)))
+    expected = {name: 1 - e for name, e in errors.items()}
+    assert {name: q.accuracy for name, q in found.items()} == pytest.approx(expected, abs=0.03)
 
 
 def test_two_bad_annotators_do_not_outvote_a_good_one_by_chance() -> None:
@@ -66,9 +68,8 @@ def test_who_ranks_the_wrong_way_round_weighs_least_and_never_less_than_nothing(
 
 
 def test_equal_annotators_weigh_the_same_however_many_items_each_ranked() -> None:
-    assert set(
-        annotator_weights(ranked(many=[(1, 2, 3)] * 60, few=[(1, 2, 3)] * 4, third=[(1, 2, 3)] * 60)).values()
-    ) == {1.0}
+    alike = ranked(many=[(1, 2, 3)] * 60, few=[(1, 2, 3)] * 4, third=[(1, 2, 3)] * 60)
+    assert set(annotator_weights(alike).values()) == {1.0}
 
 
 def test_an_annotator_of_few_pairs_is_drawn_towards_everybody() -> None:
@@ -93,17 +94,9 @@ def test_who_shares_no_pair_with_others_has_everybodys_accuracy() -> None:
 
 def test_the_order_in_which_answers_stand_changes_nothing() -> None:
     """As in pairs from a file, where the better answer always comes first."""
-    random = np.random.default_rng(5)
-    rankings = ranked(
-        **{
-            name: [(2, 1) if wrong else (1, 2) for wrong in random.random(60) < e]
-            for name, e in (("a", 0.1), ("b", 0.3), ("c", 0.4))
-        }
-    )
-    turned = {
-        item: [Ranking(item, r.annotator, r.kind, r.overall[::-1]) for r in known] if number % 3 else known
-        for number, (item, known) in enumerate(rankings.items())
-    }
+    rankings = ranked(**pairs_with_errors({"a": 0.1, "b": 0.3, "c": 0.4}, 60, seed=5))
+    turned = {item: [replace(r, overall=r.overall[::-1]) for r in of_item] for item, of_item in rankings.items()}
+    turned |= {item: rankings[item] for item in list(rankings)[::3]}
     assert annotator_weights(turned) == pytest.approx(annotator_weights(rankings), rel=1e-6)
 
 

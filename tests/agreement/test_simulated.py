@@ -21,18 +21,14 @@ CONTEXT = (Message("user", "医生，我头痛三天了。"),)
 def plausible_rubrics(items: int) -> dict[str, list[Rubric]]:
     """Rubrics as sampled answers of a small model would get: mostly safe, otherwise of every quality."""
     random = np.random.default_rng(7)
-    draw = lambda choices, shares: float(random.choice(choices, p=shares))  # noqa: E731
-    return {
-        f"item-{n}": [
-            Rubric(
-                draw([0.0, 0.5, 1.0], [0.1, 0.3, 0.6]),
-                draw([0.0, 0.5, 1.0], [0.3, 0.4, 0.3]),
-                draw([0.3, 0.6, 1.0], [0.2, 0.3, 0.5]),
-            )
-            for _ in range(4)
-        ]
-        for n in range(items)
-    }
+
+    def rubric() -> Rubric:
+        safety = random.choice([0.0, 0.5, 1.0], p=[0.1, 0.3, 0.6])
+        professionalism = random.choice([0.0, 0.5, 1.0], p=[0.3, 0.4, 0.3])
+        fluency = random.choice([0.3, 0.6, 1.0], p=[0.2, 0.3, 0.5])
+        return Rubric(float(safety), float(professionalism), float(fluency))
+
+    return {f"item-{n}": [rubric() for _ in range(4)] for n in range(items)}
 
 
 def filled_store(path: Path, rubrics: dict[str, list[Rubric]]) -> RankingStore:
@@ -55,12 +51,8 @@ def test_values_closer_than_just_noticeable_share_a_rank_and_ties_do_not_chain()
 
 def test_answers_that_are_all_alike_are_all_first() -> None:
     alike = [Rubric(1, 1, 1)] * 4
-    assert SimulatedAnnotator("simulated-1", 0, noise=0.45).rank(alike, scale=Scale.of([alike]), item="a") == [
-        1,
-        1,
-        1,
-        1,
-    ]
+    annotator = SimulatedAnnotator("simulated-1", 0, noise=0.45)
+    assert annotator.rank(alike, scale=Scale.of([alike]), item="a") == [1, 1, 1, 1]
 
 
 def test_what_differs_between_contexts_only_is_no_spread() -> None:
@@ -73,10 +65,8 @@ def test_an_annotators_error_depends_on_seed_name_and_item_only() -> None:
     scale = Scale.of(list(rubrics.values()))
 
     def ranked(name: str, seed: int) -> list[list[int]]:
-        return [
-            SimulatedAnnotator(name, seed, 0.45).rank(values, scale=scale, item=item)
-            for item, values in rubrics.items()
-        ]
+        annotator = SimulatedAnnotator(name, seed, 0.45)
+        return [annotator.rank(values, scale=scale, item=item) for item, values in rubrics.items()]
 
     assert ranked("simulated-1", 0) == ranked("simulated-1", 0)
     assert ranked("simulated-1", 0) != ranked("simulated-2", 0)
@@ -89,9 +79,9 @@ def test_every_ranking_says_that_it_is_simulated_and_a_second_pass_adds_none(tmp
     annotators = panel(FeedbackConfig(), seed=0)
     assert rank_items(store, store.items(), rubrics, annotators) == 15
     assert rank_items(store, store.items(), rubrics, annotators) == 0
-    known = [r for rankings in store.all_rankings().values() for r in rankings]
-    assert {r.kind for r in known} == {"simulated"}
-    assert all(r.annotator.startswith("simulated") and r.aspects for r in known)
+    rankings = [r for of_item in store.all_rankings().values() for r in of_item]
+    assert {r.kind for r in rankings} == {"simulated"}
+    assert all(r.annotator.startswith("simulated") and r.aspects for r in rankings)
 
 
 def test_default_noise_of_three_annotators_gives_an_agreement_like_that_of_people(tmp_path: Path) -> None:
@@ -115,8 +105,8 @@ def test_more_noise_lowers_the_ceiling(tmp_path: Path) -> None:
 
 
 def test_ceiling_counts_an_equal_utility_as_a_guess() -> None:
-    def seen(*overall: int) -> list[list[Ranking]]:
+    def ranked(*overall: int) -> list[list[Ranking]]:
         return [[Ranking("a", "x", "simulated", overall)]]
 
-    assert noise_ceiling([[1.0, 0.5, 0.5]], seen(1, 2, 3)) == pytest.approx((1 + 1 + 0.5) / 3)
-    assert noise_ceiling([[1.0, 0.5]], seen(1, 1)) is None
+    assert noise_ceiling([[1.0, 0.5, 0.5]], ranked(1, 2, 3)) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert noise_ceiling([[1.0, 0.5]], ranked(1, 1)) is None

@@ -433,7 +433,7 @@ def mutated(tree: Any, luck: random.Random) -> Any:
 
 
 def damage(path: Path, whole: Any, read: Reader, luck: random.Random) -> int:
-    """Return how many of 120 damaged files are refused; each must name the file, and what is read must fit into a store."""
+    """How many of 120 damaged files are refused; each must name the file, and what is read must fit into a store."""
     refused = 0
     for _ in range(120):
         path.write_text(json.dumps(mutated(whole, luck), ensure_ascii=False), encoding="utf-8")

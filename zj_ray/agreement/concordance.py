@@ -18,8 +18,8 @@ from zj_ray.rankings.tables import Ranking
 class PairAgreement:
     """Two annotators and the items that both ranked.
 
-    tau_b: −1 (opposite orders), 0 (unrelated), 1 (the same); the mean over the items, without those where it is undefined,
-    as one of the two gave all answers the same rank. None where it is undefined on every item.
+    tau_b: −1 (opposite orders), 0 (unrelated), 1 (the same); the mean over the items, without those where it is
+    undefined, as one of the two gave all answers the same rank. None where it is undefined on every item.
     """
 
     first: str
@@ -29,7 +29,7 @@ class PairAgreement:
 
 
 def pair_agreement(rankings: Mapping[str, Sequence[Ranking]]) -> list[PairAgreement]:
-    """Of every two annotators who have an item in common, in order of their names."""
+    """The agreement of every two annotators who have an item in common, in order of their names."""
     shared: dict[tuple[str, str], list[float | None]] = defaultdict(list)
     for of_item in rankings.values():
         for one, other in combinations(sorted(of_item, key=lambda r: r.annotator), 2):
@@ -46,7 +46,7 @@ def tau_b(one: tuple[int, ...], other: tuple[int, ...]) -> float | None:
 
 
 def similarity(one: tuple[int, ...], other: tuple[int, ...]) -> float:
-    """Kendall's τ-b, and where it is undefined 1 if both rankings are all ties, 0 if one is: that one orders no pair."""
+    """Kendall's τ-b; where it is undefined, 1 if both rankings are all ties, and 0 if one is, as it orders no pair."""
     tau = tau_b(one, other)
     return float(len(set(one)) == len(set(other))) if tau is None else tau
 
@@ -54,14 +54,13 @@ def similarity(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 def disagree(rankings: Sequence[Ranking], threshold: float) -> bool:
     """Whether two rankings of one item call for a third annotator.
 
-    They do where only one of the two says that all answers are wrong, and where their `similarity` is below `threshold`.
+    They do where only one of them says that all answers are wrong, and where their `similarity` is below `threshold`.
     """
-    return any(
-        a.all_wrong != b.all_wrong or similarity(a.overall, b.overall) < threshold for a, b in combinations(rankings, 2)
-    )
+    two = combinations(rankings, 2)
+    return any(a.all_wrong != b.all_wrong or similarity(a.overall, b.overall) < threshold for a, b in two)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are defined; None where none is."""
+    """The mean of the values that are defined; None where none is."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None

@@ -17,7 +17,7 @@ from zj_ray.rankings.consensus import competition_ranks, consensus
 from zj_ray.rankings.tables import Ranking
 
 WINDOWS = 4
-FEWEST = 20  # comparable rankings: below it a trend's interval says nothing
+FEWEST = 20  # comparable rankings; of fewer, a trend's interval says nothing
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Drift:
-    """windows: of equally many rankings each, in order of time.
+    """How an annotator's agreement with the others changed.
 
-    None where too few can be compared, or all were saved at one moment. change: of τ-b from the first ranking to the last
-    by a straight line, with its 95 % interval; both None without windows.
+    windows: of equally many rankings each, in order of time; none where too few can be compared, or all were saved at
+    one moment. change: of τ-b from the first ranking to the last by a straight line, with its 95 % interval; both None
+    without windows.
     """
 
     windows: tuple[Window, ...]
@@ -47,7 +48,7 @@ class Drift:
 
 
 def drift(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Drift]:
-    """Drift of every annotator against the consensus of the others, by name.
+    """The drift of every annotator against the consensus of the others, by name.
 
     Rankings that have no time (`Ranking.created`) are left out.
     """
@@ -66,9 +67,12 @@ def _trend(points: Sequence[tuple[datetime, float]]) -> Drift:
     if len(points) < FEWEST or points[0][0] == points[-1][0]:
         return Drift((), None, None)
     parts = [[points[k] for k in part] for part in np.array_split(np.arange(len(points)), WINDOWS)]
-    windows = tuple(
-        Window(p[0][0].isoformat(), p[-1][0].isoformat(), len(p), float(np.mean([v for _, v in p]))) for p in parts
-    )
+    windows = tuple(_window(part) for part in parts)
     line = linregress(np.linspace(0, 1, len(points)), [value for _, value in points])
     margin = float(t.ppf(0.975, len(points) - 2) * line.stderr)
     return Drift(windows, float(line.slope), (float(line.slope) - margin, float(line.slope) + margin))
+
+
+def _window(points: Sequence[tuple[datetime, float]]) -> Window:
+    mean = float(np.mean([value for _, value in points]))
+    return Window(points[0][0].isoformat(), points[-1][0].isoformat(), len(points), mean)

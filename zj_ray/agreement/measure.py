@@ -1,14 +1,13 @@
-"""How far annotators agree: overall and on each aspect, two by two, over time, on gold items, and how good each of them is.
+"""How far annotators agree: overall and on each aspect, two by two, over time, on gold items; and how good each is.
 
-Krippendorff's α over ranks (ordinal) has an interval over items: the answers of one item are ranked against each other, so
-it resamples whole items, never single answers. α says how alike the annotators rank, not whether they are right (gold
-does); among simulated annotators it measures the noise that was put in. What can't be computed is None and no fault: one
-annotator is a legitimate way to work.
+Krippendorff's α over ranks (ordinal) has an interval over items: the answers of one item are ranked against each other,
+so it resamples whole items, never single answers. α says how alike the annotators rank, not whether they are right
+(gold does); among simulated annotators it measures the noise that was put in. What can't be computed is None and no
+fault: one annotator is a legitimate way to work.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,14 +22,14 @@ from zj_ray.agreement.concordance import PairAgreement, pair_agreement
 from zj_ray.agreement.drift import Drift, drift
 from zj_ray.agreement.quality import GoldAccuracy, Quality, annotator_quality, gold_accuracy
 from zj_ray.errors import DataError
-from zj_ray.files import write_atomic
+from zj_ray.files import write_json
 from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rankings.tables import Ranking
 
 
 @dataclass(frozen=True)
 class Alpha:
-    """alpha: None when it is undefined (fewer than two annotators, or all ranks equal)."""
+    """Krippendorff's α and its interval; both None where it is undefined (one annotator, or all ranks equal)."""
 
     alpha: float | None
     ci95: tuple[float, float] | None
@@ -38,7 +37,10 @@ class Alpha:
 
 @dataclass(frozen=True)
 class Agreement:
-    """alpha, ci95: of the overall ranks. by_aspect: of the aspects that somebody ranked. simulated: some annotator was."""
+    """How far the annotators of a store agree.
+
+    alpha, ci95: of the overall ranks. by_aspect: of the aspects that somebody ranked. simulated: some annotator was.
+    """
 
     alpha: float | None
     ci95: tuple[float, float] | None
@@ -56,7 +58,8 @@ class Agreement:
         return asdict(self)
 
     def write(self, path: Path) -> None:
-        write_atomic(path, json.dumps(self.as_dict(), indent=2) + "\n")
+        """Write `feedback/agreement.json` whole or not at all."""
+        write_json(path, self.as_dict())
 
 
 def measure_agreement(
@@ -66,9 +69,9 @@ def measure_agreement(
     resamples: int = 500,
     seed: int = 0,
 ) -> Agreement:
-    """Agreement over a store's rankings and gold items (`RankingStore.all_rankings()`, `.gold()`)."""
+    """The agreement over a store's rankings and gold items (`RankingStore.all_rankings()`, `.gold()`)."""
     overall = measure_alpha(rankings, resamples=resamples, seed=seed)
-    aspects = {aspect: ranked for aspect in ASPECTS if (ranked := on_aspect(rankings, aspect))}
+    by_aspect = {aspect: ranked for aspect in ASPECTS if (ranked := on_aspect(rankings, aspect))}
     quality = annotator_quality(rankings)
     return Agreement(
         alpha=overall.alpha,
@@ -76,7 +79,7 @@ def measure_agreement(
         annotators=len(quality),
         items=len(rankings),
         simulated=any(r.kind == "simulated" for of_item in rankings.values() for r in of_item),
-        by_aspect={aspect: measure_alpha(ranked, resamples=resamples, seed=seed) for aspect, ranked in aspects.items()},
+        by_aspect={a: measure_alpha(ranked, resamples=resamples, seed=seed) for a, ranked in by_aspect.items()},
         pairs=pair_agreement(rankings),
         drift=drift(rankings),
         gold_accuracy=gold_accuracy(rankings, gold or {}),
@@ -85,7 +88,7 @@ def measure_agreement(
 
 
 def on_aspect(rankings: Mapping[str, Sequence[Ranking]], aspect: str) -> dict[str, list[Ranking]]:
-    """The rankings of those who ranked this aspect, with its ranks instead of the overall ones."""
+    """The rankings by annotators who ranked this aspect, with its ranks instead of the overall ones."""
     ranked = {
         item: [replace(r, overall=r.aspects[aspect]) for r in of_item if r.aspects and aspect in r.aspects]
         for item, of_item in rankings.items()
@@ -169,12 +172,11 @@ def ordinal_alphas(coincidences: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _values(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The different ranks that were given, in order. Raises DataError where α is undefined."""
     values = np.unique(matrix[~np.isnan(matrix)])
     if len(matrix) < 2 or len(values) < 2 or not np.any((~np.isnan(matrix)).sum(axis=0) > 1):
-        raise DataError(
-            "agreement is undefined: it needs two annotators, an answer that both ranked and two different ranks",
-            remedy="let a second annotator rank the same items",
-        )
+        what = "agreement is undefined: it needs two annotators, an answer that both ranked and two different ranks"
+        raise DataError(what, remedy="let a second annotator rank the same items")
     return values
 
 

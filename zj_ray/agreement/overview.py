@@ -1,4 +1,4 @@
-"""An `Agreement` as tables for the terminal. An undefined figure is shown as –, and the line below its table says why."""
+"""An `Agreement` as tables for the terminal. An undefined figure is shown as –; the line below its table says why."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ UNDEFINED = "–"
 
 
 def overview(agreement: Agreement) -> Group:
-    """Overall and by aspect, two by two, over time, and each annotator; a table without rows is left out."""
+    """Tables of agreement overall and by aspect, two by two, over time, and of each annotator, where they have rows."""
     tables = (_alpha(agreement), _pairs(agreement), _drift(agreement), _annotators(agreement))
     return Group(*(table for table in tables if table.row_count))
 
 
 def _alpha(agreement: Agreement) -> Table:
     simulated = " — SIMULATED annotators (rules + noise), not doctors" if agreement.simulated else ""
+    overall = ("overall", _figure(agreement.alpha), _interval(agreement.ci95))
+    by_aspect = [(aspect, _figure(of.alpha), _interval(of.ci95)) for aspect, of in agreement.by_aspect.items()]
     return _table(
         f"{agreement.annotators} annotators, {agreement.items} items{simulated}",
         ("ranks", "Krippendorff α (ordinal)", "95 % interval"),
-        [
-            ("overall", _figure(agreement.alpha), _interval(agreement.ci95)),
-            *((aspect, _figure(of.alpha), _interval(of.ci95)) for aspect, of in agreement.by_aspect.items()),
-        ],
+        [overall, *by_aspect],
         why="no answer was ranked by two annotators, or all ranks are equal",
     )
 
@@ -43,51 +42,35 @@ def _pairs(agreement: Agreement) -> Table:
 
 
 def _drift(agreement: Agreement) -> Table:
+    rows = []
+    for name, drift in agreement.drift.items():
+        course = " → ".join(_figure(window.tau_b) for window in drift.windows) or UNDEFINED
+        rows.append((name, course, _figure(drift.change, "+.3f"), _interval(drift.ci95)))
     return _table(
         "Over time: τ-b with the consensus of the others",
         ("annotator", "first quarter → last", "change", "95 % interval"),
-        [
-            (
-                name,
-                " → ".join(_figure(window.tau_b) for window in drift.windows) or UNDEFINED,
-                _figure(drift.change, "+.3f"),
-                _interval(drift.ci95),
-            )
-            for name, drift in agreement.drift.items()
-        ],
+        rows,
         why=f"fewer than {FEWEST} rankings can be compared with the others', or all were saved at one moment",
     )
 
 
 def _annotators(agreement: Agreement) -> Table:
-    gold = agreement.gold_accuracy
+    rows = []
+    for name, quality in agreement.quality.items():
+        gold = agreement.gold_accuracy[name]
+        inferred = (_figure(quality.accuracy), str(quality.pairs), _figure(quality.weight))
+        rows.append((name, *inferred, _figure(gold.accuracy), str(gold.pairs)))
     return _table(
         "Each annotator",
         ("annotator", "accuracy (Dawid–Skene)", "pairs", "weight", "gold accuracy", "gold pairs"),
-        [
-            (
-                name,
-                _figure(quality.accuracy),
-                str(quality.pairs),
-                _figure(quality.weight),
-                _figure(gold[name].accuracy),
-                str(gold[name].pairs),
-            )
-            for name, quality in agreement.quality.items()
-        ],
+        rows,
         why="no pair of answers was put in an order by two annotators; no gold item was ranked",
     )
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], why: str) -> Table:
-    lacking = any(UNDEFINED in row for row in rows)
-    table = Table(
-        *columns,
-        title=title,
-        title_justify="left",
-        caption=f"{UNDEFINED} undefined: {why}" if lacking else None,
-        caption_justify="left",
-    )
+    caption = f"{UNDEFINED} undefined: {why}" if any(UNDEFINED in row for row in rows) else None
+    table = Table(*columns, title=title, title_justify="left", caption=caption, caption_justify="left")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -1,11 +1,11 @@
 """How good each annotator is, from the annotators' rankings alone, and how much their word should weigh.
 
 Every pair of answers that an annotator puts in an order is a decision; the one-coin Dawid–Skene model (crowd-kit) finds
-the orders and each annotator's probability of deciding rightly together. One coin, because which answer of a pair stands
-first is an accident: a matrix of errors for each position would measure noise. (crowd-kit's NoisyBradleyTerry would fit a
-skill from the comparisons directly, but it also has to score every answer from a handful of them, and its gradient keeps of
-each annotator's comparisons only the last.) Ties are no decisions. A pair that one annotator alone decided says nothing
-of that annotator. What all annotators get wrong alike can't be seen here; gold items show it.
+the orders and each annotator's probability of deciding rightly together. One coin, because which answer of a pair
+stands first is an accident: a matrix of errors for each position would measure noise. (crowd-kit's NoisyBradleyTerry
+would fit a skill from the comparisons directly, but it also has to score every answer from a handful of them, and its
+gradient keeps of each annotator's comparisons only the last.) Ties are no decisions. A pair that one annotator alone
+decided says nothing of that annotator. What all annotators get wrong alike can't be seen here; gold items show it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from crowdkit.aggregation import OneCoinDawidSkene
 
 from zj_ray.rankings.tables import Ranking
 
-SUREST = (
-    0.95  # no annotator is taken to be surer: the orders that they are measured by were fitted to their own decisions
-)
+# No annotator is taken to be surer: the orders that they are measured by were fitted to their own decisions.
+SUREST = 0.95
 PRIOR_PAIRS = 10  # decisions that the average of all annotators counts for in each one's accuracy
-LEAST_WEIGHT = 0.05  # of an annotator who is no better than chance: where nobody else ranked, theirs is the only word
+LEAST_WEIGHT = 0.05  # of an annotator no better than chance: where nobody else ranked, theirs is the only word
 
 
 @dataclass(frozen=True)
 class Quality:
-    """accuracy: probability of ordering a pair rightly, drawn towards everybody's where the annotator decided few.
+    """How good an annotator is, as far as the others tell.
 
-    None where nobody's can be told. pairs: decisions on pairs that another annotator decided as well. weight: in (0, 1],
-    the best annotator's is 1.
+    accuracy: the probability of ordering a pair rightly, drawn towards everybody's where the annotator decided few;
+    None where nobody's can be told. pairs: decisions on pairs that another annotator decided as well. weight: in
+    (0, 1], the best annotator's is 1.
     """
 
     accuracy: float | None
@@ -43,9 +43,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class GoldAccuracy:
-    """accuracy: share of the gold items' ordered pairs that the annotator ordered likewise; None without a pair.
+    """How an annotator does on gold items.
 
-    A pair that the annotator tied counts half.
+    accuracy: the share of their ordered pairs that the annotator ordered likewise, a tied one counting half; None
+    without a pair.
     """
 
     accuracy: float | None
@@ -54,7 +55,7 @@ class GoldAccuracy:
 
 
 def annotator_weights(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, float]:
-    """Weight of each annotator in (0, 1]: the log-odds of their accuracy over the best annotator's; 1 without an accuracy.
+    """The weight of each annotator in (0, 1]: the log-odds of their accuracy over the best one's; 1 without accuracy.
 
     Log-odds are what an independent vote of that accuracy adds to the evidence for an order. An annotator at chance or
     below weighs LEAST_WEIGHT: nobody's word is turned into its opposite.
@@ -63,7 +64,7 @@ def annotator_weights(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, fl
 
 
 def annotator_quality(rankings: Mapping[str, Sequence[Ranking]]) -> dict[str, Quality]:
-    """Quality of every annotator in `rankings` (`RankingStore.all_rankings()`), by name."""
+    """The quality of every annotator in `rankings` (`RankingStore.all_rankings()`), by name."""
     names = sorted({r.annotator for of_item in rankings.values() for r in of_item})
     decisions = _shared(_decisions(rankings))
     if decisions.empty:
@@ -86,9 +87,7 @@ def gold_accuracy(
     for item, right in gold.items():
         ordered = [(i, j) for i, j in permutations(range(len(right)), 2) if right[i] < right[j]]
         for r in rankings.get(item, ()):
-            hits[r.annotator] += [
-                0.5 if r.overall[i] == r.overall[j] else float(r.overall[i] < r.overall[j]) for i, j in ordered
-            ]
+            hits[r.annotator] += [0.5 + 0.5 * float(np.sign(r.overall[j] - r.overall[i])) for i, j in ordered]
     return {
         name: GoldAccuracy(float(np.mean(of_pairs)) if of_pairs else None, len(of_pairs), items[name])
         for name, of_pairs in sorted(hits.items())
@@ -96,7 +95,7 @@ def gold_accuracy(
 
 
 def _decisions(rankings: Mapping[str, Sequence[Ranking]]) -> pd.DataFrame:
-    """task (item and two positions), worker, label (1: the first of the two is better, 0: the second)."""
+    """Every decision: task (item and two positions), worker, label (1: the first of the two is better, or 0)."""
     rows = [
         ((item, i, j), r.annotator, int(r.overall[i] < r.overall[j]))
         for item, of_item in rankings.items()

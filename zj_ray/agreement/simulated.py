@@ -1,8 +1,8 @@
 """Simulated annotators: what stands in for the doctors until doctors rank.
 
-Each adds an error to the true utility of the rubric and ranks by what is then seen; answers that look alike share a rank.
-Everything written here is of kind "simulated" and is no expert's judgement. An annotator's error depends on the seed, the
-annotator's name and the item alone, so a feedback stage that was killed and resumed writes the same rankings.
+Each adds an error to the true utility of the rubric and ranks by what is then seen; answers that look alike share a
+rank. Everything written here is of kind "simulated" and is no expert's judgement. An annotator's error depends on the
+seed, the annotator's name and the item alone, so a feedback stage that was killed and resumed writes the same rankings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Item, Ranking
 from zj_ray.rules.rubric import Rubric
 
-JUST_NOTICEABLE = 0.5  # smallest difference that an annotator sees, in units of the spread
+JUST_NOTICEABLE = 0.5  # the smallest difference that an annotator sees, in units of the spread
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """noise: standard deviation of the error, in units of the spread of the true values (FeedbackConfig.noise)."""
+    """A simulated annotator, who errs by chance.
+
+    noise: standard deviation of the error, in units of the spread of the true values (FeedbackConfig.noise).
+    """
 
     name: str
     seed: int
@@ -96,21 +99,21 @@ def rank_items(
     rubrics: the true values of each item's answers, by item id, in the answers' order; all of them set the scale.
     """
     scale = Scale.of([rubrics[item.id] for item in items])
-    done = {(r.item, r.annotator) for of_item in store.all_rankings().values() for r in of_item}
-    fresh = []
+    earlier = {(r.item, r.annotator) for of_item in store.all_rankings().values() for r in of_item}
+    rankings = []
     for item in items:
         for annotator in annotators:
-            if (item.id, annotator.name) not in done:
+            if (item.id, annotator.name) not in earlier:
                 overall = annotator.rank(rubrics[item.id], scale=scale, item=item.id)
                 aspects = annotator.rank_aspects(rubrics[item.id], scale=scale, item=item.id)
                 by_aspect = {aspect: tuple(ranks) for aspect, ranks in aspects.items()}
-                fresh.append(Ranking(item.id, annotator.name, "simulated", tuple(overall), by_aspect))
-    store.add_rankings(fresh)
-    return len(fresh)
+                rankings.append(Ranking(item.id, annotator.name, "simulated", tuple(overall), by_aspect))
+    store.add_rankings(rankings)
+    return len(rankings)
 
 
 def noise_ceiling(utilities: Sequence[Sequence[float]], rankings: Sequence[Sequence[Ranking]]) -> float | None:
-    """The pair accuracy against the annotators' majority of somebody who knows the true utility; None without a pair.
+    """The pair accuracy of the true utility itself against the annotators' majority; None without a pair.
 
     No reward model can be expected to beat it. utilities: [items][answers]; rankings: [items][annotators] of the same
     held-out items. An equal utility counts half, as a guess would.
@@ -122,6 +125,6 @@ def noise_ceiling(utilities: Sequence[Sequence[float]], rankings: Sequence[Seque
 
 
 def _spread(rows: Sequence[Sequence[float]]) -> float:
-    """Standard deviation within rows, pooled: each row's own mean costs a degree of freedom."""
+    """The standard deviation within rows, pooled: each row's own mean costs a degree of freedom."""
     squares = sum(float(np.sum((np.asarray(row) - np.mean(row)) ** 2)) for row in rows)
     return math.sqrt(squares / max(1, sum(len(row) - 1 for row in rows)))

@@ -44,7 +44,7 @@ class Page:
         self.desk.plan(read_priorities(self.priorities))
 
     def catch_up(self) -> bool:
-        """Plan what has come into the store since the last plan, as `zj feedback collect` brings it; whether any has."""
+        """Plan the items that came after the last plan, as `zj feedback collect` brings them; whether any did."""
         unplanned = self.desk.unplanned()
         if unplanned:
             self.plan()
