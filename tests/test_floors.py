@@ -1,6 +1,7 @@
-"""The house stands as docs/architecture.md draws it: rooms, floors, doors and sizes are read from its tables, and broken rules are named.
+"""The house stands as docs/architecture.md draws it: floors and doors are read from its tables, broken rules are named.
 
-An import goes to a lower floor, or stays in its room. A room is a folder by itself: a folder inside it is a room of its own.
+An import goes to a lower floor, or stays in its room. A room is a folder by itself: a folder inside it is a room of its
+own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Sources = Mapping[str, str]  # path below the package → text
 
 @dataclass(frozen=True)
 class House:
-    """floors: of every room. doors: the places that may import a third-party package, and those that never may."""
+    """floors: of every room. only, never: the files that may, or must not, import a third-party package."""
 
     floors: dict[str, int]
     only: dict[str, tuple[str, ...]]
@@ -36,8 +37,8 @@ def read_house(page: str) -> House:
     doors = _rows(page, "| package |")
     return House(
         floors,
-        only={package: _names(places) for cell, places, _ in doors for package in _names(cell) if _names(places)},
-        never={package: _names(places) for cell, _, places in doors for package in _names(cell) if _names(places)},
+        only={package: _names(paths) for cell, paths, _ in doors for package in _names(cell) if _names(paths)},
+        never={package: _names(paths) for cell, _, paths in doors for package in _names(cell) if _names(paths)},
     )
 
 
@@ -64,19 +65,19 @@ def room(path: str) -> str:
 
 
 def faults(sources: Sources, house: House) -> Iterator[str]:
-    """Every rule of the house that `sources` break, with its place."""
+    """Every rule of the house that `sources` break, with file and line."""
     yield from _misplaced(sources, house)
     yield from _too_large(sources)
     stairs: dict[str, set[str]] = {}
     for path, text in sources.items():
         for node in ast.walk(_parsed(text)):
             for name in _imported(node, sources):
-                place = f"{path}:{getattr(node, 'lineno', 0)}"
+                location = f"{path}:{getattr(node, 'lineno', 0)}"
                 if name.startswith(f"{PACKAGE}/"):
                     stairs.setdefault(room(path), set()).add(room(name.removeprefix(f"{PACKAGE}/")))
-                    yield from _goes_up(place, path, name.removeprefix(f"{PACKAGE}/"), house)
+                    yield from _goes_up(location, path, name.removeprefix(f"{PACKAGE}/"), house)
                 else:
-                    yield from _wrong_door(place, path, name, house)
+                    yield from _wrong_door(location, path, name, house)
     yield from _circles({here: there - {here} for here, there in stairs.items()})
 
 
@@ -127,22 +128,22 @@ def _file(module: str, sources: Sources) -> str:
     return next((path for path in (f"{inside}.py", f"{inside}/__init__.py".lstrip("/")) if path in sources), "")
 
 
-def _goes_up(place: str, path: str, imported: str, house: House) -> Iterator[str]:
+def _goes_up(location: str, path: str, imported: str, house: House) -> Iterator[str]:
     here, there = room(path), room(imported)
-    known = here in house.floors and there in house.floors
-    if known and here != there and house.floors[here] <= house.floors[there]:
-        yield f"{place}: {here} (floor {house.floors[here]}) imports {imported} (floor {house.floors[there]})"
+    both = here in house.floors and there in house.floors
+    if both and here != there and house.floors[here] <= house.floors[there]:
+        yield f"{location}: {here} (floor {house.floors[here]}) imports {imported} (floor {house.floors[there]})"
 
 
-def _wrong_door(place: str, path: str, package: str, house: House) -> Iterator[str]:
+def _wrong_door(location: str, path: str, package: str, house: House) -> Iterator[str]:
     if package in house.only and not _inside(path, house.only[package]):
-        yield f"{place}: {package} may only be imported in {', '.join(house.only[package])}"
+        yield f"{location}: {package} may only be imported in {', '.join(house.only[package])}"
     if _inside(path, house.never.get(package, ())):
-        yield f"{place}: {package} may not be imported in {', '.join(house.never[package])}"
+        yield f"{location}: {package} may not be imported in {', '.join(house.never[package])}"
 
 
-def _inside(path: str, places: tuple[str, ...]) -> bool:
-    return any(path == f"{place}.py" or path.startswith(f"{place}/") for place in places)
+def _inside(path: str, paths: tuple[str, ...]) -> bool:
+    return any(path == f"{location}.py" or path.startswith(f"{location}/") for location in paths)
 
 
 def _circles(stairs: Mapping[str, set[str]]) -> Iterator[str]:
@@ -169,12 +170,10 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 HOUSE = read_house(PAGE)
 
 
-# @pytest.mark.xfail(reason="the splits are under way")
 def test_the_house_stands_as_it_is_drawn() -> None:
     assert list(faults(sources_on_disk(), HOUSE)) == []
 
 
-# @pytest.mark.xfail(reason="control.py is still there")
 def test_every_room_of_the_page_is_there() -> None:
     assert set(HOUSE.floors) == {room(path) for path in sources_on_disk() if path != "__init__.py"}
 
