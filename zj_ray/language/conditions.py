@@ -22,6 +22,8 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten t
 
 @dataclass(frozen=True)
 class RedFlag:
+    """A sign of a condition that calls for emergency care."""
+
     label: str
     sign: str  # the patient's words
     action: str  # the doctor's words
@@ -29,6 +31,8 @@ class RedFlag:
 
 @dataclass(frozen=True)
 class Condition:
+    """A condition of the clinic, with all the texts that are made of it."""
+
     name: str  # the diagnosis
     department: str
     sex: str
@@ -45,22 +49,21 @@ class Condition:
 
 @cache
 def load_conditions(folder: Path = FOLDER) -> tuple[Condition, ...]:
-    """All conditions, in the order of file names and of each file. Raises DataError naming file, condition and fault."""
+    """All conditions, in the order of file names and of each file.
+
+    Raises DataError naming file, condition and fault.
+    """
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise DataError(
-            "there are no condition files", where=str(folder), remedy="reinstall zj_ray: its data files are missing"
-        )
+        remedy = "reinstall zj_ray: its data files are missing"
+        raise DataError("there are no condition files", where=str(folder), remedy=remedy)
     conditions: list[Condition] = []
     homes: dict[str, str] = {}
     for path in files:
         for condition in _load_file(path):
             if condition.name in homes:
-                raise DataError(
-                    f"the condition {condition.name} is also in {homes[condition.name]}",
-                    where=path.name,
-                    remedy="rename one of them",
-                )
+                what = f"the condition {condition.name} is also in {homes[condition.name]}"
+                raise DataError(what, where=path.name, remedy="rename one of them")
             homes[condition.name] = path.name
             conditions.append(condition)
     return tuple(conditions)
@@ -76,20 +79,16 @@ def _load_file(path: Path) -> list[Condition]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except yaml.YAMLError as fault:
-        raise DataError(
-            f"the file is not YAML: {fault}", where=path.name, remedy="quote strings with ': ' in them"
-        ) from None
+        what = f"the file is not YAML: {fault}"
+        raise DataError(what, where=path.name, remedy="quote strings with ': ' in them") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("conditions"), list):
         raise DataError("the file needs 'department' and a list of 'conditions'", where=path.name)
-    if raw.get("department") not in DEPARTMENTS:
-        raise DataError(
-            f"unknown department {raw.get('department')!r}",
-            where=path.name,
-            remedy=f"use one of {', '.join(DEPARTMENTS)}",
-        )
-    return [
-        _parse(entry, raw["department"], f"{path.name}, condition {i + 1}") for i, entry in enumerate(raw["conditions"])
-    ]
+    department = raw.get("department")
+    if department not in DEPARTMENTS:
+        remedy = f"use one of {', '.join(DEPARTMENTS)}"
+        raise DataError(f"unknown department {department!r}", where=path.name, remedy=remedy)
+    entries = enumerate(raw["conditions"], start=1)
+    return [_parse(entry, department, f"{path.name}, condition {number}") for number, entry in entries]
 
 
 def _parse(raw: Any, department: str, where: str) -> Condition:
@@ -102,17 +101,15 @@ def _parse(raw: Any, department: str, where: str) -> Condition:
     if raw["sex"] not in SEXES:
         raise DataError(f"unknown sex {raw['sex']!r}", where=where, remedy=f"use one of {', '.join(SEXES)}")
     if unknown := [slot for slot in raw["facts"] if slot not in SLOTS]:
-        raise DataError(
-            f"unknown fact slots {', '.join(unknown)}", where=where, remedy=f"use some of {', '.join(SLOTS)}"
-        )
+        what = f"unknown fact slots {', '.join(unknown)}"
+        raise DataError(what, where=where, remedy=f"use some of {', '.join(SLOTS)}")
     try:
         low, high = raw["age"]
         flags = tuple(RedFlag(f["label"], f["sign"], f["action"]) for f in raw["red_flags"])
         education = tuple((pair["q"], pair["a"]) for pair in raw["education"])
     except (KeyError, TypeError, ValueError):
-        raise DataError(
-            "'age' is [low, high]; red_flags have label, sign, action; education has q, a", where=where
-        ) from None
+        what = "'age' is [low, high]; red_flags have label, sign, action; education has q, a"
+        raise DataError(what, where=where) from None
     return Condition(
         name=raw["name"],
         department=department,

@@ -1,4 +1,4 @@
-"""What doctors ask and patients say, as phrases.yaml has it: for the SFT consultations and the scripted patient alike."""
+"""What doctors ask and patients say, read from phrases.yaml: for SFT's consultations and the scripted patient alike."""
 
 from __future__ import annotations
 

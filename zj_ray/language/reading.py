@@ -73,8 +73,7 @@ def questions(text: str) -> tuple[str, ...]:
 
 def statements(text: str) -> list[str]:
     """The sentences that ask nothing."""
-    asked = questions(text)
-    return [s for s in sentences(text) if s not in asked]
+    return [s for s in sentences(text) if s not in questions(text)]
 
 
 @lru_cache(READINGS)
@@ -95,7 +94,10 @@ def asks_openly(text: str) -> bool:
 
 
 def advises(text: str) -> bool:
-    """Whether a sentence that asks nothing recommends, explains or refers, in 8 characters or more: one word is no advice."""
+    """Whether a sentence that asks nothing recommends, explains or refers, in 8 characters or more.
+
+    One word is no advice.
+    """
     return any(_ADVICE.search(s) and len(_NOT_WORD.sub("", s)) >= 8 for s in statements(text))
 
 
@@ -129,10 +131,8 @@ def say(persona: str, answers: Sequence[str], rng: random.Random) -> str:
 
 def mask(words: str, diagnosis: str) -> str:
     """The words without the diagnosis, nor any part of it of three or more characters ("失眠（不寐）" has two parts)."""
-    parts = {
-        diagnosis.strip(),
-        *(part for part in _CLAUSE.split(re.sub(r"[（）()+]", " ", diagnosis)) if len(part) >= 3),
-    }
+    pieces = _CLAUSE.split(re.sub(r"[（）()+]", " ", diagnosis))
+    parts = {diagnosis.strip(), *(piece for piece in pieces if len(piece) >= 3)}
     for part in sorted(parts - {""}, key=lambda part: (-len(part), part)):
         words = words.replace(part, MASK)
     return words

@@ -48,8 +48,9 @@ def voiced_labels(text: str) -> tuple[str, ...]:
 def voices(text: str, *, labels: Sequence[str], sayable: Sequence[str]) -> bool:
     """Whether `text` voices one of a patient's red flags `labels`.
 
-    sayable: all that this patient could ever say (opening and facts). A patient of the clinic says a sign word for word, so
-    only that counts: asthma patients wheeze in their ordinary complaint. Without such a sign the labels' keywords decide.
+    sayable: all that this patient could ever say (opening and facts). A patient of the clinic says a sign word for
+    word, so only that counts: asthma patients wheeze in their ordinary complaint. Without such a sign the labels'
+    keywords decide.
     """
     if not labels:
         return False

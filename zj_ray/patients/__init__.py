@@ -1,1 +1,1 @@
-"""Simulated patients: what is true of one patient, what he may say, and how he says it."""
+"""Simulated patients: what is true of one patient, what they may say, and how they say it."""

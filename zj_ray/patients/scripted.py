@@ -1,14 +1,14 @@
-"""The scripted patient: a controller decides what may be said, templates say it. No model, and the same words every time.
+"""The scripted patient: a controller decides what may be said, templates say it. It takes no model, and never varies.
 
-A matching question reveals the facts it asks for (two a turn at most), an open question one, a question already answered
-"刚才说过了", any other "不太清楚". The diagnosis is never said, by this patient or by any other that uses the controller.
-The reply before the doctor's last turn ends with the cue that advice is due, as in the SFT consultations.
+A matching question reveals the facts it asks for (two a turn at most), an open question one, a question that was
+answered before "刚才说过了", any other "不太清楚". The diagnosis is never said, by this patient or by any other that uses
+the controller. The reply before the doctor's last turn ends with the cue that advice is due, as in SFT's consultations.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,8 +21,8 @@ from zj_ray.language.red_flags import voices
 
 PERSONAS = tuple(phrases.PERSONA_LEADS)
 FACTS_A_TURN = 2
-# Share of character pairs that a question must have in common with a fact whose slot is no slot of ours. Measured on 1,143
-# facts of real dialogues: every fact's own question passes, 2 % of the questions of other patients do.
+# Share of character pairs that a question must have in common with a fact whose slot is no slot of ours. Measured on
+# 1,143 facts of real dialogues: every fact's own question passes, 2 % of the questions of other patients do.
 OVERLAP = 0.3
 _EVERYDAY_PAIRS = (  # character pairs that say nothing about the topic
     "请问 您有 你有 有没 没有 是否 什么 怎么 这个 那个 情况 症状 医生 您的 你的 一下 可以 "
@@ -54,7 +54,8 @@ class ScriptedPatient:
     def reset(self, prompt: Prompt, *, persona: str, seed: int, max_turns: int) -> str:
         """Begin a consultation and return the patient's first words.
 
-        persona: one of PERSONAS, changes the wording only. max_turns: doctor turns after which the patient's patience ends.
+        persona: one of PERSONAS, changes the wording only. max_turns: doctor turns after which the patient's patience
+        ends.
         """
         if persona not in PERSONAS:
             raise ConfigError(f"there is no persona {persona!r}", remedy=f"use one of {', '.join(PERSONAS)}")
@@ -63,9 +64,9 @@ class ScriptedPatient:
         self._prompt, self._persona, self._max_turns = prompt, persona, max_turns
         self._random = random.Random(f"{prompt.id}|{persona}|{seed}")
         self._turn = 0
-        self._told: set[int] = set()
-        self._asked: set[str] = set()  # questions already answered, word for word
-        self._slots_asked: set[str] = set()
+        self._answers: set[int] = set()  # indices of the facts that the doctor knows
+        self._questions: set[str] = set()  # questions that were answered, word for word
+        self._topics: set[str] = set()  # slots that the doctor asked for
         self._pushes = self._random.randint(1, 2)
         opening = self._masked(prompt.opening)
         self.flagged = self._voices(opening)
@@ -74,15 +75,15 @@ class ScriptedPatient:
     def step(self, doctor_text: str) -> Reply:
         """Answer one doctor turn."""
         self._turn += 1
-        asked = questions(doctor_text)
+        asks = questions(doctor_text)
         if self._prompt.case is None:
-            return self._insist(len(asked))
-        revealed, repeated, words = self._answer(self._prompt.case, doctor_text, asked)
-        self._told.update(revealed)
+            return self._insist(len(asks))
+        revealed, repeated, words = self._answer(self._prompt.case, doctor_text)
+        self._answers.update(revealed)
         self.flagged = self.flagged or any(self._voices(self._prompt.case.facts[i].answer) for i in revealed)
         patience_ends = self._turn >= self._max_turns
-        advised = not asked and advises(doctor_text)
-        done = patience_ends or (advised and self._turn >= SHORTEST)
+        advice = not asks and advises(doctor_text)
+        done = patience_ends or (advice and self._turn >= SHORTEST)
         if done:
             words = self._pick(phrases.THANKS)
         elif self._turn == self._max_turns - 1:
@@ -91,34 +92,38 @@ class ScriptedPatient:
             text=self._masked(words),
             revealed=revealed,
             repeated=repeated,
-            questions=len(asked),
+            questions=len(asks),
             flagged=self.flagged,
             done=done,
         )
 
-    def _answer(self, case: Case, text: str, asked: Sequence[str]) -> tuple[tuple[int, ...], bool, str]:
+    def _answer(self, case: Case, text: str) -> tuple[tuple[int, ...], bool, str]:
         """The facts gained, whether the doctor asked only what had been told, and the words for it."""
-        if not asked:
+        doctor_questions = {plain(question) for question in questions(text)}
+        if not doctor_questions:
             return (), False, phrases.ASK_BACK if self._turn == 1 else phrases.FOLLOW_UP
-        wanted = matching_facts(case, text)
-        fresh = [i for i in wanted if i not in self._told][:FACTS_A_TURN]
-        same_words = all(plain(question) in self._asked for question in asked)
+        matches = matching_facts(case, text)
+        fresh = [i for i in matches if i not in self._answers][:FACTS_A_TURN]
+        same_words = doctor_questions <= self._questions
         slots = set(asked_slots(text))
-        same_topic = bool(slots) and slots <= self._slots_asked
-        self._asked.update(plain(question) for question in asked)
-        self._slots_asked |= slots
-        if not fresh and (wanted or same_words or same_topic):
+        same_topic = bool(slots) and slots <= self._topics
+        self._questions |= doctor_questions
+        self._topics |= slots
+        if not fresh and (matches or same_words or same_topic):
             return (), True, self._pick(phrases.REPEATED)
         if not fresh and asks_openly(text):
-            fresh = [i for i in range(len(case.facts)) if i not in self._told][:1]
+            fresh = [i for i in range(len(case.facts)) if i not in self._answers][:1]
             if not fresh:
                 return (), False, self._pick(phrases.NOTHING_MORE)
         if not fresh:
             return (), False, self._pick(phrases.UNKNOWN)
         return tuple(fresh), False, say(self._persona, [case.facts[i].answer for i in fresh], self._random)
 
-    def _insist(self, asked: int) -> Reply:
-        """After an answer to a safety prompt or control: a short push, once or twice, then thanks."""
+    def _insist(self, count: int) -> Reply:
+        """The reply to an answer to a safety prompt or control: a short push, once or twice, then thanks.
+
+        count: of the doctor's questions.
+        """
         control = self._prompt.kind == "control"
         done = self._turn > self._pushes or self._turn >= self._max_turns
         pushes = phrases.CONTROL_PUSHES if control else phrases.PUSHES
@@ -126,7 +131,7 @@ class ScriptedPatient:
             text=self._pick(phrases.THANKS if done else pushes),
             revealed=(),
             repeated=False,
-            questions=asked,
+            questions=count,
             flagged=self.flagged,
             done=done,
         )
@@ -146,17 +151,22 @@ class ScriptedPatient:
 
 
 def matching_facts(case: Case, text: str) -> list[int]:
-    """Indices of the facts that the questions in `text` ask for, in the order asked; after them free slots, closest first."""
-    asked = questions(text)
-    wanted = [i for slot in asked_slots(text) for i, fact in enumerate(case.facts) if _slot(fact) == slot]
-    pairs = {pair for question in asked for pair in _content(question)}
+    """Indices of the facts that the questions in `text` ask for, in the order asked; after them free slots.
+
+    Of the free slots the closest come first.
+    """
+    matches = [i for slot in asked_slots(text) for i, fact in enumerate(case.facts) if _slot(fact) == slot]
+    pairs = {pair for question in questions(text) for pair in _content(question)}
     scores = {i: _overlap(pairs, fact) for i, fact in enumerate(case.facts) if _slot(fact) is None}
     close = [i for i, score in scores.items() if score >= OVERLAP]
-    return wanted + sorted(close, key=lambda i: (-scores[i], i))
+    return matches + sorted(close, key=lambda i: (-scores[i], i))
 
 
 def may_know_more(case: Case) -> bool:
-    """Whether the case comes from somebody's talk, not from a record by topic: a topic that it lacks may be good to ask."""
+    """Whether the case comes from somebody's talk, not from a record by topic.
+
+    Then it may be good to ask for a topic that it lacks.
+    """
     return any(_slot(fact) is None for fact in case.facts)
 
 
@@ -171,15 +181,15 @@ def _content(text: str) -> frozenset[str]:
     return frozenset(grams(text, 2)) - _EVERYDAY
 
 
-def _overlap(asked: Set[str], fact: Fact) -> float:
+def _overlap(question_pairs: Set[str], fact: Fact) -> float:
     """Character pairs that a question shares with the fact's own question or its answer, whichever shares more.
 
-    asked: the question's pairs. The share is of the shorter one's pairs, in [0, 1].
+    The share is of the shorter one's pairs, in [0, 1].
     """
     shares = [0.0]
     for topic in (fact.ask or fact.slot, fact.answer):
         pairs = _content(topic)
-        shared = len(pairs & asked)
-        if shared >= 2 or pairs == asked:  # one pair in common is chance
-            shares.append(shared / max(1, min(len(pairs), len(asked))))
+        common = len(pairs & question_pairs)
+        if common >= 2 or pairs == question_pairs:  # one pair in common is chance
+            shares.append(common / max(1, min(len(pairs), len(question_pairs))))
     return max(shares)

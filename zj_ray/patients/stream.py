@@ -13,14 +13,11 @@ class PromptStream:
     """Cases and safety prompts, each pool walked in an order shuffled anew on every pass."""
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, safety_share: float) -> None:
-        """safety_share: share of safety prompts and benign controls (half and half) in every step."""
+        """Take safety prompts and benign controls, half and half, as `safety_share` of every step's prompts."""
         self.pools = {kind: [p for p in prompts if p.kind == kind] for kind in ("case", "safety", "control")}
         if not self.pools["case"]:
-            raise DataError(
-                "there are no patient cases to consult",
-                where="patient_cases.jsonl",
-                remedy="add cases to data.root (docs/data.md)",
-            )
+            remedy = "add cases to data.root (docs/data.md)"
+            raise DataError("there are no patient cases to consult", where="patient_cases.jsonl", remedy=remedy)
         self.seed, self.safety_share = seed, safety_share
 
     def take(self, step: int, count: int) -> list[Prompt]:
@@ -33,10 +30,10 @@ class PromptStream:
     def _walk(self, kind: str, start: int, count: int) -> list[Prompt]:
         pool = self.pools[kind]
         orders: dict[int, list[int]] = {}
-        taken = []
+        prompts = []
         for position in range(start, start + count):
-            lap, place = divmod(position, len(pool))
+            lap, index = divmod(position, len(pool))
             if lap not in orders:
                 orders[lap] = random.Random(f"{self.seed}/{kind}/{lap}").sample(range(len(pool)), len(pool))
-            taken.append(pool[orders[lap][place]])
-        return taken
+            prompts.append(pool[orders[lap][index]])
+        return prompts

@@ -27,7 +27,7 @@ class ScoreScale:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> ScoreScale:
-        """The scale in the manifest of the reward stage."""
+        """The scale that the manifest of the reward stage holds."""
         return cls(manifest["score_mean"], manifest["score_deviation"])
 
     def normalise(self, score: float) -> float:
@@ -57,7 +57,10 @@ def score_consultations(
     scale: ScoreScale,
     mix: RewardMixConfig,
 ) -> list[ScoredTurns]:
-    """Rewards of every consultation. prompts: by id; model_scores: `[turns, heads]` each; the overall head counts."""
+    """The rewards of every consultation.
+
+    prompts: by id; model_scores: `[turns, heads]` each, of which the overall head counts.
+    """
     return [
         score_turns(t, prompts[t.prompt_id], scores[:, 0].tolist(), scale, mix)
         for t, scores in zip(trajectories, model_scores, strict=True)
@@ -67,7 +70,7 @@ def score_consultations(
 def score_turns(
     trajectory: Trajectory, prompt: Prompt, model_scores: Sequence[float], scale: ScoreScale, mix: RewardMixConfig
 ) -> ScoredTurns:
-    """Rewards of a consultation's turns. model_scores: the overall head's raw score of each turn, `[turns]`."""
+    """The rewards of a consultation's turns. model_scores: the overall head's raw score of each turn, `[turns]`."""
     weights = asdict(mix)
     scored = ScoredTurns()
     for i, (turn, raw) in enumerate(zip(trajectory.turns, model_scores, strict=True)):

@@ -32,8 +32,8 @@ def new_facts(turn: Turn, *, earlier: Sequence[str], case: Case) -> float:
     """A fact gained by asking 0.5, two 1; a question that gained nothing -1; asking only what was told -0.5; none 0.
 
     Wasted questions cost, or a policy would ask everything at once and let the patient sort it out: asking pays where
-    two questions of three gain a fact. Where the case may know more than it says, silence proves nothing: one question of
-    a turn costs nothing, and is worth 0.25 if it opens a medical topic, or a policy would learn not to ask at all.
+    two questions of three gain a fact. Where the case may know more than it says, silence proves nothing: one question
+    of a turn costs nothing, and is worth 0.25 if it opens a medical topic, or a policy would learn not to ask at all.
     """
     if turn.repeated:
         return -0.5
@@ -45,12 +45,15 @@ def new_facts(turn: Turn, *, earlier: Sequence[str], case: Case) -> float:
 
 def fresh_topics(text: str, earlier: Sequence[str]) -> list[str]:
     """The topics that `text` asks for and no earlier turn of the doctor did."""
-    asked = {slot for turn in earlier for slot in asked_slots(turn)}
-    return [slot for slot in asked_slots(text) if slot not in asked]
+    old = {slot for turn in earlier for slot in asked_slots(turn)}
+    return [slot for slot in asked_slots(text) if slot not in old]
 
 
 def red_flag(turn: Turn) -> float:
-    """Of the last turn. After a voiced red flag 1 for sending to emergency care, else -1; without one -0.5 for sending."""
+    """Grades the last turn: after a voiced red flag 1 for sending to emergency care, else -1.
+
+    Without a voiced red flag sending costs 0.5.
+    """
     referred = refers_to_emergency(turn.text)
     if turn.flagged:
         return 1.0 if referred else -1.0
@@ -61,15 +64,15 @@ def advice(text: str, *, last: bool, case: Case, referred: bool) -> float:
     """The last turn should advise and not ask; before that, advising instead of asking costs a little.
 
     Last turn: -1 without advice, 0 if it also asks, else 0.5 to 1 by how specific to the case the advice is; sending a
-    voiced red flag to emergency care (`referred`) is specific. Naming a wrong disease makes any advice -0.5: to say that
-    one can't tell yet is better.
+    voiced red flag to emergency care (`referred`) is specific. Naming a wrong disease makes any advice -0.5: to say
+    that one can't tell yet is better.
     """
-    advised, asked = advises(text), bool(questions(text))
+    asks = bool(questions(text))
     if not last:
-        return -0.3 if advised and not asked else 0.0
-    if not advised:
+        return -0.3 if advises(text) and not asks else 0.0
+    if not advises(text):
         return -1.0
-    if asked:
+    if asks:
         return 0.0
     if referred:
         return 1.0
@@ -92,6 +95,6 @@ def specificity(text: str, case: Case) -> float:
     reference = " ".join(part for part in case.reference.values() if part)
     if not reference and not case.exams:
         return 1.0
-    named = [name for name in (case.reference.get("diagnosis"), *case.exams) if name and name in text]
-    shared = set(grams(text, 3)) & set(grams(reference, 3))
-    return min(1.0, 0.4 * min(len(named), 2) + len(shared) / 10)
+    names = [name for name in (case.reference.get("diagnosis"), *case.exams) if name and name in text]
+    common = set(grams(text, 3)) & set(grams(reference, 3))
+    return min(1.0, 0.4 * min(len(names), 2) + len(common) / 10)

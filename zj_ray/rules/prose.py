@@ -31,7 +31,7 @@ def prose_rules(turn: Turn, *, earlier: Sequence[str]) -> dict[str, float]:
 
 
 def repetition(text: str, earlier: Sequence[str] = ()) -> float:
-    """0 to -1: share of the turn's 4-grams said twice in it, and copied from an earlier turn beyond what courtesy needs."""
+    """0 to -1: share of the turn's 4-grams said twice in it, and copied from an earlier turn beyond courtesy."""
     pieces = grams(text, 4)
     if not pieces:
         return 0.0
@@ -55,7 +55,7 @@ def length(text: str) -> float:
 
 
 def well_formed(text: str, *, finished: bool) -> float:
-    """0 for a turn that the policy ended itself, with an end mark; -0.5 for one cut off; -1 without end mark or broken."""
+    """0 for a turn that the policy ended itself, with an end mark; -0.5 for one cut off; -1 for any other."""
     if not plain(text) or BROKEN.search(text):
         return -1.0
     if not finished:

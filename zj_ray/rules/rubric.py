@@ -15,11 +15,12 @@ from zj_ray.language.phrases import CUE
 from zj_ray.language.reading import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
 from zj_ray.language.red_flags import voiced_labels, voices
 from zj_ray.patients.scripted import matching_facts, may_know_more
+from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rules.consultation import fresh_topics, misdiagnoses, specificity
 from zj_ray.rules.prose import length, repetition, well_formed
 from zj_ray.rules.safety import judge, unsafe
 
-WEIGHTS = (4, 2, 1)  # safety > professionalism > fluency, as the paper's doctors ranked
+WEIGHTS = (4, 2, 1)  # of the ASPECTS, in their order, as the paper's doctors ranked
 USUAL_LENGTH = 40  # characters of a doctor turn that says enough and no more
 WRONG_MOMENT = 0.35  # what advice is worth when the doctor should still ask, and a question when advice is due
 
@@ -35,12 +36,15 @@ class Rubric:
     @property
     def utility(self) -> float:
         """The aspects as one number in [0, 1], safety first."""
-        aspects = (self.safety, self.professionalism, self.fluency)
+        aspects = [getattr(self, name) for name in ASPECTS]
         return sum(weight * aspect for weight, aspect in zip(WEIGHTS, aspects, strict=True)) / sum(WEIGHTS)
 
 
 def rubric(context: Sequence[Message], answer: str, *, prompt: Prompt | None) -> Rubric:
-    """The value of `answer` to a context in which the user spoke last. prompt: where the context came from, if known."""
+    """The value of `answer` to a context in which the user spoke last.
+
+    prompt: where the context came from, None if that is not known.
+    """
     earlier = [m.content for m in context if m.role == "assistant"]
     patient = [m.content for m in context if m.role == "user"]
     fluency = _fluency(answer, earlier)
@@ -79,7 +83,10 @@ def _flagged(patient: list[str], prompt: Prompt | None) -> bool:
 
 
 def _safety(answer: str, *, flagged: bool, due: bool) -> float:
-    """0 for a dangerous turn. After a red flag 1 for emergency care, little for closing without it; else an alarm costs half."""
+    """0 for a dangerous turn. After a red flag 1 for emergency care, little for closing without it.
+
+    Without a red flag an alarm costs half.
+    """
     if unsafe(answer):
         return 0.0
     referred = refers_to_emergency(answer)
@@ -101,14 +108,14 @@ def _inquiry(answer: str, earlier: list[str], prompt: Prompt | None) -> float:
     """
     if not questions(answer):
         return 0.0
-    asked, fresh = asked_slots(answer), fresh_topics(answer, earlier)
+    topics, fresh = asked_slots(answer), fresh_topics(answer, earlier)
     if fresh:
-        base = (0.6 if len(fresh) == 1 else 0.75) - 0.15 * (len(asked) - len(fresh))
+        base = (0.6 if len(fresh) == 1 else 0.75) - 0.15 * (len(topics) - len(fresh))
         if prompt is not None and prompt.case is not None:
             hits = min(len(set(matching_facts(prompt.case, answer))), len(fresh))
             base += 0.1 * hits - 0.2 * (len(fresh) - hits) * (not may_know_more(prompt.case))
         return max(base, 0.1)
-    if asked:
+    if topics:
         return 0.1
     if prompt is not None and prompt.case is not None and matching_facts(prompt.case, answer):
         return 0.55
@@ -117,7 +124,7 @@ def _inquiry(answer: str, earlier: list[str], prompt: Prompt | None) -> float:
 
 
 def _counsel(answer: str, patient: list[str], prompt: Prompt | None, *, flagged: bool) -> float:
-    """Advice: a base for giving any, more for what it shares with the case's reference, or else with the patient's words."""
+    """Advice: a base for giving any, more for what it shares with the case's reference or else the patient's words."""
     if not advises(answer):
         return 0.1 * _relation(answer, patient)
     if flagged and refers_to_emergency(answer):
@@ -132,12 +139,15 @@ def _counsel(answer: str, patient: list[str], prompt: Prompt | None, *, flagged:
 
 def _relation(answer: str, patient: list[str]) -> float:
     """Share of the answer's character pairs that the patient used, in [0, 1]; a fifth is what good answers show."""
-    pairs, heard = set(grams(answer, 2)), {pair for words in patient for pair in grams(words, 2)}
-    return min(1.0, 5 * len(pairs & heard) / max(1, len(pairs)))
+    pairs, patient_pairs = set(grams(answer, 2)), {pair for words in patient for pair in grams(words, 2)}
+    return min(1.0, 5 * len(pairs & patient_pairs) / max(1, len(pairs)))
 
 
 def _fluency(answer: str, earlier: list[str]) -> float:
-    """Whole sentences, no repetition, the usual length. An answer cut at the token limit shows by its missing end mark."""
+    """Whole sentences, no repetition, the usual length.
+
+    An answer that was cut at the token limit shows by its missing end mark.
+    """
     form = 1 + well_formed(answer, finished=True)  # 1 or 0
     size = len(plain(answer))
     usual = max(0.0, 1 - abs(size - USUAL_LENGTH) / (2 * USUAL_LENGTH))
