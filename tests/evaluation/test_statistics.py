@@ -1,17 +1,13 @@
-"""Paired statistics and forgetting against numbers worked out elsewhere."""
+"""Paired statistics against numbers worked out elsewhere."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from zj_ray.errors import DataError
-from zj_ray.evaluation.forgetting import mean_loss, perplexity
 from zj_ray.evaluation.statistics import compare, mean_interval, proportion, ratio_interval, wilson
 
 
@@ -62,37 +58,3 @@ def test_a_ratio_is_of_sums_and_absent_without_a_denominator() -> None:
     found = ratio_interval([1, 0, 2], [2, 1, 2], seed=0)
     assert found is not None and found[0] == pytest.approx(0.6) and found[1][0] <= 0.6 <= found[1][1]
     assert ratio_interval([0, 0], [0, 0]) is None
-
-
-class Uniform(nn.Module):
-    """Predicts every one of 10 tokens alike, but is sure of token 7 after token 3."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(()))
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        logits = torch.zeros(*input_ids.shape, 10)
-        logits[..., 7] = torch.where(input_ids == 3, 100.0, 0.0)
-        return SimpleNamespace(logits=logits)
-
-
-def test_perplexity_of_a_uniform_model_is_its_vocabulary() -> None:
-    assert perplexity(Uniform(), [[1, 2, 4], [5, 6], [9]]) == pytest.approx(10.0)
-
-
-def test_loss_is_a_token_mean_that_ignores_batch_size_padding_and_masked_tokens() -> None:
-    blocks = [[3, 7, 1], [1, 1, 1, 1, 1, 1], [2, 4]]
-    expected = (0 + math.log(10) * (1 + 5 + 1)) / 8
-    for batch_size in (1, 2, 8):
-        assert mean_loss(Uniform(), blocks, batch_size=batch_size) == pytest.approx(expected)
-    masks = [[True, True, False], [False] * 6, [False, False]]
-    assert mean_loss(Uniform(), blocks, loss_masks=masks) == pytest.approx(0.0, abs=1e-6)
-    with pytest.raises(ValueError, match="no token"):
-        mean_loss(Uniform(), [[1]])
-
-
-def test_a_model_is_left_in_the_mode_it_was_in() -> None:
-    model = Uniform().train()
-    perplexity(model, [[1, 2]])
-    assert model.training

@@ -1,1 +1,1 @@
-"""Evaluation: paired statistics, forgetting, the summary of a run and its report."""
+"""Evaluation: paired statistics, calibration, earlier rounds, and the report of a run."""

@@ -5,6 +5,7 @@ It scores as PPO's reward role does: the same ranks, asked in the same way (`Rol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,20 +14,26 @@ from typing import Any
 
 import numpy as np
 
+from zj_ray.algorithms.balance import pack
 from zj_ray.config.schema import ModelConfig, PPOConfig
-from zj_ray.evaluation.forgetting import perplexity
 from zj_ray.roles.group import RoleGroup
 from zj_ray.roles.placement import Places
 from zj_ray.roles.reward import RewardRank
-from zj_ray.training.model import load_causal_lm
+from zj_ray.training.model import TokenLogprobs, load_causal_lm
 from zj_ray.training.zero_engine import EngineSpec
 
 
 class ScorerRank(RewardRank):
-    def perplexity(self, path: str, documents: Sequence[np.ndarray]) -> float:
-        """The perplexity of the causal LM at `path` on tokenised documents, each `[length]`."""
-        model = load_causal_lm(path, self.model_config).to(self.engine.device)
-        return perplexity(model, [document.tolist() for document in documents])
+    def perplexity(self, path: str, documents: Sequence[np.ndarray], capacity: int) -> float:
+        """exp(mean negative log-likelihood) of tokenised documents under the causal LM at `path`.
+
+        documents: `[length]` each, scored from its second token on. The mean is over the tokens of all documents.
+        """
+        model = TokenLogprobs(load_causal_lm(path, self.model_config)).to(self.engine.device).eval()
+        positions = [np.arange(1, len(document)) for document in documents]
+        rows = pack(list(map(len, documents)), capacity)
+        logprobs = self.compute(documents, positions, rows, lambda row, i: model(row.input_ids, row.position_ids, i)[0])
+        return math.exp(-np.concatenate(list(logprobs.values())).mean(dtype=float))
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,9 @@ class Scorer:
         return self.group.compute("scores", token_ids, ends, list(map(len, token_ids)), self.capacity)
 
     def perplexity(self, model: str, documents: Sequence[np.ndarray]) -> float:
-        """Of the causal LM in the folder `model`, or with this hub id; measured by one rank."""
+        """The perplexity of the causal LM in the folder `model`, or with this hub id; measured by one rank."""
         self.group.wait(self.loading, what="load its model")
-        measured = [self.group.actors[0].perplexity.remote(model, documents)]
+        measured = [self.group.actors[0].perplexity.remote(model, documents, self.capacity)]
         return self.group.wait(measured, what=f"measure the perplexity of {model}")[0]
 
 
