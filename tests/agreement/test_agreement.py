@@ -84,14 +84,15 @@ def test_a_missing_annotator_leaves_a_hole_in_the_matrix() -> None:
 def test_one_annotator_has_no_agreement_and_that_is_no_fault() -> None:
     with pytest.raises(DataError, match="undefined"):
         krippendorff_alpha(np.array([[1.0, 2.0]]))
-    found = measure_agreement({"a": [ranking("a", "x", 1, 2)]})
-    assert found.alpha is None and found.ci95 is None and found.items == 1
+    agreement = measure_agreement({"a": [ranking("a", "x", 1, 2)]})
+    assert agreement.alpha is None and agreement.ci95 is None and agreement.items == 1
 
 
 def test_agreement_of_equal_rankings_is_one_and_is_not_called_simulated() -> None:
     rankings = {f"i{n}": [ranking(f"i{n}", "x", 1, 2, 3), ranking(f"i{n}", "y", 1, 2, 3)] for n in range(5)}
-    found = measure_agreement(rankings, resamples=20)
-    assert found.alpha == pytest.approx(1.0) and found.ci95 == pytest.approx((1.0, 1.0)) and not found.simulated
+    agreement = measure_agreement(rankings, resamples=20)
+    assert agreement.alpha == pytest.approx(1.0) and agreement.ci95 == pytest.approx((1.0, 1.0))
+    assert not agreement.simulated
 
 
 # --- against the library and against numbers worked out by hand -------------------------------------------------------
@@ -129,10 +130,10 @@ def test_aspects_are_measured_among_those_who_ranked_them() -> None:
     safety = {"x": {"safety": (1, 2, 3)}, "y": {"safety": (3, 2, 1)}, "z": None}
     items = [f"i{n}" for n in range(4)]
     rankings = {i: [Ranking(i, name, "human", (1, 2, 3), ranks) for name, ranks in safety.items()] for i in items}
-    found = measure_agreement(rankings, resamples=20)
-    assert found.alpha == pytest.approx(1.0) and set(found.by_aspect) == {"safety"}
+    agreement = measure_agreement(rankings, resamples=20)
+    assert agreement.alpha == pytest.approx(1.0) and set(agreement.by_aspect) == {"safety"}
     expected = krippendorff.alpha([[1, 2, 3] * 4, [3, 2, 1] * 4], level_of_measurement="ordinal")
-    assert found.by_aspect["safety"].alpha == pytest.approx(expected)
+    assert agreement.by_aspect["safety"].alpha == pytest.approx(expected)
 
 
 def test_tau_b_with_ties_is_what_pairs_counted_by_hand_give() -> None:
@@ -170,11 +171,11 @@ def test_an_annotator_who_grows_careless_is_found_and_the_steady_one_is_not() ->
     steady, first, last = ({"a": 0.3, "b": 0.3, "c": 0.3, "d": noise} for noise in (0.3, 0.3, 3.0))
     later = panel_of(last, 60, NOON + timedelta(days=1))
     rankings = panel_of(first, 60) | {f"late-{item}": of_item for item, of_item in later.items()}
-    found = drift(rankings)["d"]
-    assert found.change is not None and found.ci95 is not None
-    assert found.ci95[0] < found.change < found.ci95[1] < 0
-    assert [w.n for w in found.windows] == [30] * 4 and found.windows[0].tau_b > 0.7 > 0.4 > found.windows[-1].tau_b
-    assert found.windows[0].since == NOON.isoformat() < found.windows[-1].since
+    of_d = drift(rankings)["d"]
+    assert of_d.change is not None and of_d.ci95 is not None
+    assert of_d.ci95[0] < of_d.change < of_d.ci95[1] < 0
+    assert [w.n for w in of_d.windows] == [30] * 4 and of_d.windows[0].tau_b > 0.7 > 0.4 > of_d.windows[-1].tau_b
+    assert of_d.windows[0].since == NOON.isoformat() < of_d.windows[-1].since
     change = drift(panel_of(steady, 120))["d"].ci95
     assert change is not None and change[0] < 0 < change[1]
 
@@ -211,8 +212,8 @@ def test_gold_counts_ordered_pairs_and_half_of_those_that_an_annotator_ties() ->
         "a": [ranking("a", "x", 1, 2, 3), ranking("a", "y", 1, 1, 3)],
         "b": [ranking("b", "x", 2, 1, 3), ranking("b", "z", 1, 2, 3)],
     }
-    found = gold_accuracy(rankings, {"a": (1, 2, 2), "nobody-ranked-it": (1, 2)})
-    assert found == {"x": GoldAccuracy(1.0, 2, 1), "y": GoldAccuracy(0.75, 2, 1), "z": GoldAccuracy(None, 0, 0)}
+    accuracy = gold_accuracy(rankings, {"a": (1, 2, 2), "nobody-ranked-it": (1, 2)})
+    assert accuracy == {"x": GoldAccuracy(1.0, 2, 1), "y": GoldAccuracy(0.75, 2, 1), "z": GoldAccuracy(None, 0, 0)}
 
 
 def test_what_is_written_is_json_and_the_tables_say_what_is_undefined_and_why(tmp_path: Path) -> None:

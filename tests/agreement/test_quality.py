@@ -41,18 +41,18 @@ def pairs_with_errors(errors: dict[str, float], items: int, seed: int) -> dict[s
 
 @pytest.mark.parametrize("names", [list(NOISES), list(reversed(NOISES))])
 def test_the_order_of_quality_is_recovered_from_the_rankings(names: list[str]) -> None:
-    found = annotator_quality(simulated({name: NOISES[name] for name in names}, 150))
-    assert sorted(found, key=lambda name: -(found[name].accuracy or 0)) == list(NOISES)
-    weights = [found[name].weight for name in NOISES]
+    quality = annotator_quality(simulated({name: NOISES[name] for name in names}, 150))
+    assert sorted(quality, key=lambda name: -(quality[name].accuracy or 0)) == list(NOISES)
+    weights = [quality[name].weight for name in NOISES]
     assert weights[0] == 1.0 and weights == sorted(weights, reverse=True) and weights[-1] > LEAST_WEIGHT
 
 
 def test_accuracy_is_the_share_of_pairs_that_are_ordered_as_the_truth_is() -> None:
     """Three annotators turn each pair round with chances of which the model is told nothing."""
     errors = {"a": 0.05, "b": 0.15, "c": 0.3}
-    found = annotator_quality(ranked(**pairs_with_errors(errors, 4000, seed=2)))
+    quality = annotator_quality(ranked(**pairs_with_errors(errors, 4000, seed=2)))
     expected = {name: 1 - e for name, e in errors.items()}
-    assert {name: q.accuracy for name, q in found.items()} == pytest.approx(expected, abs=0.03)
+    assert {name: q.accuracy for name, q in quality.items()} == pytest.approx(expected, abs=0.03)
 
 
 def test_two_bad_annotators_do_not_outvote_a_good_one_by_chance() -> None:
@@ -62,9 +62,10 @@ def test_two_bad_annotators_do_not_outvote_a_good_one_by_chance() -> None:
 
 def test_who_ranks_the_wrong_way_round_weighs_least_and_never_less_than_nothing() -> None:
     straight, reverse = [(1, 2, 3, 4)] * 50, [(4, 3, 2, 1)] * 50
-    found = annotator_quality(ranked(a=straight, b=straight, c=straight, mad=reverse))
-    assert found["mad"].accuracy is not None and found["mad"].accuracy < 0.5 and found["mad"].weight == LEAST_WEIGHT
-    assert {found[name].weight for name in "abc"} == {1.0}
+    quality = annotator_quality(ranked(a=straight, b=straight, c=straight, mad=reverse))
+    mad = quality["mad"]
+    assert mad.accuracy is not None and mad.accuracy < 0.5 and mad.weight == LEAST_WEIGHT
+    assert {quality[name].weight for name in "abc"} == {1.0}
 
 
 def test_equal_annotators_weigh_the_same_however_many_items_each_ranked() -> None:
@@ -74,17 +75,17 @@ def test_equal_annotators_weigh_the_same_however_many_items_each_ranked() -> Non
 
 def test_an_annotator_of_few_pairs_is_drawn_towards_everybody() -> None:
     right, wrong = [(1, 2)] * 200, [(2, 1)]
-    found = annotator_quality(ranked(a=right, b=right, unlucky=wrong))
-    assert found["unlucky"].pairs == 1
-    assert found["unlucky"].accuracy is not None and 0.8 < found["unlucky"].accuracy < 1
+    quality = annotator_quality(ranked(a=right, b=right, unlucky=wrong))
+    assert quality["unlucky"].pairs == 1
+    assert quality["unlucky"].accuracy is not None and 0.8 < quality["unlucky"].accuracy < 1
 
 
 @pytest.mark.parametrize("alone", [{"a": [(1, 2)]}, {"a": [(1, 1)], "b": [(1, 1)]}, {"a": [(1, 2)], "b": [(1, 1)]}])
 def test_where_no_pair_was_decided_twice_quality_is_unknown_and_all_weigh_the_same(
     alone: dict[str, list[tuple[int, ...]]],
 ) -> None:
-    found = annotator_quality(ranked(**alone))
-    assert {(q.accuracy, q.pairs, q.weight) for q in found.values()} == {(None, 0, 1.0)}
+    quality = annotator_quality(ranked(**alone))
+    assert {(q.accuracy, q.pairs, q.weight) for q in quality.values()} == {(None, 0, 1.0)}
 
 
 def test_who_shares_no_pair_with_others_has_everybodys_accuracy() -> None:

@@ -1,4 +1,4 @@
-"""Calibration of a reward model: a scorer whose probabilities are known, and a temperature that is never judged by what fitted it."""
+"""Calibration of a reward model: scorers of known probabilities, and a temperature not judged by what fitted it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from zj_ray.evaluation.calibration import calibrate, expected_error, fit_temperature, reliability
 
 
-def drawn(scale: float, pairs: int = 40_000, seed: int = 0) -> np.ndarray:
+def score_differences(scale: float, pairs: int = 40_000, seed: int = 0) -> np.ndarray:
     """Score differences of the preferred answer where σ(difference / scale) is the truth."""
     random = np.random.default_rng(seed)
     logits = random.normal(0.0, 2.0, pairs)
@@ -18,22 +18,20 @@ def drawn(scale: float, pairs: int = 40_000, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
 def test_the_temperature_is_found_and_the_error_goes(scale: float) -> None:
-    differences, prompts = drawn(scale), np.arange(40_000)
-    found = calibrate(differences, prompts)
-    assert found is not None
-    assert found.temperature == pytest.approx(scale, rel=0.05)
-    assert found.ece < 0.015 and (found.ece_before > 0.05) == (scale != 1.0)
-    assert found.pairs == sum(b.pairs for b in found.after) == 20_000
+    differences, prompts = score_differences(scale), np.arange(40_000)
+    calibration = calibrate(differences, prompts)
+    assert calibration is not None
+    assert calibration.temperature == pytest.approx(scale, rel=0.05)
+    assert calibration.ece < 0.015 and (calibration.ece_before > 0.05) == (scale != 1.0)
+    assert calibration.pairs == sum(b.pairs for b in calibration.after) == 20_000
 
 
 def test_the_error_is_measured_on_prompts_that_did_not_fit_the_temperature() -> None:
     prompts = np.repeat(np.arange(200), 6)
-    sure = np.where(
-        np.isin(prompts, np.arange(0, 200, 2)), 3.0, -3.0
-    )  # right wherever the temperature is fitted, wrong elsewhere
-    found = calibrate(sure, prompts)
-    assert found is not None and found.pairs == 600
-    assert found.ece > 0.95 and found.temperature < 0.1
+    sure = np.where(prompts % 2 == 0, 3.0, -3.0)  # right wherever the temperature is fitted, wrong elsewhere
+    calibration = calibrate(sure, prompts)
+    assert calibration is not None and calibration.pairs == 600
+    assert calibration.ece > 0.95 and calibration.temperature < 0.1
 
 
 def test_the_error_by_hand() -> None:
@@ -47,6 +45,5 @@ def test_the_error_by_hand() -> None:
 
 def test_one_prompt_can_not_both_fit_and_measure() -> None:
     assert calibrate(np.array([1.0, 2.0]), np.array([7, 7])) is None
-    assert fit_temperature(np.array([1.0, 2.0])) == pytest.approx(
-        1e-2, rel=0.1
-    )  # no error at all: as sure as it may be
+    without_error = np.array([1.0, 2.0])
+    assert fit_temperature(without_error) == pytest.approx(1e-2, rel=0.1)  # as sure as it may be

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import chromium
 from tests.helpers.summary import missing_keys
@@ -18,23 +19,14 @@ from zj_ray.evaluation.report import write_report
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, OverRefusal, SafetyPasses
 from zj_ray.evaluation.reward_model import summarise
 from zj_ray.evaluation.statistics import Mean, compare
+from zj_ray.files import write_jsonl
 from zj_ray.runs.metrics import MetricLog
 from zj_ray.runs.summary import read_summary, update_summary
 
 SCRIPT = "<script>alert('x')</script>"
 PPO_METRICS = (
-    *(
-        "reward",
-        "kl",
-        "kl_coefficient",
-        "length",
-        "mismatch_mean",
-        "value_loss",
-        "policy_loss",
-        "clip_fraction",
-        "entropy",
-        "new_facts",
-    ),
+    *("reward", "kl", "kl_coefficient", "length", "mismatch_mean"),
+    *("value_loss", "policy_loss", "clip_fraction", "entropy", "new_facts"),
     *("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync"),
 )
 
@@ -69,14 +61,8 @@ def consultation(prompt: str, kind: str, model: str, reward: float) -> dict[str,
         {"role": "user", "content": "前天受凉以后开始的。医生，那我现在该怎么办？"},
         {"role": "assistant", "content": "建议先休息，多喝水，若加重请到医院神经内科就诊。"},
     ]
-    return {
-        "prompt_id": prompt,
-        "kind": kind,
-        "model": model,
-        "messages": messages,
-        "reward": reward,
-        "rules": {"new_facts": 0.5, "format": 1.0},
-    }
+    row = {"prompt_id": prompt, "kind": kind, "model": model, "messages": messages, "reward": reward}
+    return row | {"rules": {"new_facts": 0.5, "format": 1.0}}
 
 
 def reward_model() -> dict:
@@ -85,17 +71,11 @@ def reward_model() -> dict:
     nobody = {"accuracy": None, "ci95": None, "pairs": 0}
     figures |= {"by": {"department": {"小儿<b>": nobody}, "length": {}}}
     bins = [{"confidence": 0.6, "accuracy": 0.55, "pairs": 40}, {"confidence": 0.9, "accuracy": 0.8, "pairs": 60}]
+    errors = {"temperature": 1.4, "ece_before": 0.1, "ece": 0.04, "pairs": 100}
     return {
         "scorers": dict.fromkeys(("reward model", "length only", "rules only"), figures),
         "aspects": {"safety": figures},
-        "calibration": {
-            "temperature": 1.4,
-            "ece_before": 0.1,
-            "ece": 0.04,
-            "pairs": 100,
-            "before": bins,
-            "after": bins,
-        },
+        "calibration": errors | {"before": bins, "after": bins},
         "ceiling": 0.93,
         "held_out": [[[100, 0.5], [200, 0.4]]],
         "disagreement": None,
@@ -120,41 +100,35 @@ def run_folder(tmp_path: Path) -> Path:
     (folder / "evaluate").mkdir()
     evaluation().write(folder / "evaluate" / "results.json")
     rows = [
-        consultation(f"{kind}-{n}", kind, model, n * (0.1 if model == "ppo" else 0.05))
+        consultation(f"{kind}-{n}", kind, model, n * gain)
         for kind, count in (("case", 20), ("safety", 5), ("control", 1))
         for n in range(count)
-        for model in ("sft", "ppo")
+        for model, gain in (("sft", 0.05), ("ppo", 0.1))
     ]
-    (folder / "evaluate" / "consultations.jsonl").write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
-    (folder / "config.yaml").write_text(
-        "name: demo\nseed: 0\ndata:\n  source: clinic\nppo:\n  steps: 12\n", encoding="utf-8"
-    )
-    bins = {
-        "shorter": {"accuracy": 0.7, "pairs": 51},
-        "similar": {"accuracy": 0.74, "pairs": 80},
-        "longer": {"accuracy": 0.81, "pairs": 60},
-    }
-    update_summary(
-        folder,
-        {
-            "stages": {
-                stage: {"seconds": 75.0, "status": "done"}
-                for stage in ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")
-            },
-            "pretrain": {"ppl_before": 3100.0, "ppl_after": 14.2},
-            "sft": {"loss_before": 4.0, "loss_after": 1.3},
-            "feedback": {"krippendorff_alpha": 0.75},
-            "reward": summarise(reward_model()) | {"pair_accuracy_by_length_bin": bins},
-            "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
-            "evaluate": evaluation().summary(),
-            "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
-            "logprob_mismatch": {"mean_abs": 2e-5, "max_abs": 4e-4},
-            "versions": {"ray": "2.60.0"},
-        },
-    )
+    write_jsonl(folder / "evaluate" / "consultations.jsonl", rows)
+    config = {"name": "demo", "seed": 0, "data": {"source": "clinic"}, "ppo": {"steps": 12}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    update_summary(folder, summary())
     return folder
+
+
+def summary() -> dict:
+    """What summary.json of a finished run holds."""
+    stages = ("pretrain", "sft", "feedback", "reward", "ppo", "evaluate", "serve")
+    bins = {"shorter": (0.7, 51), "similar": (0.74, 80), "longer": (0.81, 60)}
+    by_length = {name: {"accuracy": accuracy, "pairs": pairs} for name, (accuracy, pairs) in bins.items()}
+    return {
+        "stages": {stage: {"seconds": 75.0, "status": "done"} for stage in stages},
+        "pretrain": {"ppl_before": 3100.0, "ppl_after": 14.2},
+        "sft": {"loss_before": 4.0, "loss_after": 1.3},
+        "feedback": {"krippendorff_alpha": 0.75},
+        "reward": summarise(reward_model()) | {"pair_accuracy_by_length_bin": by_length},
+        "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
+        "evaluate": evaluation().summary(),
+        "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
+        "logprob_mismatch": {"mean_abs": 2e-5, "max_abs": 4e-4},
+        "versions": {"ray": "2.60.0"},
+    }
 
 
 class Balance(HTMLParser):
@@ -183,20 +157,10 @@ def test_a_finished_run_shows_every_part(run_folder: Path) -> None:
     assert missing_keys(read_summary(run_folder)) == []
     assert "not run" not in page.replace("class", "")
     assert page.count("<svg") == 3 + 1 + 3 + 9  # losses, outcome, reward model, PPO
-    for shown in (
-        "14.2",
-        "自伤自杀",
-        "SIMULATED",
-        "240 个条目",
-        "0.71",
-        "14.8",
-        "new facts per question",
-        "case-19",
-        "control-0",
-    ):
-        assert shown in page
-    for shown in ("rules only", "小儿&lt;b&gt;", "ECE 0.1 → 0.04"):
-        assert shown in page
+    of_evaluation = ("自伤自杀", "14.8", "new facts per question", "case-19", "control-0")
+    of_reward = ("rules only", "小儿&lt;b&gt;", "ECE 0.1 → 0.04")
+    for text in ("14.2", "SIMULATED", "240 个条目", "0.71", *of_evaluation, *of_reward):
+        assert text in page
     checker = Balance()
     checker.feed(page)
     assert checker.open == []
@@ -227,8 +191,8 @@ def test_a_run_that_is_half_done_is_rendered(run_folder: Path) -> None:
 
 def test_samples_run_from_the_greatest_loss_to_the_greatest_gain(run_folder: Path) -> None:
     page = write_report(run_folder).read_text(encoding="utf-8")
-    shown = re.findall(r"<summary>(\S+) <span", page)
-    assert shown[0] == "case-0" and shown[5] == "case-19" and len(shown) == 6 + 4 + 1
+    samples = re.findall(r"<summary>(\S+) <span", page)
+    assert samples[0] == "case-0" and samples[5] == "case-19" and len(samples) == 6 + 4 + 1
 
 
 def test_results_survive_their_file_and_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -236,11 +200,8 @@ def test_results_survive_their_file_and_a_damaged_file_is_named(tmp_path: Path) 
     evaluation().write(path)
     assert EvaluationResults.read(path) == evaluation()
     whole = path.read_text(encoding="utf-8")
-    for damaged in (
-        '{"models": {}}',
-        whole[:-20],
-        whole.replace('"sft": {\n      "reward"', '"sftt": {\n      "reward"'),
-    ):
+    misspelt = whole.replace('"sft": {\n      "reward"', '"sftt": {\n      "reward"')
+    for damaged in ('{"models": {}}', whole[:-20], misspelt):
         path.write_text(damaged, encoding="utf-8")
         with pytest.raises(DataError, match=r"results\.json"):
             EvaluationResults.read(path)
@@ -259,7 +220,6 @@ def test_results_of_before_there_were_rounds_are_read(tmp_path: Path) -> None:
 def test_a_browser_draws_the_page_at_the_width_of_a_phone(run_folder: Path) -> None:
     picture = run_folder / "report.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,1200", f"--screenshot={picture}"]
-    subprocess.run(
-        [str(chromium()), *options, str(write_report(run_folder))], timeout=60, check=True, capture_output=True
-    )
+    command = [str(chromium()), *options, str(write_report(run_folder))]
+    subprocess.run(command, timeout=60, check=True, capture_output=True)
     assert picture.stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Accuracy of a ranking scorer: by hand on few pairs, and what is left of scorers that know length alone or nothing of it."""
+"""Accuracy of a ranking scorer: by hand on few pairs, and of scorers that know length alone or nothing of it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,9 @@ from zj_ray.rankings.labels import RankedForTraining
 from zj_ray.rankings.tables import Answer, Item
 
 
-def item(
-    name: str,
-    texts: Sequence[str],
-    ranks: Sequence[float],
-    kinds: Sequence[str] = "abcdefgh",
-    department: str | None = None,
-) -> RankedForTraining:
-    """Ranked overall by one annotator."""
-    answers = tuple(Answer(text, {"kind": kind, "source": "test"}) for text, kind in zip(texts, kinds, strict=False))
+def item(name: str, texts: Sequence[str], ranks: Sequence[float], department: str | None = None) -> RankedForTraining:
+    """An item that one annotator ranked overall; its answers are of the kinds a, b, c, …"""
+    answers = tuple(Answer(text, {"kind": "abcdefgh"[k], "source": "test"}) for k, text in enumerate(texts))
     by_head = np.full((len(HEADS), len(texts), 1), np.nan)
     by_head[0, :, 0] = ranks
     return RankedForTraining(Item(name, name, (Message("user", "头痛。"),), department, answers), by_head, np.ones(1))
@@ -35,9 +29,8 @@ def random_items(count: int, seed: int = 0) -> tuple[list[RankedForTraining], np
     random = np.random.default_rng(seed)
     lengths, truth = random.integers(5, 200, (count, 4)), random.normal(size=(count, 4))
     truth = truth + 0.01 * lengths
-    return [
-        item(str(n), ["字" * k for k in lengths[n]], (-truth[n]).argsort().argsort() + 1.0) for n in range(count)
-    ], truth.flatten()
+    ranks = (-truth).argsort().argsort() + 1.0
+    return [item(str(n), ["字" * k for k in lengths[n]], ranks[n]) for n in range(count)], truth.flatten()
 
 
 def test_accuracy_by_hand() -> None:
@@ -45,25 +38,24 @@ def test_accuracy_by_hand() -> None:
         item("one", ["字" * 30, "字" * 5, "字" * 5], [1, 2, 3], department="内科"),
         item("two", ["字", "字" * 4], [2, 1]),
     ]
-    found = measure(np.array([2.0, 1.0, 1.0, 9.0, 3.0]), preferred_pairs(items))  # right, right, equal; wrong
-    assert (found["accuracy"], found["pairs"]) == (2.5 / 4, 4) and found["ci95"][0] <= 2.5 / 4 <= found["ci95"][1]
-    by = found["by"]
+    measured = measure(np.array([2.0, 1.0, 1.0, 9.0, 3.0]), preferred_pairs(items))  # right, right, equal; wrong
+    assert (measured["accuracy"], measured["pairs"]) == (2.5 / 4, 4) and measured["ci95"][0] <= 2.5 / 4 <= measured[
+        "ci95"
+    ][1]
+    by = measured["by"]
     assert {part: by["rank distance"][part]["accuracy"] for part in "12"} == {"1": (1 + 0.5 + 0) / 3, "2": 1.0}
     assert by["department"]["内科"] == {"accuracy": 2.5 / 3, "ci95": (2.5 / 3, 2.5 / 3), "pairs": 3}
     assert by["answers"]["b over a"]["accuracy"] == 0.0 and by["answers"]["a over c"]["pairs"] == 1
-    assert (
-        by["length"]["better is longer by over 10 characters"]["pairs"] == 2
-        and by["length"]["within 10 characters"]["accuracy"] == 0.25
-    )
+    assert by["length"]["better is longer by over 10 characters"]["pairs"] == 2
+    assert by["length"]["within 10 characters"]["accuracy"] == 0.25
     assert "source" not in by  # all from the same
 
 
 def test_pairs_are_what_most_annotators_say_of_the_head() -> None:
     labelled = item("one", ["甲", "乙"], [1, 2])
     labelled.ranks[2, :, 0] = [2, 1]
-    assert preferred_pairs([labelled]).better.tolist() == [0] and preferred_pairs(
-        [labelled], head=2
-    ).better.tolist() == [1]
+    better = [preferred_pairs([labelled], head).better.tolist() for head in (0, 2)]
+    assert better == [[0], [1]]
     assert measure(np.zeros(2), preferred_pairs([labelled], head=1))["accuracy"] is None
 
 
@@ -71,20 +63,19 @@ def test_pairs_are_what_most_annotators_say_of_the_head() -> None:
 def test_of_a_scorer_that_knows_length_alone_a_coin_is_left(of_length: object) -> None:
     items, _ = random_items(300)
     pairs = preferred_pairs(items)
-    found = measure(of_length(pairs.lengths), pairs)  # type: ignore[operator]
-    assert abs(found["accuracy"] - 0.5) > 0.1 and found["length_partialled"] == 0.5
+    measured = measure(of_length(pairs.lengths), pairs)  # type: ignore[operator]
+    assert abs(measured["accuracy"] - 0.5) > 0.1 and measured["length_partialled"] == 0.5
 
 
 def test_a_scorer_that_does_not_go_with_length_keeps_its_accuracy() -> None:
     items, truth = random_items(2000)
     pairs = preferred_pairs(items)
     of_quality = truth - 0.01 * pairs.lengths  # what ranked them, without the length
-    found = measure(of_quality, pairs)
-    assert found["accuracy"] > 0.7 and found["length_partialled"] == pytest.approx(found["accuracy"], abs=0.02)
+    measured = measure(of_quality, pairs)
+    assert measured["accuracy"] > 0.7 and measured["length_partialled"] == pytest.approx(measured["accuracy"], abs=0.02)
     against = measure(of_quality - 0.02 * pairs.lengths, pairs)  # the same quality, hidden below length
-    assert against["accuracy"] < found["accuracy"] - 0.2 and against["length_partialled"] == pytest.approx(
-        found["length_partialled"]
-    )
+    assert against["accuracy"] < measured["accuracy"] - 0.2
+    assert against["length_partialled"] == pytest.approx(measured["length_partialled"])
 
 
 def test_the_length_baseline_takes_its_direction_from_what_was_trained_on() -> None:
@@ -116,9 +107,10 @@ def test_members_that_differ_in_scale_of_prompts_alone_agree() -> None:
 def test_model_mean_and_baselines_are_measured_on_the_same_pairs() -> None:
     items, truth = random_items(40)
     scores = np.repeat(np.stack([truth, -truth, truth * 3])[:, :, None], len(HEADS), axis=2)
-    found = measure_reward(scores, items, items)
-    assert {figures["pairs"] for figures in found["scorers"].values()} == {240}
-    assert set(found["scorers"]) == {"reward model", "mean of 3", "length only", "rules only"}
-    assert found["scorers"]["reward model"]["accuracy"] == 1.0 and found["scorers"]["mean of 3"]["accuracy"] == 1.0
-    assert 0.6 < found["scorers"]["length only"]["accuracy"] < 0.95 and found["disagreement"] > 0.1
-    assert found["aspects"]["safety"]["pairs"] == 0 and found["calibration"]["pairs"] == 120
+    measured = measure_reward(scores, items, items)
+    scorers = measured["scorers"]
+    assert {figures["pairs"] for figures in scorers.values()} == {240}
+    assert set(scorers) == {"reward model", "mean of 3", "length only", "rules only"}
+    assert scorers["reward model"]["accuracy"] == 1.0 and scorers["mean of 3"]["accuracy"] == 1.0
+    assert 0.6 < scorers["length only"]["accuracy"] < 0.95 and measured["disagreement"] > 0.1
+    assert measured["aspects"]["safety"]["pairs"] == 0 and measured["calibration"]["pairs"] == 120

@@ -1,7 +1,7 @@
-"""Plots of the report as inline SVG: no script, no link, no font file. Labels are English so that no Chinese font is needed.
+"""Plots of the report as inline SVG: no script, no link, no font file; labels are English, for want of a Chinese font.
 
-A plot's text is fixed in this package or a name of a metric; nothing that a model or a patient said gets in, so the SVG may
-stand in the page as it is.
+A plot's text is fixed in this package or a name of a metric; nothing that a model or a patient said gets in, so the SVG
+may stand in the page as it is.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#1f5fa8", "#c2571a", "#3b8f5a", "#7d4fa3", "#8a8a8a")
-WIN, TIE, LOSS = "#3b8f5a", "#c9ccd1", "#c2571a"
+WIN, TIE, LOSS, BLACK = "#3b8f5a", "#c9ccd1", "#c2571a", "#111111"
 Points = Sequence[tuple[float, float]]
 
 
 def line_plot(
     series: Mapping[str, Points], *, title: str, ylabel: str = "", xlabel: str = "step", level: float | None = None
 ) -> str:
-    """Lines through (x, y) points, one for each name; `level` draws a dashed line for comparison. Empty series are left out."""
+    """Lines through (x, y) points, one for each name, without empty ones; `level` is a dashed line for comparison."""
     figure, axes = _figure(title)
-    drawn = {name: points for name, points in series.items() if points}
-    for (name, points), colour in zip(drawn.items(), COLOURS, strict=False):
+    lines = {name: points for name, points in series.items() if points}
+    for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
         marker = "o" if len(points) < 30 else None
         axes.plot(*zip(*points, strict=True), label=name, color=colour, linewidth=1.6, marker=marker, markersize=3)
     if level is not None:
@@ -35,7 +35,7 @@ def line_plot(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(drawn) > 1:
+    if len(lines) > 1:
         axes.legend(frameon=False, fontsize=8)
     return _svg(figure)
 
@@ -61,20 +61,12 @@ def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, floa
     for name, share, colour in (("win", win, WIN), ("tie", tie, TIE), ("loss", loss, LOSS)):
         axes.barh([0], [share], left=[left], color=colour, height=0.6)
         if share > 0.08:  # a narrower part has no room for its name; the text below the bar says it
-            axes.text(
-                left + share / 2, -0.16, f"{name} {share:.0%}", ha="center", va="center", fontsize=9, color="#111111"
-            )
+            text = f"{name} {share:.0%}"
+            axes.text(left + share / 2, -0.16, text, ha="center", va="center", fontsize=9, color=BLACK)
         left += share
     low, high = win_ci95
-    axes.errorbar(
-        [win],
-        [0.16],
-        xerr=[[max(0.0, win - low)], [max(0.0, high - win)]],
-        color="#111111",
-        capsize=4,
-        linewidth=1.4,
-        marker="|",
-    )
+    bracket = [[max(0.0, win - low)], [max(0.0, high - win)]]
+    axes.errorbar([win], [0.16], xerr=bracket, color=BLACK, capsize=4, linewidth=1.4, marker="|")
     axes.set_xlim(0, 1)
     axes.set_yticks([])
     axes.set_xlabel("share of cases; bracket: 95% interval of the win share")
@@ -86,8 +78,8 @@ def bar_plot(values: Mapping[str, float], *, title: str, ylabel: str, levels: Ma
     """Bars by name in [0, 1]; `levels` are named dashed lines (chance, ceiling)."""
     figure, axes = _figure(title)
     axes.bar([textwrap.fill(name, 16) for name in values], list(values.values()), color=COLOURS[0], width=0.6)
-    for place, value in enumerate(values.values()):
-        axes.text(place, value + 0.02, f"{value:.2f}", ha="center", fontsize=8)
+    for x, value in enumerate(values.values()):
+        axes.text(x, value + 0.02, f"{value:.2f}", ha="center", fontsize=8)
     for (name, level), colour in zip((levels or {}).items(), COLOURS[1:], strict=False):
         axes.axhline(level, color=colour, linestyle="--", linewidth=1.2, label=f"{name} {level:.2f}")
     axes.set_ylim(0, 1.15)
@@ -122,7 +114,7 @@ def _figure(title: str, height: float = 2.7) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure) -> str:
-    """The <svg> element alone: without prolog, metadata and namespaces, which a page does not need and which look like links."""
+    """The <svg> element alone, without prolog, metadata and namespaces: a page needs none, and they look like links."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "zj_ray", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", transparent=True)

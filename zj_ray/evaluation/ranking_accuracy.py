@@ -1,7 +1,7 @@
 """How often a scorer prefers the answer that most annotators prefer, over which pairs, and how much of that is length.
 
-Any scorer will do: the reward model, its aspect heads, an answer's length, the rules. All are measured on the same pairs, and
-an interval resamples prompts, since the pairs of a prompt share its answers.
+Any scorer will do: the reward model, its aspect heads, an answer's length, the rules. All are measured on the same
+pairs, and an interval resamples prompts, since the pairs of a prompt share its answers.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """better, worse: `[pairs]`, answers by their number over all items; prompts: `[pairs]`, the item's number; lengths: `[answers]` [characters].
+    """Pairs of answers that most annotators order.
 
-    parts: for each way to divide the pairs, the name of every pair's part.
+    better, worse: `[pairs]`, answers by their number over all items; prompts: `[pairs]`, the item's number; lengths:
+    `[answers]` [characters]. parts: for each way to divide the pairs, the name of every pair's part.
     """
 
     better: NDArray[np.int64]
@@ -71,7 +72,10 @@ def _parts(labelled: RankedForTraining, head: int, i: int, j: int) -> dict[str, 
 
 
 def measure(scores: Floats, pairs: Pairs) -> dict[str, Any]:
-    """Accuracy of `scores` `[answers]` over all pairs, over the parts of each division that has more than one, and without what length explains."""
+    """The accuracy of `scores` `[answers]` over all pairs, over their parts, and without what length explains.
+
+    A division of the pairs that has only one part is left out, but for that by length.
+    """
     differences = pairs.differences(scores)
     by = {
         name: {part: _accuracy(differences, pairs, np.array(of_pair) == part) for part in sorted(set(of_pair))}
@@ -85,35 +89,39 @@ def measure(scores: Floats, pairs: Pairs) -> dict[str, Any]:
 
 
 def _accuracy(differences: Floats, pairs: Pairs, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    """Share of the chosen pairs that are ordered rightly, an equal score counting half, with the interval over prompts."""
+    """The share of the chosen pairs that is ordered rightly, an equal score counting half, with its interval.
+
+    The interval is over prompts.
+    """
     if not chosen.any():
         return {"accuracy": None, "ci95": None, "pairs": 0}
     _, prompt = np.unique(pairs.prompts[chosen], return_inverse=True)
     right = np.bincount(prompt, weights=_outcomes(differences[chosen]))
-    found = ratio_interval(right.tolist(), np.bincount(prompt).tolist())
-    assert found is not None
-    return {"accuracy": found[0], "ci95": found[1], "pairs": int(chosen.sum())}
+    share = ratio_interval(right.tolist(), np.bincount(prompt).tolist())
+    assert share is not None
+    return {"accuracy": share[0], "ci95": share[1], "pairs": int(chosen.sum())}
 
 
 def _outcomes(differences: Floats) -> Floats:
+    """1 for each pair that is ordered rightly, ½ where the scores are equal, else 0."""
     return 0.5 + 0.5 * np.sign(differences)
 
 
 def length_partialled(differences: Floats, pairs: Pairs) -> float | None:
-    """Pair accuracy of what is left of the score differences after a regression on the differences of length and of its logarithm.
+    """Pair accuracy of what a regression on the differences of length and of its logarithm leaves of the scores'.
 
-    The residual of a partial correlation (Frisch & Waugh 1933), without a constant: swapping a pair changes every sign. A scorer
-    of length alone has none left and gets ½; one that does not go with length keeps its accuracy.
+    That is the residual of a partial correlation (Frisch & Waugh 1933), without a constant: swapping a pair changes
+    every sign. A scorer of length alone has none left and gets ½; one that does not go with length keeps its accuracy.
     """
     if not len(differences):
         return None
     of_length = np.stack([pairs.differences(pairs.lengths), pairs.differences(np.log1p(pairs.lengths))], axis=1)
     explained = of_length @ np.linalg.lstsq(of_length, differences, rcond=None)[0]
-    left = differences - explained
-    left[np.abs(left) < 1e-9 * (np.abs(differences) + np.abs(explained))] = 0.0  # rounding is no preference
-    return float(_outcomes(left).mean())
+    residual = differences - explained
+    residual[np.abs(residual) < 1e-9 * (np.abs(differences) + np.abs(explained))] = 0.0  # rounding is no preference
+    return float(_outcomes(residual).mean())
 
 
 def length_scores(pairs: Pairs, trained: Pairs) -> Floats:
-    """The baseline that knows length alone `[answers]`: longer is better or, if more of the `trained` pairs say so, shorter."""
+    """The baseline that knows length alone `[answers]`: longer is better, or shorter if the `trained` pairs say so."""
     return pairs.lengths * (1.0 if np.sign(trained.differences(trained.lengths)).sum() >= 0 else -1.0)

@@ -1,16 +1,17 @@
 """report.html: what a run did and what came of it, on one page that needs nothing else.
 
-Reads the run folder only: config.yaml, summary.json, */metrics.jsonl, feedback/agreement.json (`Agreement`), reward/accuracy.json,
-evaluate/results.json (`EvaluationResults`) and evaluate/consultations.jsonl (rows {prompt_id, kind, model, messages, reward,
-rules}). A part whose file is not there yet is shown as "not run". Models and patients wrote much of what is shown: the
-template escapes everything but our own SVG.
+It is made of the run folder alone: config.yaml, summary.json, */metrics.jsonl, feedback/agreement.json (`Agreement`),
+reward/accuracy.json, evaluate/results.json (`EvaluationResults`) and evaluate/consultations.jsonl (rows {prompt_id,
+kind, model, messages, reward, rules}). A part whose file is not there yet is shown as "not run". Models and patients
+wrote much of what is shown: the template escapes everything but our own SVG.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from markupsafe import Markup
 from zj_ray.config.schema import STAGES
 from zj_ray.evaluation import plots
 from zj_ray.evaluation.results import MODELS, EvaluationResults, Passes
-from zj_ray.evaluation.statistics import Proportion, proportion
+from zj_ray.evaluation.statistics import Mean, Proportion, proportion
 from zj_ray.files import read_jsonl, write_atomic
 from zj_ray.runs.metrics import read_metrics, versions
 from zj_ray.runs.summary import read_summary
@@ -38,7 +39,7 @@ STAGE_NAMES = {
     "serve": "服务 · serving",
 }
 SECONDS = ("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync")
-PPO_PLOTS = (  # title, unit, metrics drawn in it
+PPO_PLOTS = (  # title, unit, metrics
     ("Reward per consultation", "", ("reward",)),
     ("KL to the SFT model", "nats per token", ("kl", "kl_coefficient")),
     ("New facts gained by asking", "per consultation", ("new_facts",)),
@@ -49,6 +50,19 @@ PPO_PLOTS = (  # title, unit, metrics drawn in it
     ("Policy entropy", "nats per token", ("entropy",)),
 )
 
+# What the page shows of the configuration above the full text.
+KEYS = (
+    *("seed", "data.source", "model.base", "model.dtype", "pretrain.ranks"),
+    *("fleet.initial", "ppo.steps", "ppo.consultations"),
+)
+FINDINGS = {
+    "pretrain": "perplexity {pretrain.ppl_before} → {pretrain.ppl_after}",
+    "sft": "loss {sft.loss_before} → {sft.loss_after}",
+    "reward": "pair accuracy {reward.pair_accuracy}, ceiling {reward.pair_accuracy_ceiling}",
+    "ppo": "{ppo.steps} steps, reward {ppo.reward_first} → {ppo.reward_last}, KL {ppo.kl_last}",
+    "evaluate": "reward SFT {evaluate.reward_sft}, PPO {evaluate.reward_ppo}",
+}
+
 Row = dict[str, Any]
 
 
@@ -57,26 +71,23 @@ def write_report(run_folder: Path) -> Path:
     folder = Path(run_folder)
     summary = read_summary(folder)
     results = EvaluationResults.read(path) if (path := folder / "evaluate" / "results.json").exists() else None
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            run=folder.name,
-            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            config=_config(folder),
-            summary=summary,
-            versions=summary.get("versions") or versions(),
-            stages=[_stage(stage, summary) for stage in STAGES],
-            losses=_loss_plots(folder),
-            ppo=_ppo_plots(folder),
-            results=results,
-            components=_components(results) if results else [],
-            outcome=_outcome(results) if results else "",
-            safety=_safety(results) if results else {},
-            reward=_reward(summary.get("reward") or {}, _read_json(folder / "reward" / "accuracy.json") or {}),
-            agreement=_read_json(folder / "feedback" / "agreement.json"),
-            samples=_samples(folder / "evaluate" / "consultations.jsonl"),
-        )
+    template = _environment().get_template("report.html.j2")
+    page = template.render(
+        run=folder.name,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        config=_config(folder),
+        summary=summary,
+        versions=summary.get("versions") or versions(),
+        stages=[_stage(stage, summary) for stage in STAGES],
+        losses=_loss_plots(folder),
+        ppo=_ppo_plots(folder),
+        results=results,
+        components=_components(results) if results else [],
+        outcome=_outcome(results) if results else "",
+        safety=_safety(results) if results else {},
+        reward=_reward(summary.get("reward") or {}, _read_json(folder / "reward" / "accuracy.json") or {}),
+        agreement=_read_json(folder / "feedback" / "agreement.json"),
+        samples=_samples(folder / "evaluate" / "consultations.jsonl"),
     )
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
@@ -84,9 +95,8 @@ def write_report(run_folder: Path) -> Path:
 
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters |= {"number": _number, "share": _share, "interval": _interval, "duration": _duration}
     return environment
 
@@ -101,44 +111,23 @@ def _config(folder: Path) -> Row | None:
         return None
     text = path.read_text(encoding="utf-8")
     tree = yaml.safe_load(text) or {}
-    keys = (
-        "seed",
-        "data.source",
-        "model.base",
-        "model.dtype",
-        "pretrain.ranks",
-        "fleet.initial",
-        "ppo.steps",
-        "ppo.consultations",
-    )
-    return {"text": text, "chosen": {key: _at(tree, key) for key in keys if _at(tree, key) is not None}}
+    return {"text": text, "chosen": {key: _at(tree, key) for key in KEYS if _at(tree, key) is not None}}
 
 
 def _at(tree: Any, key: str) -> Any:
+    """The value at a key with dots; None where there is none."""
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
 
 
 def _stage(stage: str, summary: Mapping[str, Any]) -> Row:
-    """One line of the table of stages: how long it took and its headline number."""
-    known = _at(summary, f"stages.{stage}") or {}
-    templates = {
-        "pretrain": "perplexity {pretrain.ppl_before} → {pretrain.ppl_after}",
-        "sft": "loss {sft.loss_before} → {sft.loss_after}",
-        "reward": "pair accuracy {reward.pair_accuracy}, ceiling {reward.pair_accuracy_ceiling}",
-        "ppo": "{ppo.steps} steps, reward {ppo.reward_first} → {ppo.reward_last}, KL {ppo.kl_last}",
-        "evaluate": "reward SFT {evaluate.reward_sft}, PPO {evaluate.reward_ppo}",
-    }
-    finding = templates.get(stage, "")
-    for key in [part.split("}")[0] for part in finding.split("{")[1:]]:
-        finding = finding.replace(f"{{{key}}}", _number(_at(summary, key)))
-    return {
-        "name": STAGE_NAMES[stage],
-        "status": known.get("status") or "not run",
-        "seconds": known.get("seconds"),
-        "finding": finding if known.get("status") else "",
-    }
+    """One line of the table of stages: how long it took and what came of it."""
+    record = _at(summary, f"stages.{stage}") or {}
+    status = record.get("status")
+    finding = re.sub(r"{(.+?)}", lambda key: _number(_at(summary, key[1])), FINDINGS.get(stage, "") if status else "")
+    line = {"name": STAGE_NAMES[stage], "status": status or "not run", "seconds": record.get("seconds")}
+    return line | {"finding": finding}
 
 
 def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
@@ -147,7 +136,7 @@ def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
 
 def _loss_plots(folder: Path) -> list[Row]:
     """Loss curve, speed and learning rate of each supervised stage; svg is empty where the stage has not run."""
-    found = []
+    curves = []
     for stage in ("pretrain", "sft", "reward"):
         path = folder / stage / "metrics.jsonl"
         rows = read_metrics(path) if path.exists() else []
@@ -156,71 +145,43 @@ def _loss_plots(folder: Path) -> list[Row]:
         rates = [rate for _, rate in _points(rows, "lr")]
         unit = "nats per pair" if stage == "reward" else "nats per token"
         svg = Markup(plots.line_plot({"loss": losses}, title=f"{stage}: training loss", ylabel=unit)) if losses else ""
-        found.append(
-            {
-                "stage": stage,
-                "svg": svg,
-                "speed": sum(speeds) / len(speeds) if speeds else None,
-                "rate": max(rates, default=None),
-            }
-        )
-    return found
+        speed = sum(speeds) / len(speeds) if speeds else None
+        curves.append({"stage": stage, "svg": svg, "speed": speed, "rate": max(rates, default=None)})
+    return curves
 
 
 def _ppo_plots(folder: Path) -> list[Markup]:
     path = folder / "ppo" / "metrics.jsonl"
     rows = read_metrics(path) if path.exists() else []
-    found = []
+    drawings = []
     for title, unit, names in PPO_PLOTS:
         series = {name: _points(rows, name) for name in names}
         if any(series.values()):
-            found.append(Markup(plots.line_plot(series, title=title, ylabel=unit)))
+            drawings.append(plots.line_plot(series, title=title, ylabel=unit))
     timed = [row for row in rows if any(row.get(name) is not None for name in SECONDS)]
     if timed:
+        steps = [row["step"] for row in timed]
         parts = {name.removeprefix("seconds_"): [row.get(name) or 0.0 for row in timed] for name in SECONDS}
-        found.append(
-            Markup(
-                plots.stacked_plot([row["step"] for row in timed], parts, title="Where a step's time goes", ylabel="s")
-            )
-        )
-    return found
+        drawings.append(plots.stacked_plot(steps, parts, title="Where a step's time goes", ylabel="s"))
+    return [Markup(svg) for svg in drawings]
 
 
 def _components(results: EvaluationResults) -> list[Row]:
-    """Rows of the SFT-against-PPO table: the reward, facts for each question, then each rule with its paired interval."""
+    """The table of SFT against PPO: the reward, facts for each question, and each rule with its paired interval."""
     sft, ppo, pair = results.models["sft"], results.models["ppo"], results.comparison
-    rows: list[Row] = [
-        {
-            "name": "reward",
-            "sft": sft.reward,
-            "ppo": ppo.reward,
-            "difference": pair.difference,
-            "ci95": pair.difference_ci95,
-        },
-        {
-            "name": "new facts per question",
-            "sft": sft.new_facts_per_question,
-            "ppo": ppo.new_facts_per_question,
-            "difference": _difference(sft.new_facts_per_question, ppo.new_facts_per_question),
-            "ci95": None,
-        },
-    ]
-    for rule in sorted(set(sft.rules) | set(ppo.rules)):
-        mean, before, after = results.rule_differences.get(rule), sft.rules.get(rule), ppo.rules.get(rule)
-        rows.append(
-            {
-                "name": rule,
-                "sft": before,
-                "ppo": after,
-                "difference": mean.value if mean else _difference(before, after),
-                "ci95": mean.ci95 if mean else None,
-            }
-        )
-    return rows
+    reward = _component("reward", sft.reward, ppo.reward, Mean(pair.difference, pair.difference_ci95, pair.n))
+    facts = _component("new facts per question", sft.new_facts_per_question, ppo.new_facts_per_question, None)
+    rules = sorted(set(sft.rules) | set(ppo.rules))
+    of_rules = [_component(r, sft.rules.get(r), ppo.rules.get(r), results.rule_differences.get(r)) for r in rules]
+    return [reward, facts, *of_rules]
 
 
-def _difference(before: float | None, after: float | None) -> float | None:
-    return after - before if before is not None and after is not None else None
+def _component(name: str, sft: float | None, ppo: float | None, difference: Mean | None) -> Row:
+    """A line of the table. difference: the paired one, where it was measured."""
+    row: Row = {"name": name, "sft": sft, "ppo": ppo, "difference": None, "ci95": None}
+    if difference is not None:
+        return row | {"difference": difference.value, "ci95": difference.ci95}
+    return row if sft is None or ppo is None else row | {"difference": ppo - sft}
 
 
 def _outcome(results: EvaluationResults) -> Markup:
@@ -249,52 +210,46 @@ def _safety(results: EvaluationResults) -> Row:
 
 
 def _reward(reward: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
-    """The reward model's held-out accuracy. A length bin is an accuracy, or a mapping with `accuracy` and the number of `pairs`.
-
-    measured: `accuracy.json`; empty for a run that has none.
-    """
-    raw = reward.get("pair_accuracy_by_length_bin") or {}
-    bins = {name: value if isinstance(value, Mapping) else {"accuracy": value} for name, value in raw.items()}
-    bins = {name: value for name, value in bins.items() if value.get("accuracy") is not None}
-    ceiling = reward.get("pair_accuracy_ceiling")
-    levels = {"chance": 0.5} | ({"ceiling": ceiling} if ceiling is not None else {})
-    heights = {
-        f"{name}\n{value['pairs']} pairs" if "pairs" in value else str(name): value["accuracy"]
-        for name, value in bins.items()
-    }
-    svg = (
-        Markup(plots.bar_plot(heights, title="Held-out pair accuracy by length", ylabel="accuracy", levels=levels))
-        if heights
-        else ""
-    )
+    """The reward model's held-out accuracy. reward: its section of the summary; measured: `accuracy.json`, or empty."""
     scorers = {**measured.get("scorers", {}), **measured.get("aspects", {})}
     divisions = measured["scorers"]["reward model"]["by"] if measured else {}
+    drawings = [*_accuracy_plots(reward), *_reward_plots(measured)]
     return {
         "accuracy": reward.get("pair_accuracy"),
-        "ceiling": ceiling,
-        "plots": [plot for plot in (svg, *_reward_plots(measured)) if plot],
-        "scorers": {name: found for name, found in scorers.items() if found["pairs"]},
+        "ceiling": reward.get("pair_accuracy_ceiling"),
+        "plots": [Markup(svg) for svg in drawings],
+        "scorers": {name: figures for name, figures in scorers.items() if figures["pairs"]},
         "divisions": {name: parts for name, parts in divisions.items() if name != "length"},
         "calibration": measured.get("calibration"),
     }
 
 
-def _reward_plots(measured: Mapping[str, Any]) -> list[Markup]:
+def _accuracy_plots(reward: Mapping[str, Any]) -> Iterator[str]:
+    """Accuracy by length. A length bin is an accuracy, or a mapping with `accuracy` and the number of `pairs`."""
+    raw = reward.get("pair_accuracy_by_length_bin") or {}
+    bins = {name: value if isinstance(value, Mapping) else {"accuracy": value} for name, value in raw.items()}
+    labels = {
+        name: f"{name}\n{value['pairs']} pairs" if "pairs" in value else str(name) for name, value in bins.items()
+    }
+    heights = {labels[name]: value["accuracy"] for name, value in bins.items() if value.get("accuracy") is not None}
+    ceiling = reward.get("pair_accuracy_ceiling")
+    levels = {"chance": 0.5} | ({"ceiling": ceiling} if ceiling is not None else {})
+    if heights:
+        yield plots.bar_plot(heights, title="Held-out pair accuracy by length", ylabel="accuracy", levels=levels)
+
+
+def _reward_plots(measured: Mapping[str, Any]) -> Iterator[str]:
     """Reliability before and after the temperature; the held-out loss by which training was stopped."""
-    drawn = []
     if calibration := measured.get("calibration"):
         series = {name: [(b["confidence"], b["accuracy"]) for b in calibration[name]] for name in ("before", "after")}
-        drawn.append(Markup(plots.reliability_plot(series, title="Reliability before and after the temperature")))
+        yield plots.reliability_plot(series, title="Reliability before and after the temperature")
     if any(curves := measured.get("held_out", [])):
-        losses = {
-            f"member {number}": [(step, loss) for step, loss in curve] for number, curve in enumerate(curves, start=1)
-        }
-        drawn.append(Markup(plots.line_plot(losses, title="reward: held-out loss", ylabel="nats per pair")))
-    return drawn
+        losses = {f"member {number}": list(map(tuple, curve)) for number, curve in enumerate(curves, start=1)}
+        yield plots.line_plot(losses, title="reward: held-out loss", ylabel="nats per pair")
 
 
 def _samples(path: Path) -> list[Row]:
-    """Consultations that both models had, spread evenly from PPO's greatest loss to its greatest gain: neither is picked."""
+    """Consultations that both models had, evenly from PPO's greatest loss to its greatest gain: none is picked."""
     if not path.exists():
         return []
     by_prompt: dict[str, dict[str, Row]] = {}
@@ -304,20 +259,14 @@ def _samples(path: Path) -> list[Row]:
     chosen: list[Row] = []
     for kind, count in SAMPLES.items():
         ordered = sorted((pair for pair in both if pair["sft"]["kind"] == kind), key=_gain)
-        places = sorted({round(k * (len(ordered) - 1) / max(1, count - 1)) for k in range(count)}) if ordered else []
-        chosen += [
-            {
-                "kind": kind,
-                "prompt_id": ordered[k]["sft"]["prompt_id"],
-                "sft": ordered[k]["sft"],
-                "ppo": ordered[k]["ppo"],
-            }
-            for k in places
-        ]
+        numbers = {round(k * (len(ordered) - 1) / max(1, count - 1)) for k in range(count)} if ordered else set()
+        for pair in (ordered[k] for k in sorted(numbers)):
+            chosen.append({"kind": kind, "prompt_id": pair["sft"]["prompt_id"], "sft": pair["sft"], "ppo": pair["ppo"]})
     return chosen
 
 
 def _gain(pair: Mapping[str, Row]) -> tuple[float, str]:
+    """PPO's gain in reward, and the prompt's id, so that equal gains have an order."""
     return (pair["ppo"]["reward"] or 0.0) - (pair["sft"]["reward"] or 0.0), pair["sft"]["prompt_id"]
 
 

@@ -1,12 +1,13 @@
-"""What a reward model is worth: it and the baselines on the same held-out pairs, its aspects, its calibration, what its members differ in.
+"""What a reward model is worth: it and the baselines on the same held-out pairs, its aspects and its calibration.
 
-Length alone predicts much of most rankings, and so do rules that read the text; a reward model has to beat both. The rules see
-what it sees, context and answer, and not the case behind them, of which simulated annotators know more.
+Length alone predicts much of most rankings, and so do rules that read the text; a reward model has to beat both. The
+rules see what it sees, context and answer, and not the case behind them, of which simulated annotators know more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,28 +24,24 @@ from zj_ray.rules.rubric import rubric
 def measure_reward(
     scores: np.ndarray, held_out: Sequence[RankedForTraining], trained: Sequence[RankedForTraining]
 ) -> dict[str, Any]:
-    """The first member, the mean of all, and the baselines on the same held-out pairs. scores: `[members, held-out answers, heads]`."""
-    pairs = preferred_pairs(held_out)
-    rules = [
-        rubric(labelled.item.context, a.text, prompt=None).utility
-        for labelled in held_out
-        for a in labelled.item.answers
-    ]
-    scorers = {"reward model": scores[0, :, 0]} | (
-        {f"mean of {len(scores)}": scores[:, :, 0].mean(0)} if len(scores) > 1 else {}
-    )
+    """The first member, the mean of all, and the baselines on the same held-out pairs.
+
+    scores: `[members, held-out answers, heads]`.
+    """
+    pairs, several = preferred_pairs(held_out), len(scores) > 1
+    items = [labelled.item for labelled in held_out]
+    rules = [rubric(item.context, answer.text, prompt=None).utility for item in items for answer in item.answers]
+    scorers = {"reward model": scores[0, :, 0]}
+    if several:
+        scorers[f"mean of {len(scores)}"] = scores[:, :, 0].mean(0)
     scorers |= {"length only": length_scores(pairs, preferred_pairs(trained)), "rules only": np.array(rules)}
+    aspects = {name: (scores[0, :, head], preferred_pairs(held_out, head)) for head, name in enumerate(HEADS) if head}
     calibration = calibrate(pairs.differences(scores[0, :, 0]), pairs.prompts)
-    unlike = disagreements(held_out, scores) if len(scores) > 1 else None
     return {
-        "scorers": {name: measure(found, pairs) for name, found in scorers.items()},
-        "aspects": {
-            name: measure(scores[0, :, head], preferred_pairs(held_out, head))
-            for head, name in enumerate(HEADS)
-            if head
-        },
-        "calibration": calibration.as_dict() if calibration else None,
-        "disagreement": float(np.mean(list(unlike.values()))) if unlike else None,
+        "scorers": {name: measure(of_scorer, pairs) for name, of_scorer in scorers.items()},
+        "aspects": {name: measure(*of_aspect) for name, of_aspect in aspects.items()},
+        "calibration": asdict(calibration) if calibration else None,
+        "disagreement": float(np.mean(list(disagreements(held_out, scores).values()))) if several else None,
     }
 
 
@@ -56,7 +53,7 @@ def disagreements(items: Sequence[RankedForTraining], scores: np.ndarray) -> dic
 
 
 def summarise(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What summary.json and the manifest hold of `accuracy.json`."""
+    """The part of `accuracy.json` that summary.json and the manifest hold."""
     scorers, calibration = measured["scorers"], measured["calibration"] or {}
     model = scorers["reward model"]
     return {
@@ -74,17 +71,11 @@ def summarise(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(measured: Mapping[str, Any]) -> Table:
     """The scorers side by side, for the terminal."""
-    shown = Table(title="held-out pairs", title_justify="left")
-    for column in ("scorer", "pairs", "accuracy", "95 %", "length partialled out"):
-        shown.add_column(column)
-    for name, found in {**measured["scorers"], **measured["aspects"]}.items():
-        if found["pairs"]:
-            low, high = found["ci95"]
-            shown.add_row(
-                name,
-                str(found["pairs"]),
-                f"{found['accuracy']:.3f}",
-                f"{low:.3f} to {high:.3f}",
-                f"{found['length_partialled']:.3f}",
-            )
-    return shown
+    columns = ("scorer", "pairs", "accuracy", "95 %", "length partialled out")
+    scorers = Table(*columns, title="held-out pairs", title_justify="left")
+    for name, figures in {**measured["scorers"], **measured["aspects"]}.items():
+        if figures["pairs"]:
+            low, high = figures["ci95"]
+            accuracy, partialled = f"{figures['accuracy']:.3f}", f"{figures['length_partialled']:.3f}"
+            scorers.add_row(name, str(figures["pairs"]), accuracy, f"{low:.3f} to {high:.3f}", partialled)
+    return scorers

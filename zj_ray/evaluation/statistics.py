@@ -1,20 +1,21 @@
 """Paired comparison of two models over the same cases, with intervals.
 
-The case is the unit: both models answered the same one, so differences are taken within a case before anything is averaged
-or resampled. An interval covers the choice of cases, not the luck of one training run. Every function is seeded.
+The case is the unit: both models answered the same one, so differences are taken within a case before anything is
+averaged or resampled. An interval covers the choice of cases, not the luck of one training run. Every function is
+seeded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from zj_ray.errors import DataError
 
-Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 CHUNK = 4_000_000  # resampled values held at once, so that memory stays bounded whatever the number of cases
 
 
@@ -30,6 +31,8 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Mean:
+    """The mean of n values with its 95 % bootstrap interval."""
+
     value: float
     ci95: tuple[float, float]
     n: int
@@ -37,7 +40,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How `after` does against `before` on the same n cases. win + tie + loss = 1; win_ci95 is the interval of `win`."""
+    """How `after` does against `before` on the same n cases, with 95 % intervals. win + tie + loss = 1."""
 
     n: int
     mean_before: float
@@ -61,10 +64,8 @@ def compare(
     """
     old, new = _scores(before), _scores(after)
     if len(old) != len(new):
-        raise DataError(
-            f"{len(old)} scores of one model against {len(new)} of the other",
-            remedy="compare both models on the same cases",
-        )
+        what = f"{len(old)} scores of one model against {len(new)} of the other"
+        raise DataError(what, remedy="compare both models on the same cases")
     difference = new - old
     mean = mean_interval(difference, resamples=resamples, seed=seed)
     wins, losses = int(np.sum(difference > tie_margin)), int(np.sum(difference < -tie_margin))
@@ -85,30 +86,43 @@ def compare(
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: int = 2000, seed: int = 0) -> Mean:
-    """Mean of `values` [cases] with its 95 % percentile-bootstrap interval over cases. Raises DataError as `compare` does."""
+    """Mean of `values` [cases] with its 95 % bootstrap interval over cases. Raises DataError as `compare` does."""
     sample = _scores(values)
-    random = np.random.default_rng(seed)
-    rows = max(1, CHUNK // len(sample))
-    means = [
-        sample[random.integers(0, len(sample), (min(rows, resamples - start), len(sample)))].mean(axis=1)
-        for start in range(0, resamples, rows)
-    ]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Mean(float(sample.mean()), (float(low), float(high)), len(sample))
+    return Mean(float(sample.mean()), _interval(np.mean, sample, resamples=resamples, seed=seed), len(sample))
 
 
 def ratio_interval(
     numerators: Sequence[float], denominators: Sequence[float], *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, tuple[float, float]] | None:
-    """Σ numerators / Σ denominators over cases (facts for each question) with its 95 % bootstrap interval; None when Σ denominators is 0."""
+    """Σ numerators / Σ denominators over cases (facts for each question) with its 95 % bootstrap interval.
+
+    None where Σ denominators is 0. Raises DataError as `compare` does.
+    """
     top, bottom = _scores(numerators), _scores(denominators)
     if bottom.sum() == 0:
         return None
-    drawn = np.random.default_rng(seed).integers(0, len(top), (resamples, len(top)))
-    sums = bottom[drawn].sum(axis=1)
-    ratios = top[drawn].sum(axis=1)[sums > 0] / sums[sums > 0]  # a resample without any question has no ratio
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(top.sum() / bottom.sum()), (float(low), float(high))
+    return float(top.sum() / bottom.sum()), _interval(_ratio, top, bottom, resamples=resamples, seed=seed)
+
+
+def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    sums = bottom.sum(axis)
+    # A resample without any question has no ratio.
+    return np.divide(top.sum(axis), sums, out=np.full_like(sums, np.nan), where=sums > 0)
+
+
+def _interval(
+    statistic: Callable[..., NDArray[np.float64]], *samples: NDArray[np.float64], resamples: int, seed: int
+) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval over cases; resamples in which the statistic is undefined are left out.
+
+    scipy's `bootstrap` draws the same, but refuses a single case, and warns where a resample is undefined.
+    """
+    random, n = np.random.default_rng(seed), len(samples[0])
+    rows = max(1, CHUNK // n)
+    draws = (random.integers(0, n, (min(rows, resamples - start), n)) for start in range(0, resamples, rows))
+    values = [statistic(*(sample[drawn] for sample in samples), axis=1) for drawn in draws]
+    low, high = np.nanquantile(np.concatenate(values), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def proportion(count: int, n: int) -> Proportion:
@@ -117,19 +131,14 @@ def proportion(count: int, n: int) -> Proportion:
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of `count` of `n` (n > 0): holds near 0 and 1 too, where the normal interval leaves [0, 1]."""
-    share = count / n
-    middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
-    return (0.0 if count == 0 else low), (1.0 if count == n else high)
+    """95 % Wilson interval of `count` of `n` (n > 0), which holds near 0 and 1, too, where the normal one does not."""
+    interval = binomtest(count, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _scores(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     scores = np.asarray(values, dtype=np.float64)
     if not len(scores) or not np.isfinite(scores).all():
-        raise DataError(
-            "scores to compare must be finite numbers, at least one",
-            remedy="look into the consultations that were scored",
-        )
+        what = "scores to compare must be finite numbers, at least one"
+        raise DataError(what, remedy="look into the consultations that were scored")
     return scores
