@@ -1,4 +1,4 @@
-"""Bad input through the real `zj run`: one clear line, status 2, no traceback, nothing overwritten, and Ray is never started."""
+"""Bad input through the real `zj run`: one clear line, status 2, no traceback, nothing overwritten, Ray not started."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def _malformed(data: Path) -> str:
 
 def _wrong_order(data: Path) -> str:
     row = {"id": "bad", "messages": [{"role": "assistant", "content": "您好"}, {"role": "user", "content": "痛"}]}
-    return f"train/sft_multi.jsonl:{_append(data / 'train' / 'sft_multi.jsonl', row)}: message 1 is from 'assistant' where 'user' must speak"
+    line = _append(data / "train" / "sft_multi.jsonl", row)
+    return f"train/sft_multi.jsonl:{line}: message 1 is from 'assistant' where 'user' must speak"
 
 
 def _empty_answer(data: Path) -> str:

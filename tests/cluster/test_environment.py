@@ -45,9 +45,9 @@ def warns(check: Check, remedy: str) -> None:
     assert remedy in check.remedy
 
 
-def versions(monkeypatch: pytest.MonkeyPatch, **found: str | None) -> None:
-    known = {**environment.CPU_SET, **{name.replace("_", "-"): version for name, version in found.items()}}
-    monkeypatch.setattr(environment, "_version", known.get)
+def versions(monkeypatch: pytest.MonkeyPatch, **others: str | None) -> None:
+    all_versions = environment.CPU_SET | {name.replace("_", "-"): version for name, version in others.items()}
+    monkeypatch.setattr(environment, "_version", all_versions.get)
 
 
 def free_port() -> int:
@@ -198,8 +198,8 @@ def test_a_cluster_that_answers_wants_a_token(monkeypatch: pytest.MonkeyPatch, t
     fails(token, "no RAY_AUTH_TOKEN", "ray get-auth-token")
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret", encoding="utf-8")
-    found = environment.check_ray_token()
-    assert found.ok is True and "secret" not in found.detail
+    check = environment.check_ray_token()
+    assert check.ok is True and "secret" not in check.detail
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
     fails(environment.check_ray_token(), "can't be read", "RAY_AUTH_TOKEN_PATH")
 

@@ -17,6 +17,7 @@ import pytest
 import ray
 import yaml
 
+from zj_ray.cluster.environment import gpu_need
 from zj_ray.config.load import load_config
 from zj_ray.serving.app import ServedModel, application
 
@@ -88,15 +89,9 @@ def test_every_pod_runs_one_image_with_the_installed_ray(kind: str) -> None:
 def test_the_job_runs_a_config_that_loads_on_enough_gpus() -> None:
     words = shlex.split(_manifest("rayjob")["spec"]["entrypoint"])
     assert words[:2] == ["zj", "run"] and words[2].startswith("/opt/zj/configs/")
-    config = load_config(
-        ROOT / words[2].removeprefix("/opt/zj/"), [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    )
-    ppo, fleet = config.ppo, config.fleet
-    wanted = (
-        sum(role.ranks * role.gpus for role in (ppo.policy, ppo.critic, ppo.reward, ppo.reference))
-        + fleet.initial * fleet.engine_gpus
-    )
-    assert wanted <= _gpus("rayjob")
+    overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    config = load_config(ROOT / words[2].removeprefix("/opt/zj/"), overrides)
+    assert gpu_need(config) <= _gpus("rayjob")
 
 
 def test_the_service_deploys_this_packages_application() -> None:

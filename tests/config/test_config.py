@@ -162,7 +162,8 @@ RULE_FAULTS = {
         "add engines to the policy's group",
     ),
     "IPC to more engines than ranks": (
-        "ppo: {policy: {gpus: 0.6}, colocate: [[policy, engines]]}\nfleet: {transport: ipc, engine_gpus: 0.4, initial: 3}",
+        "ppo: {policy: {gpus: 0.6}, colocate: [[policy, engines]]}\n"
+        "fleet: {transport: ipc, engine_gpus: 0.4, initial: 3}",
         "3 engines for 2 ranks",
         "fleet.initial to at most 2",
     ),

@@ -1,4 +1,4 @@
-"""Keys of earlier versions are refused in what a user writes, by name and with their new place, and read in what a run has frozen."""
+"""Keys of earlier versions: refused with their new place in what a user writes, read in what a run has frozen."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The fleet follows its queue, and Ray's own autoscaler follows the fleet: nodes come for engines and go with them.
 
-The closest to a cloud that works on one machine: a real Ray head with autoscaler v2, whose node provider starts and ends
-real Ray nodes (raylets) here instead of renting machines.
+The closest to a cloud that works on one machine: a real Ray head with autoscaler v2, whose node provider starts and
+ends real Ray nodes (raylets) here instead of renting machines.
 """
 
 from __future__ import annotations
@@ -71,20 +71,33 @@ def autoscaling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "max_workers": 4,
         },
     }
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     settings = {
-        "cluster_name": "zj", "max_workers": 4, "idle_timeout_minutes": 0.1, "upscaling_speed": 100, "provider": provider,
-        "available_node_types": node_types, "head_node_type": "ray.head.default", "auth": {}, "docker": {}, "initialization_commands": [],
-        "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
-        "worker_start_ray_commands": [], "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False,
-        "rsync_exclude": [], "rsync_filter": [],
-    }  # fmt: skip
+        "cluster_name": "zj",
+        "max_workers": 4,
+        "idle_timeout_minutes": 0.1,
+        "upscaling_speed": 100,
+        "provider": provider,
+        "available_node_types": node_types,
+        "head_node_type": "ray.head.default",
+        "file_mounts_sync_continuously": False,
+        **dict.fromkeys(("auth", "docker", "file_mounts"), {}),
+        **dict.fromkeys(("cluster_synced_files", "rsync_exclude", "rsync_filter"), []),
+        **{f"{name}_commands": [] for name in commands},
+    }
     (logs / "autoscaler.json").write_text(json.dumps(settings))
     environment = {
-        **os.environ, "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_CLOUD_INSTANCE_ID": HEAD,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD, "RAY_AUTH_MODE": "disabled",
-    }  # fmt: skip
-    arguments = f"start --head --block --disable-usage-stats --num-cpus 0 --object-store-memory 100000000 --port {gcs} --include-dashboard false"
-    arguments += f" --ray-client-server-port {client} --dashboard-agent-listen-port {agent} --temp-dir {folder}"
+        **os.environ,
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
+        "RAY_AUTH_MODE": "disabled",
+    }
+    arguments = "start --head --block --disable-usage-stats --num-cpus 0 --object-store-memory 100000000"
+    arguments += f" --port {gcs} --include-dashboard false --ray-client-server-port {client}"
+    arguments += f" --dashboard-agent-listen-port {agent} --temp-dir {folder}"
     command = [
         Path(sys.executable).parent / "ray",
         *arguments.split(),
@@ -115,14 +128,14 @@ def test_nodes_come_for_a_queue_and_go_when_it_is_gone(
     )
     folder = tiny_folder(tmp_path / "lm")
     fleet = Fleet(str(folder), MODEL, CONFIG, start_timeout=LIMIT)
-    seen: list[tuple[float, int, int]] = []
+    history: list[tuple[float, int, int]] = []
     started = time.monotonic()
 
     def watch(condition: Any, what: str) -> None:
         deadline = time.monotonic() + LIMIT
         while not condition():
-            seen.append((round(time.monotonic() - started, 1), _workers(), len(fleet.lives)))
-            assert time.monotonic() < deadline, f"waited {LIMIT:.0f} s for {what}: {seen[-1]}, {fleet.table()}"
+            history.append((round(time.monotonic() - started, 1), _workers(), len(fleet.lives)))
+            assert time.monotonic() < deadline, f"waited {LIMIT:.0f} s for {what}: {history[-1]}, {fleet.table()}"
             time.sleep(0.5)
 
     try:
@@ -133,7 +146,10 @@ def test_nodes_come_for_a_queue_and_go_when_it_is_gone(
         fleet.publish(publish_folder(folder, 1))
         assert _workers() == 1  # came for the first engine
         chat = ChatFormat(load_tokenizer(folder))
-        requests = [TurnRequest(f"r{i}", chat.open("头痛。"), 200, 1.0, i, chat.stop_id) for i in range(2500)]
+        requests = [
+            TurnRequest(f"r{i}", chat.open("头痛。"), max_tokens=200, temperature=1.0, seed=i, stop_id=chat.stop_id)
+            for i in range(2500)
+        ]
         answered: list[int] = []
         work = threading.Thread(
             target=lambda: answered.extend(len(a.output.token_ids) for a in fleet.generate(requests, timeout=LIMIT)),
@@ -148,5 +164,7 @@ def test_nodes_come_for_a_queue_and_go_when_it_is_gone(
     finally:
         fleet.close()
         ray.shutdown()
-        changes = [row for before, row in zip([(0.0, -1, -1), *seen], seen, strict=False) if row[1:] != before[1:]]
+        changes = [
+            row for before, row in zip([(0.0, -1, -1), *history], history, strict=False) if row[1:] != before[1:]
+        ]
         print("seconds, nodes, engines:", changes)

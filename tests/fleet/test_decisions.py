@@ -1,4 +1,4 @@
-"""The fleet's decisions without Ray: who serves, who gets which turn, what becomes of a turn, how many engines there should be."""
+"""The fleet's decisions without Ray: who serves, who gets which turn, what becomes of it, how many engines there are."""
 
 from __future__ import annotations
 
@@ -55,10 +55,8 @@ def _apply(life: EngineLife, event: str) -> None:
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=40))
 def test_only_a_confirmed_sync_to_the_current_version_leads_to_serving(events: list[str]) -> None:
-    life, confirmed = (
-        EngineLife("e"),
-        False,
-    )  # confirmed: by a sync to the current version, and nothing has undone it since
+    life = EngineLife("e")
+    confirmed = False  # by a sync to the current version, and nothing has undone it since
     for event in events:
         before = life.state
         try:
@@ -193,7 +191,10 @@ def _dispatcher(router: Router, clock: Clock, turn: int = 3, engine: int = 4, wa
 
 
 def test_an_engine_that_fails_fast_attracts_no_traffic() -> None:
-    """One of four answers every turn at once with an error; the others take a second. Least in flight alone would give it nearly everything."""
+    """One of four answers every turn at once with an error, the others take a second.
+
+    Least in flight alone would give it nearly everything.
+    """
     clock = Clock()
     lives = [_serving(name) for name in "abcd"]
     dispatcher = _dispatcher(_router(*lives, clock=clock), clock)
@@ -204,8 +205,8 @@ def test_an_engine_that_fails_fast_attracts_no_traffic() -> None:
         while accepted - done < 12:
             dispatcher.accept(f"t{accepted}")
             accepted += 1
-        while given := dispatcher.assign():
-            for assignment in given:
+        while assignments := dispatcher.assign():
+            for assignment in assignments:
                 at[assignment.engine] += 1
                 if assignment.engine == "a":
                     assert dispatcher.failed(assignment, "boom") is None
@@ -310,7 +311,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.lives = [EngineLife(name) for name in "abc"]
         for life in self.lives:
             self.router.add(life)
-        self.given: list[Assignment] = []
+        self.assignments: list[Assignment] = []
         self.order: list[str] = []  # keys as first given out
 
     def _report(self, lost: object) -> None:
@@ -328,19 +329,19 @@ class FleetMachine(RuleBasedStateMachine):
         for assignment in self.dispatcher.assign():
             life = next(life for life in self.lives if life.name == assignment.engine)
             assert life.state in (EngineState.SERVING, EngineState.SUSPECT) and life.version == self.version
-            self.given.append(assignment)
+            self.assignments.append(assignment)
 
-    @precondition(lambda self: self.given)
+    @precondition(lambda self: self.assignments)
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
-        assignment = data.draw(st.sampled_from(self.given))
+        assignment = data.draw(st.sampled_from(self.assignments))
         if self.dispatcher.succeeded(assignment):
             self.fate.done[assignment.key] += 1
 
-    @precondition(lambda self: self.given)
+    @precondition(lambda self: self.assignments)
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
-        self._report(self.dispatcher.failed(data.draw(st.sampled_from(self.given)), "boom"))
+        self._report(self.dispatcher.failed(data.draw(st.sampled_from(self.assignments)), "boom"))
 
     @rule(number=st.integers(0, 2))
     def die(self, number: int) -> None:
@@ -423,9 +424,9 @@ def _scaler(clock: Clock, autoscale: bool = True, initial: int = 2) -> Scaler:
 def test_a_number_that_was_asked_for_stands_within_the_bounds() -> None:
     scaler = _scaler(Clock(), autoscale=False)
     assert scaler.desired(1000, 0) == 2  # without the autoscaler a queue changes nothing
-    for asked, kept in ((4, 4), (0, 1), (99, 6)):
-        scaler.ask(asked)
-        assert scaler.desired(0, 0) == kept
+    for wish, engines in ((4, 4), (0, 1), (99, 6)):
+        scaler.ask(wish)
+        assert scaler.desired(0, 0) == engines
 
 
 def test_a_wish_that_is_taken_back_leaves_what_the_config_says() -> None:
@@ -435,9 +436,8 @@ def test_a_wish_that_is_taken_back_leaves_what_the_config_says() -> None:
         scaler.ask(9)
         assert scaler.desired(0, 0) == 6
         scaler.ask(None)
-    assert (
-        fixed.desired(0, 0) == 2 and following.desired(0, 0) == 6
-    )  # the autoscaler goes on from there, and shrinks when idle long enough
+    assert fixed.desired(0, 0) == 2
+    assert following.desired(0, 0) == 6  # the autoscaler goes on from there, and shrinks when idle long enough
 
 
 def test_the_autoscaler_adds_engines_once_turns_have_waited_and_lets_them_go_when_long_idle() -> None:

@@ -1,4 +1,4 @@
-"""With `model.deterministic` a turn depends on the weights, its tokens and its seed alone, not on what the engine did before or beside it."""
+"""With `model.deterministic` a turn depends on the weights, its tokens and its seed, not on what its engine did else."""
 
 from __future__ import annotations
 
@@ -33,18 +33,17 @@ def _answers(folder: str) -> list[dict[int, list[float]]]:
     """Log-probs of every turn, in each of the orders."""
     core = EngineThread(engine_arguments(folder, replace(MODEL, deterministic=True), FLEET, 0))
     core.ready.result(300)
-    found = []
+    answers = []
     for number, order in enumerate(ORDERS):
-        asked = {turn: core.generate(_request(f"{number}/{turn}", turn)) for turn in order}
-        found.append({turn: future.result(120).logprobs for turn, future in asked.items()})
-    return found
+        futures = {turn: core.generate(_request(f"{number}/{turn}", turn)) for turn in order}
+        answers.append({turn: future.result(120).logprobs for turn, future in futures.items()})
+    return answers
 
 
 def _request(key: str, turn: int) -> TurnRequest:
     draw = random.Random(turn)
-    return TurnRequest(
-        key, [draw.randrange(5, MODEL.tiny.vocab_size) for _ in range(20 + 3 * turn)], 24, 1.0, turn, stop_id=0
-    )
+    token_ids = [draw.randrange(5, MODEL.tiny.vocab_size) for _ in range(20 + 3 * turn)]
+    return TurnRequest(key, token_ids, max_tokens=24, temperature=1.0, seed=turn, stop_id=0)
 
 
 def test_company_and_past_leave_every_bit_of_a_turn_as_it_is(tmp_path: Path) -> None:
@@ -54,18 +53,11 @@ def test_company_and_past_leave_every_bit_of_a_turn_as_it_is(tmp_path: Path) -> 
     )
     LlamaForCausalLM(shape).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "tests.fleet.test_repeatable_engine",
-        str(tmp_path),
-        str(tmp_path / "answers.json"),
-    ]
-    done = subprocess.run(
-        command, env=os.environ | engine_environment(FLEET), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    many, few, alone = json.loads((tmp_path / "answers.json").read_text())
+    module, answers = "tests.fleet.test_repeatable_engine", tmp_path / "answers.json"
+    command, environment = [sys.executable, "-m", module, tmp_path, answers], os.environ | engine_environment(FLEET)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    many, few, alone = json.loads(answers.read_text())
     assert alone["3"] == few["3"] == many["3"] and len(set(alone["3"])) > 10
     assert all(few[turn] == many[turn] for turn in few)
 

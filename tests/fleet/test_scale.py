@@ -23,8 +23,8 @@ def _run(folder: Path) -> Run:
 def test_a_wish_stays_in_the_run_folder_until_it_is_taken_back(tmp_path: Path) -> None:
     run = _run(tmp_path / "r")
     assert wanted_rollouts(run.folder) is None
-    said = scale("r", 4, runs=tmp_path)
-    assert wanted_rollouts(run.folder) == 4 and "4 rollout engines" in said and "when it goes on" in said
+    words = scale("r", 4, runs=tmp_path)
+    assert wanted_rollouts(run.folder) == 4 and "4 rollout engines" in words and "when it goes on" in words
     scale("r", None, runs=tmp_path)
     assert wanted_rollouts(run.folder) is None
 

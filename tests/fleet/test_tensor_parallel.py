@@ -19,7 +19,8 @@ QUESTIONS = ("头痛。", "发热怎么办？", "咳嗽。")
 
 def _greedy(fleet: Fleet, chat: ChatFormat, key: str) -> list[list[int]]:
     requests = [
-        TurnRequest(f"{key}/{i}", chat.open(text), 16, 0.0, 0, chat.stop_id) for i, text in enumerate(QUESTIONS)
+        TurnRequest(f"{key}/{i}", chat.open(text), max_tokens=16, temperature=0.0, seed=0, stop_id=chat.stop_id)
+        for i, text in enumerate(QUESTIONS)
     ]
     return [answer.output.token_ids for answer in fleet.generate(requests, timeout=120)]
 
@@ -30,17 +31,17 @@ def test_a_cut_model_takes_weights_and_says_the_same(ray_session: None, tmp_path
     for seed in (0, 1):
         make_tiny(CUT.tiny, tokenizer, CUT.max_length, seed).save_pretrained(tmp_path / f"{seed}")
         tokenizer.save_pretrained(tmp_path / f"{seed}")
-    said: dict[int, list[list[list[int]]]] = {}
+    answers: dict[int, list[list[list[int]]]] = {}
     for parts in (1, 2):
         config = FleetConfig(initial=1, engine_cpus=parts, kv_cache_mb=64, max_in_flight=16, tensor_parallel=parts)
         fleet = Fleet(str(tmp_path / "0"), CUT, config, start_timeout=300)
         try:
             fleet.launch()
             fleet.wait_ready()
-            said[parts] = []
+            answers[parts] = []
             for version, seed in ((1, 0), (2, 1)):
                 fleet.publish(publish_folder(tmp_path / f"{seed}", version))
-                said[parts].append(_greedy(fleet, chat, f"{parts}/{version}"))
+                answers[parts].append(_greedy(fleet, chat, f"{parts}/{version}"))
         finally:
             fleet.close()
-    assert said[1] == said[2] and said[1][0] != said[1][1]
+    assert answers[1] == answers[2] and answers[1][0] != answers[1][1]

@@ -1,4 +1,4 @@
-"""A run that was started before the rooms and keys moved is resumed, read and served; its owner freezes the config anew."""
+"""A run of before the rooms and keys moved is resumed, read and served; its owner freezes the config anew."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ CREATE TABLE account (event INTEGER NOT NULL PRIMARY KEY, name VARCHAR(64) NOT N
 CREATE TABLE ticket (id INTEGER NOT NULL PRIMARY KEY, item VARCHAR(128) NOT NULL REFERENCES item (id), slot INTEGER,
   adjudicating BOOLEAN DEFAULT 0 NOT NULL, annotator VARCHAR(128), state VARCHAR(8) NOT NULL, priority FLOAT NOT NULL,
   since FLOAT, until FLOAT, UNIQUE (item, slot), UNIQUE (item, annotator));
-INSERT INTO item VALUES ('open-1', 'case-1', '[{"role": "user", "content": "头痛三天"}]', '内科', '2026-01-02 03:04:05');
+INSERT INTO item VALUES
+  ('open-1', 'case-1', '[{"role": "user", "content": "头痛三天"}]', '内科', '2026-01-02 03:04:05');
 INSERT INTO answer VALUES ('open-1', 0, '多久了？', '{"model": "sft", "round": 1}'), ('open-1', 1, '吃药。', '{}');
 INSERT INTO ranking (item, annotator, kind, overall, created) VALUES
   ('open-1', 'zhang', 'human', '[1, 2]', '2026-01-02 03:04:05'),

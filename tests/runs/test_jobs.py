@@ -1,4 +1,4 @@
-"""Runs as Ray jobs and as processes: submit, status, logs, stop, on a cluster of the test's own that asks for tokens."""
+"""Runs as Ray jobs and as processes: submit, status, logs, stop, on a cluster of the test's own with a token."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ def test_submitting_where_nobody_listens_names_the_address(tmp_path: Path) -> No
 def test_a_cluster_that_has_just_started_gets_time_for_its_agent(
     started: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    jobs_sent = []
 
     class Client:
         def submit_job(self, **job: object) -> None:
-            asked.append(job)
-            if not started or len(asked) < 3:
+            jobs_sent.append(job)
+            if not started or len(jobs_sent) < 3:
                 raise RuntimeError("Request failed with status code 500: No available agent to submit job, please …")
 
     server = JobServer.__new__(JobServer)
@@ -135,11 +135,11 @@ def test_a_cluster_that_has_just_started_gets_time_for_its_agent(
     monkeypatch.setattr(job_server, "AGENT_SECONDS", 60.0 if started else 0.05)
     if started:
         server.submit("job", "true", working_dir=".", variables={}, metadata={})
-        assert len(asked) == 3
+        assert len(jobs_sent) == 3
     else:
         with pytest.raises(ZjError, match="refuses the job") as caught:
             server.submit("job", "true", working_dir=".", variables={}, metadata={})
-        assert "--dashboard-agent-listen-port" in caught.value.remedy and len(asked) > 1
+        assert "--dashboard-agent-listen-port" in caught.value.remedy and len(jobs_sent) > 1
 
 
 def test_a_remote_cluster_gets_no_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,21 +58,22 @@ def _answer_with_vllm(folder: str) -> None:
     engine.ready.result(200)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = ChatFormat(tokenizer)
-    output = engine.generate(TurnRequest("one", chat.open("头痛。"), 8, 0.0, 0, chat.stop_id)).result(100)
+    greedy = TurnRequest("one", chat.open("头痛。"), max_tokens=8, temperature=0.0, seed=0, stop_id=chat.stop_id)
+    output = engine.generate(greedy).result(100)
     Path(folder, "answer.json").write_text(json.dumps(output.token_ids))
     os._exit(0)  # the engine's thread never ends
 
 
 def test_transformers_and_vllm_load_what_is_exported_and_answer_alike(run: Run, tmp_path: Path) -> None:
     to = tmp_path / "exported"
-    code, said = _zj("export", "mini", "--stage", "sft", "--to", to, "--runs", run.folder.parent)
-    assert code == 0 and str(to) in said
+    code, output = _zj("export", "mini", "--stage", "sft", "--to", to, "--runs", run.folder.parent)
+    assert code == 0 and str(to) in output
     tokenizer, model = AutoTokenizer.from_pretrained(to), AutoModelForCausalLM.from_pretrained(to, dtype=torch.float32)
-    asked = tokenizer.apply_chat_template(
+    prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "头痛。"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    assert asked["input_ids"][0].tolist() == ChatFormat(tokenizer).open("头痛。")
-    answer = model.generate(**asked, max_new_tokens=8, do_sample=False)[0, asked["input_ids"].shape[1] :].tolist()
+    assert prompt["input_ids"][0].tolist() == ChatFormat(tokenizer).open("头痛。")
+    answer = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :].tolist()
     assert GenerationConfig.from_pretrained(to).eos_token_id == ChatFormat(tokenizer).stop_id
     assert (
         not list(to.rglob("*.bin"))
@@ -106,8 +107,8 @@ def test_what_cannot_be_exported_is_named_and_nothing_is_written(run: Run, tmp_p
         ("ppo", tmp_path / "a", "the ppo stage has left no model"),
         ("sft", run.folder, "there is something already"),
     ):
-        code, said = _zj("export", "mini", "--stage", stage, "--to", to, "--runs", run.folder.parent)
-        assert code == 2 and words in said
+        code, output = _zj("export", "mini", "--stage", stage, "--to", to, "--runs", run.folder.parent)
+        assert code == 2 and words in output
     assert not list(tmp_path.iterdir())
 
 
@@ -124,10 +125,7 @@ def test_runs_are_listed_with_stage_step_age_and_size(
     result = CliRunner().invoke(app, ["runs", "--runs", str(tmp_path)])
     newer, older = [line for line in result.output.splitlines() if "newer" in line or "older" in line]
     assert "newer" in newer and "stopped" in newer and "3 of 4" in newer
-    assert (
-        "died" in older
-        and "2.0 h ago" in older
-        and any(f"{size}.{part} MB" in older for size in (5, 6) for part in range(10))
-    )
-    code, said = _zj("runs", "--runs", tmp_path / "nowhere")
-    assert code == 2 and "there are no runs" in said
+    assert "died" in older and "2.0 h ago" in older
+    assert any(f"{size}.{part} MB" in older for size in (5, 6) for part in range(10))
+    code, output = _zj("runs", "--runs", tmp_path / "nowhere")
+    assert code == 2 and "there are no runs" in output
