@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # neither Ray nor torch for tests that need neither
     from zj_ray.fleet.control.fleet import Fleet
     from zj_ray.roles.roles import Roles
 
+pytest.register_assert_rewrite("tests.helpers")  # a helper's failed assertion shows its values too
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
 

@@ -22,7 +22,7 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
     finished: FinishedRun, tmp_path: Path
 ) -> None:
     runs, log = tmp_path / "runs", tmp_path / "zj.log"
-    shutil.copytree(finished.runs, runs)
+    shutil.copytree(finished.runs, runs, symlinks=True)
     run = runs / NAME
     first = json.loads((run / "reward" / "manifest.json").read_text())
 
