@@ -81,11 +81,11 @@ def rankings_of(item: Item, annotator: str) -> st.SearchStrategy[Ranking]:
     ranks = scores.map(lambda drawn: tuple(competition_ranks(drawn)))
     return st.builds(
         Ranking,
-        st.just(item.id),
-        st.just(annotator),
-        st.sampled_from(["human", "simulated", "file"]),
-        ranks,
-        st.none() | st.dictionaries(st.sampled_from(ASPECTS), ranks),
+        item=st.just(item.id),
+        annotator=st.just(annotator),
+        kind=st.sampled_from(["human", "simulated", "file"]),
+        overall=ranks,
+        aspects=st.none() | st.dictionaries(st.sampled_from(ASPECTS), ranks),
         all_wrong=st.booleans(),
         right_answer=st.none() | texts,
         comment=st.none() | texts,

@@ -54,7 +54,14 @@ def calibrate(differences: Floats, prompts: NDArray[np.int64]) -> Calibration | 
     to_fit = np.isin(prompts, numbers[::2])
     temperature, others = fit_temperature(differences[to_fit]), differences[~to_fit]
     before, after = reliability(others), reliability(others / temperature)
-    return Calibration(temperature, expected_error(before), expected_error(after), len(others), before, after)
+    return Calibration(
+        temperature,
+        ece_before=expected_error(before),
+        ece=expected_error(after),
+        pairs=len(others),
+        before=before,
+        after=after,
+    )
 
 
 def fit_temperature(differences: Floats) -> float:
