@@ -123,11 +123,8 @@ def _run_stage(work: Run, context: StageContext, stage: str) -> None:
 
 def _forget_from(work: Run, start_from: str) -> None:
     if start_from not in work.config.stages:
-        raise ConfigError(
-            f"this run has no stage {start_from!r}",
-            where="--from",
-            remedy=f"use one of {', '.join(work.config.stages)}",
-        )
+        what, remedy = f"this run has no stage {start_from!r}", f"use one of {', '.join(work.config.stages)}"
+        raise ConfigError(what, where="--from", remedy=remedy)
     for stage in STAGES[STAGES.index(start_from) :]:
         folder = work.folder / stage
         if folder.is_dir():

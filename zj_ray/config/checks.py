@@ -27,11 +27,8 @@ def check(config: Config, set_keys: Mapping[str, str]) -> None:
     unused = ineffective(config)
     for key, where in set_keys.items():
         if key in unused:
-            raise ConfigError(
-                f"'{key}' has no effect: {unused[key]}",
-                where=where,
-                remedy="remove the key, or change the setting it depends on",
-            )
+            remedy = "remove the key, or change the setting it depends on"
+            raise ConfigError(f"'{key}' has no effect: {unused[key]}", where=where, remedy=remedy)
 
 
 def _out_of_range(config: Config) -> Iterator[Fault]:

@@ -39,7 +39,7 @@ _KINDS = {  # of a key's type: what its value is called, and an example
 
 
 @dataclass(frozen=True)
-class _Written:
+class _Setting:
     """A value as it was written, and where: "configs/demo.yaml:12" or "--set ppo.steps=3"."""
 
     node: yaml.Node
@@ -55,39 +55,37 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, frozen: bool
     Raises ConfigError naming file and line (or the override), the key and the remedy for a missing file, bad YAML, an
     unknown or repeated key, a wrong type, a value out of range and a key that has no effect beside the others.
     """
-    written = dict(_read_file(Path(path)))
+    settings = dict(_read_file(Path(path)))
     if frozen:
-        written = _translated(written, path)
+        settings = _translated(settings, path)
     for override in overrides:
-        written.update(_read_override(override))
-    _refuse_old_keys(written)
-    config = _build(Config, "", written)
-    check(config, {key: value.where for key, value in written.items()})
+        settings.update(_read_override(override))
+    _refuse_old_keys(settings)
+    config = _build(Config, "", settings)
+    check(config, {key: value.where for key, value in settings.items()})
     return config
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, _Written]]:
+def _read_file(path: Path) -> Iterator[tuple[str, _Setting]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError("there is no such config file", where=str(path), remedy=_neighbours(path)) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"the file is not UTF-8 text (byte {error.start})", where=str(path), remedy="save it as UTF-8"
-        ) from None
+        what = f"the file is not UTF-8 text (byte {error.start})"
+        raise ConfigError(what, where=str(path), remedy="save it as UTF-8") from None
     except OSError as error:
-        raise ConfigError(
-            f"the file can't be read: {error.strerror}", where=str(path), remedy="give a readable YAML file"
-        ) from None
+        what = f"the file can't be read: {error.strerror}"
+        raise ConfigError(what, where=str(path), remedy="give a readable YAML file") from None
     root = _compose(text, lambda line: f"{path}:{line}")
     if root is not None:
         yield from _flatten(root, Config, "", lambda node: f"{path}:{node.start_mark.line + 1}", {})
 
 
-def _read_override(override: str) -> Iterator[tuple[str, _Written]]:
+def _read_override(override: str) -> Iterator[tuple[str, _Setting]]:
     where = f"--set {override}"
     key, equals, text = override.partition("=")
     key = key.strip()
@@ -99,76 +97,71 @@ def _read_override(override: str) -> Iterator[tuple[str, _Written]]:
     yield from _flatten(node, Config, "", lambda node: where, {})
 
 
-def _compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
+def _compose(text: str, locate: Callable[[int], str]) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         fault = error.problem or error.context or "it can't be parsed"
-        raise ConfigError(
-            f"not valid YAML: {fault}",
-            where=place(line),
-            remedy="check indentation (spaces, no tabs), colons and quotes",
-        ) from None
+        remedy = "check indentation (spaces, no tabs), colons and quotes"
+        raise ConfigError(f"not valid YAML: {fault}", where=locate(line), remedy=remedy) from None
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"not valid YAML: {error}", where=place(1), remedy="remove control characters and save the file as UTF-8"
-        ) from None
+        remedy = "remove control characters and save the file as UTF-8"
+        raise ConfigError(f"not valid YAML: {error}", where=locate(1), remedy=remedy) from None
 
 
 def _flatten(
-    node: yaml.Node, section: type, prefix: str, place: Callable[[yaml.Node], str], seen: dict[str, str]
-) -> Iterator[tuple[str, _Written]]:
-    """The written leaves of one section as (dotted key, value), old keys too; rejects unknown and repeated keys."""
+    node: yaml.Node, section: type, prefix: str, locate: Callable[[yaml.Node], str], lines: dict[str, str]
+) -> Iterator[tuple[str, _Setting]]:
+    """What is written in one section as (dotted key, setting), old keys too; rejects unknown and repeated keys."""
     if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
         return  # a section whose lines are all commented out
     if not isinstance(node, yaml.MappingNode):
         name = f"'{prefix[:-1]}' is a section" if prefix else "a run's configuration is a mapping"
         remedy = f"set a key of it, such as {prefix}{fields(section)[0].name}"
-        raise ConfigError(f"{name}, not {_node_name(node)}", where=place(node), remedy=remedy)
+        raise ConfigError(f"{name}, not {_node_name(node)}", where=locate(node), remedy=remedy)
     hints = type_hints(section)
     for key_node, value in node.value:
         name = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else _node_name(key_node)
-        key, where = prefix + name, place(key_node)
+        key, where = prefix + name, locate(key_node)
         if name not in hints and key not in MOVED and key not in REMOVED:
             raise ConfigError(f"unknown key '{key}'", where=where, remedy=_nearest_key(key, prefix, tuple(hints)))
-        if key in seen:
-            raise ConfigError(
-                f"'{key}' is written twice", where=where, remedy=f"keep one of the two; the first is at {seen[key]}"
-            )
-        seen[key] = where
+        if key in lines:
+            remedy = f"keep one of the two; the first is at {lines[key]}"
+            raise ConfigError(f"'{key}' is written twice", where=where, remedy=remedy)
+        lines[key] = where
         if is_dataclass(hints.get(name)):
-            yield from _flatten(value, hints[name], key + ".", place, seen)
+            yield from _flatten(value, hints[name], key + ".", locate, lines)
         else:
-            yield key, _Written(value, where)
+            yield key, _Setting(value, where)
 
 
-def _translated(written: Mapping[str, _Written], path: str | Path) -> dict[str, _Written]:
+def _translated(settings: Mapping[str, _Setting], path: str | Path) -> dict[str, _Setting]:
     """What an earlier version wrote, by the keys of today."""
-    old = [f"{key} is now {MOVED[key]}" for key in written if key in MOVED]
-    old += [f"{key} is gone" for key in written if key in REMOVED]
+    old = [f"{key} is now {MOVED[key]}" for key in settings if key in MOVED]
+    old += [f"{key} is gone" for key in settings if key in REMOVED]
     if old:
         logger.warning("%s is by an earlier version: %s", path, ", ".join(old))
-    return {MOVED.get(key, key): value for key, value in written.items() if key not in REMOVED}
+    return {MOVED.get(key, key): value for key, value in settings.items() if key not in REMOVED}
 
 
-def _refuse_old_keys(written: Mapping[str, _Written]) -> None:
-    for key, value in written.items():
+def _refuse_old_keys(settings: Mapping[str, _Setting]) -> None:
+    for key, value in settings.items():
         if key in MOVED:
             raise ConfigError(f"'{key}' moved", where=value.where, remedy=f"write {MOVED[key]}")
         if key in REMOVED:
             raise ConfigError(f"'{key}' is gone", where=value.where, remedy=REMOVED[key])
 
 
-def _build(section: type, prefix: str, written: Mapping[str, _Written]) -> Any:
+def _build(section: type, prefix: str, settings: Mapping[str, _Setting]) -> Any:
     values: dict[str, Any] = {}
     for name, hint in type_hints(section).items():
         key = prefix + name
         if is_dataclass(hint):
-            values[name] = _build(hint, key + ".", written)  # type: ignore[arg-type]
-        elif key in written:
-            values[name] = _parse(written[key].node, hint, key, written[key].where)
+            values[name] = _build(hint, key + ".", settings)  # type: ignore[arg-type]
+        elif key in settings:
+            values[name] = _parse(settings[key].node, hint, key, settings[key].where)
     return section(**values)
 
 
@@ -230,10 +223,10 @@ def _node_name(node: yaml.Node) -> str:
 def _nearest_key(key: str, prefix: str, names: Sequence[str]) -> str:
     """The remedy for an unknown key: the same name in another section, or a sibling that looks like it."""
     everywhere = [leaf.key for leaf in leaves(Config())]
-    moved = [full for full in everywhere if full.rpartition(".")[2] == key.rpartition(".")[2]]
+    namesakes = [full for full in everywhere if full.rpartition(".")[2] == key.rpartition(".")[2]]
     siblings = [prefix + name for name in difflib.get_close_matches(key.removeprefix(prefix), names, n=1, cutoff=0.7)]
-    if moved or siblings:
-        return f"did you mean '{(moved or siblings)[0]}'?"
+    if namesakes or siblings:
+        return f"did you mean '{(namesakes or siblings)[0]}'?"
     return f"'{prefix[:-1]}' has {', '.join(names)}" if prefix else nearest(key, everywhere)
 
 

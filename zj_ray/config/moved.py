@@ -1,7 +1,7 @@
 """Keys of earlier versions: where each stands now, or what to do in its place.
 
-What the user writes is refused with these words. A run that an earlier version started goes on: its frozen config is
-read with the keys at their new places (`load_config(..., frozen=True)`).
+An old key that a user writes is refused with these words. A run that an earlier version started goes on: its frozen
+config is read with the keys at their new places (`load_config(..., frozen=True)`).
 """
 
 from __future__ import annotations

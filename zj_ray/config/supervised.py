@@ -52,11 +52,7 @@ class TrainConfig:
     offload: Offload = setting("none", OFFLOAD_HELP)
     lora: LoraConfig = field(default_factory=LoraConfig)
     save_every: int = setting(200, "optimizer steps between checkpoints inside the stage", AT_LEAST_ONE)
-    patience: int | None = setting(
-        None,
-        PATIENCE_HELP,
-        AT_LEAST_ONE,
-    )
+    patience: int | None = setting(None, PATIENCE_HELP, AT_LEAST_ONE)
     stall_timeout: float = setting(1800.0, "give up when no step was finished for so long [s]", POSITIVE)
 
 
@@ -127,11 +123,7 @@ class RewardTrainConfig(TrainConfig):
         4096, "tokens of one optimizer step over all ranks; all K answers of a prompt stay together", AT_LEAST_ONE
     )
     save_every: int = setting(100, "optimizer steps between checkpoints inside the stage", AT_LEAST_ONE)
-    patience: int | None = setting(
-        3,
-        PATIENCE_HELP,
-        AT_LEAST_ONE,
-    )
+    patience: int | None = setting(3, PATIENCE_HELP, AT_LEAST_ONE)
     init: Literal["pretrain", "sft"] = setting(
         "sft", "model that the trunk starts from; the paper starts from the pre-trained one"
     )

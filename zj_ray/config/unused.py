@@ -34,8 +34,8 @@ def _unused(config: Config) -> Iterator[Unused]:
         yield "reward.margin", "reward.loss is plackett_luce, which has no pairs to ask a margin of"
     yield from _unused_in_fleet(config.fleet)
     yield from _unused_in_ppo(config.ppo)
-    trained = {name: getattr(config, name) for name in TRAINED}
-    for name, part in {**trained, **{f"ppo.{role}": getattr(config.ppo, role) for role in ROLES}}.items():
+    stages = {name: getattr(config, name) for name in TRAINED}
+    for name, part in {**stages, **{f"ppo.{role}": getattr(config.ppo, role) for role in ROLES}}.items():
         if part.gpus == 0:
             yield f"{name}.offload", f"{name}.gpus is 0, so everything is in CPU memory anyway"
         if hasattr(part, "lora") and part.lora.rank == 0:
@@ -44,8 +44,8 @@ def _unused(config: Config) -> Iterator[Unused]:
 
 def _unused_in_feedback(source: str) -> Iterator[Unused]:
     if source == "file":
-        made = ("prompts", "answers", "temperatures", "annotators", "noise")
-        yield from _all("feedback", made, "feedback.source is file: its answers and ranks are read, not made")
+        keys = ("prompts", "answers", "temperatures", "annotators", "noise")
+        yield from _all("feedback", keys, "feedback.source is file: its answers and ranks are read, not made")
     elif source == "human":
         yield from _all("feedback", ("annotators", "noise"), "feedback.source is human: no annotator is simulated")
     if source != "human":

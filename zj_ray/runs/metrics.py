@@ -70,7 +70,7 @@ class MetricLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, without a last line that has no end: its writer was killed.
 
-    Raises DataError with the place of any other damage.
+    Raises DataError with file and line of any other damage.
     """
     lines = path.read_text(encoding="utf-8").split("\n")
     rows = []

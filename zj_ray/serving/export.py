@@ -108,29 +108,29 @@ def _generation(folder: Path) -> GenerationConfig:
 def card(run: Run, stage: str) -> str:
     """The model card, from what the run has written down."""
     config, summary = run.config, read_summary(run.folder)
-    done = [name for name in config.stages if run.manifest(name) is not None]
-    before = done[: done.index(stage) + 1] if stage in done else done
+    finished = [name for name in config.stages if run.manifest(name) is not None]
+    before = finished[: finished.index(stage) + 1] if stage in finished else finished
     own = f"the user's own ({Path(config.data.root or '').name})"
     data = "synthetic, made by zj_ray's clinic" if config.data.source == "clinic" else own
-    made = {
+    origin = {
         "base model": Path(config.model.base).name if config.model.base else "none: trained from random weights",
         "stages": " → ".join(before),
         "data": data,
         "seed": config.seed,
         **(summary.get("versions") or {}),
     }
-    measured = {
+    figures = {
         f"{name}.{key}": _shown(value)
         for name in (*before, "evaluate")
-        if name in summary and name in done
+        if name in summary and name in finished
         for key, value in summary[name].items()
         if value is not None
     }
     return CARD.format(
         name=config.name,
         stage=stage,
-        made=_rows(made),
-        measured="| figure | value |\n| --- | --- |\n" + _rows(measured) if measured else "Nothing yet.",
+        made=_rows(origin),
+        measured="| figure | value |\n| --- | --- |\n" + _rows(figures) if figures else "Nothing yet.",
         max_length=config.model.max_length,
     )
 
