@@ -14,14 +14,14 @@ import numpy as np
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
-from zj_ray.files import read_jsonl, write_jsonl
+from zj_ray.files import write_jsonl
 from zj_ray.fleet.control.publisher import SyncReport
 from zj_ray.ppo.advantages import PolicyDrift
 from zj_ray.ppo.ahead import Rollout
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.roles import RoleUpdates
-from zj_ray.runs.metrics import MetricLog
+from zj_ray.runs.metrics import MetricLog, read_metrics
 
 
 class Stopwatch:
@@ -108,7 +108,7 @@ class StepLog:
         """Forget the steps after a checkpoint: they will be done again."""
         self.metrics.truncate_after(step)
         if self.rollouts.exists():
-            write_jsonl(self.rollouts, [row for _, row in read_jsonl(self.rollouts) if row["step"] <= step])
+            write_jsonl(self.rollouts, [row for row in read_metrics(self.rollouts) if row["step"] <= step])
 
     def summary(self, checksum_failures: int) -> dict[str, Any]:
         """The parts of summary.json that PPO answers for."""

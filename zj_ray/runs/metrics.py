@@ -68,7 +68,7 @@ class MetricLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, without a last line that has no end: its writer was killed.
+    """The rows of a file to which lines are appended, without a last line that has no end: its writer was killed.
 
     Raises DataError with file and line of any other damage.
     """
