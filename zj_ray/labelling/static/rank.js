@@ -1,28 +1,37 @@
-// The ranking widget. `ranks` is all it knows: for each aspect the lane of every card (0: unranked), or null: as overall.
-// Cards stay where they are while one reads; letters move between lanes, by mouse, finger or key, and a lane may hold several.
+// The ranking widget. `ranks` is all it knows: for each aspect the lane of every card (0: unranked), or null: as
+// overall. Cards stay where they are while one reads; letters move between lanes, by mouse, finger or key, and a lane
+// may hold several.
 import { send } from "./send.js";
 
 const task = document.querySelector("#task"), words = JSON.parse(task.dataset.words);
-const cards = [...document.querySelectorAll(".card")], lanes = [...document.querySelectorAll(".lane .drop")], tabs = [...document.querySelectorAll("[role=tab]")];
+const all = (selector) => [...document.querySelectorAll(selector)];
+const cards = all(".card"), lanes = all(".lane .drop"), tabs = all("[role=tab]");
 const LETTERS = cards.map((card) => card.querySelector(".letter").textContent), K = cards.length;
 const find = (id) => document.getElementById(id);
-const allWrong = find("all-wrong"), right = find("right-answer"), comment = find("comment"), message = find("message"), submit = find("submit");
+const allWrong = find("all-wrong"), right = find("right-answer"), comment = find("comment");
+const message = find("message"), submit = find("submit");
 const DRAFT = `draft/${task.dataset.item}`;
 const fill = (text, ...values) => values.reduce((filled, value) => filled.replace("{}", value), text);
 
 const ranks = { overall: Array(K).fill(0), safety: null, professionalism: null, fluency: null };
 let aspect = "overall";
 
-const chips = LETTERS.map((letter, card) => Object.assign(document.createElement("span"), { className: "chip", textContent: letter, ariaHidden: "true" }));
-chips.forEach((chip, card) => (chip.dataset.card = card));
+const chips = LETTERS.map((letter, card) => {
+  const chip = document.createElement("span");
+  chip.dataset.card = card;
+  return Object.assign(chip, { className: "chip", textContent: letter, ariaHidden: "true" });
+});
 const current = () => ranks[aspect] ?? ranks.overall;
+const laneName = (lane) => lane ? fill(words.nth_rank, lane) : words.unranked;
 
 function show() {
   cards.forEach((card, number) => {
     const lane = current()[number];
     card.classList.toggle("ranked", lane > 0);
-    card.querySelector(".rank").textContent = lane ? `${words[aspect]} · ${fill(words.nth_rank, lane)}` : words.unranked;
-    for (const button of card.querySelectorAll("[data-rank]")) button.setAttribute("aria-pressed", button.dataset.rank == lane);
+    card.querySelector(".rank").textContent = lane ? `${words[aspect]} · ${laneName(lane)}` : laneName(lane);
+    for (const button of card.querySelectorAll("[data-rank]")) {
+      button.setAttribute("aria-pressed", button.dataset.rank == lane);
+    }
     if (chips[number].parentElement !== lanes[lane]) lanes[lane].append(chips[number]);
   });
   for (const tab of tabs) {
@@ -37,7 +46,8 @@ function show() {
 }
 
 function keep() {
-  sessionStorage.setItem(DRAFT, JSON.stringify({ ranks, all_wrong: allWrong.checked, right_answer: right.value, comment: comment.value }));
+  const texts = { right_answer: right.value, comment: comment.value };
+  sessionStorage.setItem(DRAFT, JSON.stringify({ ranks, all_wrong: allWrong.checked, ...texts }));
 }
 
 function put(card, lane) {
@@ -45,7 +55,7 @@ function put(card, lane) {
   current()[card] = lane;
   show(); keep();
   const tied = LETTERS.filter((_, other) => other !== card && lane && current()[other] === lane);
-  const moved = fill(words.moved, LETTERS[card], words[aspect], lane ? fill(words.nth_rank, lane) : words.unranked);
+  const moved = fill(words.moved, LETTERS[card], words[aspect], laneName(lane));
   find("live").textContent = moved + (tied.length ? fill(words.tied, tied.join(" ")) : "");
 }
 
@@ -66,7 +76,8 @@ function missing() {
 async function deliver(path, body, next) {
   submit.disabled = true; message.textContent = words.saving;
   try {
-    await send(path, task.dataset.csrf, { item: task.dataset.item, ...body }, () => (message.textContent = words.offline));
+    const onOffline = () => (message.textContent = words.offline);
+    await send(path, task.dataset.csrf, { item: task.dataset.item, ...body }, onOffline);
     sessionStorage.removeItem(DRAFT);
     location.assign(next);
   } catch (fault) {
@@ -85,14 +96,16 @@ function save() {
 }
 
 cards.forEach((card, number) => {
-  card.addEventListener("click", (event) => { if (event.target.dataset.rank) put(number, Number(event.target.dataset.rank)); });
+  card.addEventListener("click", (event) => {
+    if (event.target.dataset.rank) put(number, Number(event.target.dataset.rank));
+  });
   card.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const lane = current()[number], moves = { ArrowUp: Math.max(1, lane - 1), ArrowDown: Math.min(K, lane + 1) };
-    const digit = Number(event.key);
+    const steps = { ArrowLeft: K - 1, ArrowRight: 1 }, digit = Number(event.key);
     if (digit >= 1 && digit <= K) put(number, digit);
     else if (event.key in moves) put(number, moves[event.key]);
-    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") cards[(number + (event.key === "ArrowLeft" ? K - 1 : 1)) % K].focus();
+    else if (event.key in steps) cards[(number + steps[event.key]) % K].focus();
     else return;
     event.preventDefault();
   });
@@ -106,16 +119,22 @@ tabs.forEach((tab, number) => {
     choose(next.dataset.aspect); next.focus(); event.preventDefault();
   });
 });
-lanes.forEach((lane, number) => new Sortable(lane, { group: "lanes", animation: 120, onAdd: (event) => put(Number(event.item.dataset.card), number) }));
+lanes.forEach((lane, number) => {
+  const onAdd = (event) => put(Number(event.item.dataset.card), number);
+  new Sortable(lane, { group: "lanes", animation: 120, onAdd });
+});
 allWrong.addEventListener("change", () => {
-  if (allWrong.checked && ranks.overall.every((lane) => lane === 0)) ranks.overall.fill(1); // none is better: all tied, and they may still be ordered
+  // None is better: all are tied, and may still be ordered.
+  if (allWrong.checked && ranks.overall.every((lane) => lane === 0)) ranks.overall.fill(1);
   show(); keep();
   if (allWrong.checked) right.focus();
 });
 for (const field of [right, comment]) field.addEventListener("input", keep);
 find("reset").addEventListener("click", () => { ranks[aspect] = null; show(); keep(); });
 submit.addEventListener("click", save);
-document.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(); });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save();
+});
 find("skip").addEventListener("click", () => find("skip-dialog").showModal());
 find("skip-cancel").addEventListener("click", () => find("skip-dialog").close());
 find("skip-dialog").querySelector("form").addEventListener("submit", () => {

@@ -5,7 +5,8 @@ for (const button of document.querySelectorAll("[data-undo]")) {
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      const { page } = await send("/api/undo", button.closest("[data-csrf]").dataset.csrf, { item: button.dataset.undo });
+      const csrf = button.closest("[data-csrf]").dataset.csrf;
+      const { page } = await send("/api/undo", csrf, { item: button.dataset.undo });
       location.assign(page);
     } catch (fault) {
       button.disabled = false;
