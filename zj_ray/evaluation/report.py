@@ -8,7 +8,6 @@ wrote much of what is shown: the template escapes everything but our own SVG.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from zj_ray.config.schema import STAGES
 from zj_ray.evaluation import plots
 from zj_ray.evaluation.results import MODELS, EvaluationResults, Passes
 from zj_ray.evaluation.statistics import Mean, Proportion, proportion
-from zj_ray.files import read_jsonl, write_atomic
+from zj_ray.files import read_json, read_jsonl, write_atomic
 from zj_ray.runs.metrics import read_metrics, versions
 from zj_ray.runs.summary import read_summary
 
@@ -85,8 +84,8 @@ def write_report(run_folder: Path) -> Path:
         components=_components(results) if results else [],
         outcome=_outcome(results) if results else "",
         safety=_safety(results) if results else {},
-        reward=_reward(summary.get("reward") or {}, _read_json(folder / "reward" / "accuracy.json") or {}),
-        agreement=_read_json(folder / "feedback" / "agreement.json"),
+        reward=_reward(summary.get("reward") or {}, read_json(folder / "reward" / "accuracy.json") or {}),
+        agreement=read_json(folder / "feedback" / "agreement.json"),
         samples=_samples(folder / "evaluate" / "consultations.jsonl"),
     )
     write_atomic(folder / "report.html", page)
@@ -99,10 +98,6 @@ def _environment() -> Environment:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters |= {"number": _number, "share": _share, "interval": _interval, "duration": _duration}
     return environment
-
-
-def _read_json(path: Path) -> Row | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _config(folder: Path) -> Row | None:

@@ -46,8 +46,9 @@ async def consult(
     key: of the step, before the name of every turn. seed: of the step. All samples of a prompt meet the same patient,
     so that what they earn can be compared.
     """
-    patient, opening = _new_patient(prompt, stable_seed(seed, prompt.id), settings.max_turns)
-    seed = stable_seed(seed, prompt.id, sample)
+    patient, patient_seed, seed = ScriptedPatient(), stable_seed(seed, prompt.id), stable_seed(seed, prompt.id, sample)
+    persona = PERSONAS[stable_seed(patient_seed, "persona") % len(PERSONAS)]
+    opening = patient.reset(prompt, persona=persona, seed=patient_seed, max_turns=settings.max_turns)
     record = Trajectory(prompt.id, sample, seed, messages=[Message("user", opening)])
     record.append_context(chat.open(opening))
     flagged, engine = patient.flagged, None
@@ -72,12 +73,6 @@ async def consult(
         record.messages.append(Message("user", reply.text))
         record.append_context(chat.follow_up(reply.text, stopped=spoken.output.finished))
     return record
-
-
-def _new_patient(prompt: Prompt, seed: int, max_turns: int) -> tuple[ScriptedPatient, str]:
-    """A patient and their first words."""
-    patient, persona = ScriptedPatient(), PERSONAS[stable_seed(seed, "persona") % len(PERSONAS)]
-    return patient, patient.reset(prompt, persona=persona, seed=seed, max_turns=max_turns)
 
 
 def _commit(record: Trajectory, text: str, spoken: SpokenTurn, reply: Reply, flagged: bool) -> None:

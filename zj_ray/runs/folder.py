@@ -25,7 +25,7 @@ from typing import Any
 from zj_ray.config import dump_config, load_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import CheckpointError, ConfigError, PeopleNeeded, ZjError
-from zj_ray.files import write_atomic, write_json
+from zj_ray.files import read_json, write_atomic, write_json
 from zj_ray.runs.lock import RunLock
 
 # Where a run runs and how far it goes may change between sessions; what it computes may not.
@@ -92,8 +92,7 @@ class Run:
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """What the stage left behind, or None while it is not finished."""
-        path = self.folder / stage / "manifest.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(self.folder / stage / "manifest.json")
 
     def finish(self, stage: str, manifest: dict[str, Any]) -> None:
         """Declare the stage finished. Everything that the manifest names must be on disk by now."""
@@ -161,8 +160,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """The run.json of a run folder, empty if there is none yet; a submitted job has one before its config is frozen."""
-    path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(folder / "run.json") or {}
 
 
 def want_rollouts(run: Run, engines: int | None) -> None:
@@ -189,9 +187,8 @@ def wanted_rollouts(folder: Path) -> int | None:
     """The engines that `want_rollouts` asked for last. Raises ConfigError if somebody else has written there."""
     path = folder / "scale.json"
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["rollouts"])
-    except FileNotFoundError:
-        return None
+        wish = read_json(path)
+        return None if wish is None else int(wish["rollouts"])
     except (ValueError, KeyError, TypeError) as error:
         what = f"no number of engines can be read here: {error}"
         raise ConfigError(what, where=str(path), remedy="ask anew with: zj scale RUN") from error

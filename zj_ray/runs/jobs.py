@@ -9,7 +9,6 @@ lock's owner was born when that process was; a pid alone may have been given to 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 import psutil
 from rich.console import RenderableType
 
-from zj_ray.cluster.connect import PASSED_ON, package_root
+from zj_ray.cluster.connect import package_root, passed_on
 from zj_ray.config import dump_config
 from zj_ray.config.schema import Config
 from zj_ray.errors import ConfigError, WaitTimeout, ZjError
@@ -203,9 +202,8 @@ def _pack(parcel: Path, config: Config) -> None:
 
 
 def _job_environment(job_id: str, address: str) -> dict[str, str]:
-    passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     job = {JOB_ID: job_id, JOB_ADDRESS: address}
-    return passed_on | job | {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": JOB_STOP_SECONDS}
+    return passed_on() | job | {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": JOB_STOP_SECONDS}
 
 
 def _is_here(address: str) -> bool:

@@ -10,12 +10,11 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from platform import python_version
 from typing import Any
 
+from zj_ray.cluster.environment import installed_version
 from zj_ray.errors import DataError
 from zj_ray.files import write_jsonl
 
@@ -84,8 +83,5 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a run's numbers; absent where a package is not installed."""
-    numbers = {"python": python_version()}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            numbers[name] = metadata.version(name)
-    return numbers
+    packages = {name: version for name in PACKAGES if (version := installed_version(name)) is not None}
+    return {"python": python_version(), **packages}

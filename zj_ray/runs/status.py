@@ -7,7 +7,6 @@ was killed.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from zj_ray.config.load import load_config
 from zj_ray.config.schema import STAGES
+from zj_ray.files import read_json
 
 COLOURS = {
     "finished": "green",
@@ -102,10 +102,10 @@ def _stages(folder: Path, record: dict[str, Any]) -> RenderableType:
     table = Table("stage", "state", "seconds", "finished")
     config = folder / "config.yaml"
     for stage in load_config(config, frozen=True).stages if config.exists() else STAGES:
-        manifest = folder / stage / "manifest.json"
-        if manifest.exists():
-            seconds = json.loads(manifest.read_text(encoding="utf-8")).get("seconds")
-            finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.stat().st_mtime))
+        path = folder / stage / "manifest.json"
+        if (manifest := read_json(path)) is not None:
+            seconds = manifest.get("seconds")
+            finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
             table.add_row(stage, "[green]finished[/]", "" if seconds is None else f"{seconds:.0f}", finished)
         else:
             table.add_row(stage, "[cyan]current[/]" if stage == record.get("stage") else "", "", "")

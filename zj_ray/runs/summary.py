@@ -6,14 +6,13 @@ not finished simply lacks keys. A key that an older version left in the file sta
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zj_ray.config.schema import STAGES
-from zj_ray.files import write_json
+from zj_ray.files import read_json, write_json
 
 KEYS = (
     *(f"stages.{stage}.{key}" for stage in STAGES for key in ("seconds", "status")),
@@ -44,8 +43,7 @@ KEYS = (
 
 def read_summary(run_folder: Path) -> dict[str, Any]:
     """The summary so far; empty before the first stage."""
-    path = run_folder / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(run_folder / "summary.json") or {}
 
 
 def update_summary(run_folder: Path, patch: Mapping[str, Any]) -> dict[str, Any]:

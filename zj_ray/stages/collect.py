@@ -8,7 +8,6 @@ trains the reward model on the rankings of all rounds, and PPO anew from the SFT
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from zj_ray.data.datasets import load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements
-from zj_ray.files import read_jsonl, write_json
+from zj_ray.files import read_json, read_jsonl, write_json
 from zj_ray.rankings.store import open_rankings
 from zj_ray.rankings.tables import Item
 from zj_ray.stages.context import StageContext
@@ -72,8 +71,7 @@ def _order(context: StageContext, items: Sequence[Item]) -> None:
         with context.scorer(model) as scorer:
             scores.append(np.concatenate(scorer.scores(examples.token_ids, examples.positions)))
     path = context.run.stage("feedback") / "priorities.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, earlier | disagreements(labelled, np.array(scores)))
+    write_json(path, (read_json(path) or {}) | disagreements(labelled, np.array(scores)))
 
 
 def round_of(item: Item) -> int:

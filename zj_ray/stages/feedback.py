@@ -19,7 +19,7 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.datasets import load_moments, load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
-from zj_ray.files import write_atomic
+from zj_ray.files import read_json, write_atomic
 from zj_ray.fleet.dialogue import stable_seed
 from zj_ray.fleet.turns import TurnRequest
 from zj_ray.progress import progress
@@ -91,9 +91,8 @@ def simulate(context: StageContext, store: RankingStore, contexts: Sequence[Cont
     items = [item for item in store.items() if item.id in prompts]
     rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
     rank_items(store, items, rubrics, panel(context.config.feedback, context.config.seed))
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
-    write_atomic(path, json.dumps(earlier | utilities))
+    write_atomic(path, json.dumps((read_json(path) or {}) | utilities))
 
 
 def choose_contexts(context: StageContext, order: random.Random, count: int) -> list[Context]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from zj_ray.agreement.simulated import noise_ceiling
 from zj_ray.data.chat import ChatFormat
 from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
-from zj_ray.files import write_json
+from zj_ray.files import read_json, write_json
 from zj_ray.progress import console
 from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.consensus import settled
@@ -148,9 +147,8 @@ def _tokens(examples: Examples) -> dict[str, int]:
 
 def _ceiling(context: StageContext, feedback: Feedback) -> float | None:
     """The accuracy that the annotators' noise allows; None unless they are simulated, which alone have utilities."""
-    path = context.run.folder / "feedback" / "utilities.json"
-    if not path.exists():
+    utilities = read_json(context.run.folder / "feedback" / "utilities.json")
+    if utilities is None:
         return None
-    utilities = json.loads(path.read_text(encoding="utf-8"))
     items = [v.item.id for v in feedback.valid if v.item.id in utilities]
     return noise_ceiling([utilities[i] for i in items], [settled(feedback.rankings[i]) for i in items])
