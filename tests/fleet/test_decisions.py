@@ -1,4 +1,4 @@
-"""The fleet's decisions without Ray: who serves, who gets which turn, what becomes of it, how many engines there are."""
+"""The fleet's decisions without Ray: who serves, who gets which turn, what becomes of it, how many engines to have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With `model.deterministic` a turn depends on the weights, its tokens and its seed, not on what its engine did else."""
+"""With `model.deterministic` a turn depends on the weights, its tokens and its seed, not on other turns there."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ CREATE TABLE answer (item VARCHAR(128) NOT NULL REFERENCES item (id), position I
 CREATE TABLE ranking (event INTEGER NOT NULL PRIMARY KEY, item VARCHAR(128) NOT NULL REFERENCES item (id),
   annotator VARCHAR(128) NOT NULL, kind VARCHAR(16) NOT NULL, overall JSON NOT NULL, aspects JSON,
   created DATETIME NOT NULL, action VARCHAR(8) DEFAULT 'rank' NOT NULL, all_wrong BOOLEAN DEFAULT 0 NOT NULL,
-  adjudicated BOOLEAN DEFAULT 0 NOT NULL, right_answer TEXT, comment TEXT, seconds FLOAT, shown JSON, "key" VARCHAR(64));
+  adjudicated BOOLEAN DEFAULT 0 NOT NULL, right_answer TEXT, comment TEXT, seconds FLOAT, shown JSON,
+  "key" VARCHAR(64));
 CREATE UNIQUE INDEX ix_ranking_key ON ranking ("key");
 CREATE TABLE gold (item VARCHAR(128) NOT NULL PRIMARY KEY REFERENCES item (id), overall JSON NOT NULL,
   author VARCHAR(128) NOT NULL, created DATETIME NOT NULL);
