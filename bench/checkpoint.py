@@ -1,15 +1,14 @@
 """What a checkpoint costs: the pause of training, and the writing beside it. `python -m bench.checkpoint`
 
-The learning state of a model of SmolLM2-135M's shape (float32 weights and AdamW's two moments) on one rank. *copy*: every tensor
-of it cloned, the least that an asynchronous checkpoint can take. *pause*: from the call of `save_checkpoint` until training may
-go on. *written*: until the files are synced, read back, hashed, listed and renamed. A step beside the writing is compared with one
-without.
+The learning state of a model of SmolLM2-135M's shape (float32 weights and AdamW's two moments) on one rank. *copy*:
+every tensor of it cloned, the least that an asynchronous checkpoint can take. *pause*: from the call of
+`save_checkpoint` until training may go on. *written*: until the files are synced, read back, hashed, listed and
+renamed. A step beside the writing is compared with one without.
 """
 
 from __future__ import annotations
 
 import argparse
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from transformers import LlamaForCausalLM
 
 from bench.ceilings import table
 from bench.subject import SMOLLM2_135M
+from zj_ray.cluster.ports import free_port
 from zj_ray.training.checkpoint import CheckpointStore
 from zj_ray.training.model import TokenLogprobs
 from zj_ray.training.shards import optimizer_of
@@ -40,10 +40,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--zero-stage", type=int, default=0)
     options = parser.parse_args()
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    join_process_group(0, 1, "127.0.0.1", port, timeout=60)
+    join_process_group(0, 1, "127.0.0.1", free_port(), timeout=60)
     torch.manual_seed(0)
     engine = TrainEngine(TokenLogprobs(LlamaForCausalLM(SMOLLM2_135M)), EngineSpec(1e-5, 1.0, options.zero_stage))
     ids, positions, index = torch.randint(5, 49000, (1, TOKENS)), torch.arange(TOKENS)[None], torch.arange(1, TOKENS)
@@ -52,11 +49,10 @@ def main() -> None:
         engine.train_batch([None], lambda module, _: -module(ids, positions, index)[0].sum(), TOKENS)
 
     step()
-    state = [
-        value for own in optimizer_of(engine.engine).state.values() for value in own.values() if torch.is_tensor(value)
-    ]
-    tensors = [p.detach() for group in optimizer_of(engine.engine).param_groups for p in group["params"]] + state
-    copies, pauses, written, quiet, beside = ([] for _ in range(5))  # type: tuple[list[float], ...]
+    optimizer = optimizer_of(engine.engine)
+    moments = [value for own in optimizer.state.values() for value in own.values() if torch.is_tensor(value)]
+    tensors = [p.detach() for group in optimizer.param_groups for p in group["params"]] + moments
+    copies, pauses, writings, quiet, beside = ([] for _ in range(5))  # type: tuple[list[float], ...]
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder), keep=1)
         for number in range(options.repeats):
@@ -68,13 +64,13 @@ def main() -> None:
             while not engine.is_saved():
                 time.sleep(0.01)
             store.commit(number, {})
-            written.append(time.perf_counter() - started)
+            writings.append(time.perf_counter() - started)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"{size / 1e9:.2f} GB, ZeRO {options.zero_stage}, medians of {options.repeats}\n")
     rows = [
         ("copy", copies),
         ("pause", pauses),
-        ("written", written),
+        ("written", writings),
         ("step without writing", quiet),
         ("step beside it", beside),
     ]

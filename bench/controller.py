@@ -1,9 +1,10 @@
-"""What the controller costs: a PPO step whose engines and roles answer at once, without computing. `python -m bench.controller`
+"""What the controller costs: a PPO step whose engines and roles answer at once, without computing.
 
-The step is the PPO stage's own, over real Ray actors: dialogues with the simulated patient, a remote call for each turn,
-batch, plans, object store, merging, rules, advantages, mini-batches, publication, records. Only what an engine or a rank
-would compute is left out. Beside it stands what the arithmetic of the same step would cost at the machine's own rate: the
-least that it can take, so that the share of the controller is the most that it can be.
+`python -m bench.controller`. The step is the PPO stage's own, over real Ray actors: dialogues with the simulated
+patient, a remote call for each turn, batch, plans, object store, merging, rules, advantages, mini-batches, publication,
+records. Only what an engine or a rank would compute is left out. Beside it stands what the arithmetic of the same step
+would cost at the machine's own rate: the least that it can take, so that the share of the controller is the most that
+it can be.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class IdleEngine:
 
     async def generate(self, request: TurnRequest) -> TurnOutput:
         draw = random.Random(request.seed)
-        said = [token for phrase in draw.choices(self.phrases, k=40) for token in phrase][: request.max_tokens]
-        return TurnOutput(said, [-1.0] * len(said), False, self.version)
+        words = [token for phrase in draw.choices(self.phrases, k=40) for token in phrase][: request.max_tokens]
+        return TurnOutput(words, [-1.0] * len(words), False, self.version)
 
     async def apply(self, *published: PublishedWeights) -> SyncReceipt:
         self.version = published[-1].manifest.version
@@ -88,7 +89,7 @@ class IdleRank(Rank):
         return {i: np.zeros((len(ends[i]), 4), np.float32) for row in rows[self.rank] for i in row}
 
     def update(self, *_: Any) -> UpdateStats:
-        return UpdateStats(0.0, 1.0, 0.0, 1.0, 1e-4, 0)
+        return UpdateStats(loss=0.0, grad_norm=1.0, clip_fraction=0.0, entropy=1.0, learning_rate=1e-4, skipped=0)
 
     def weights(self, version: int, adapters_alone: bool) -> PublishedWeights:
         manifest, buckets = pack_weights([("w", torch.zeros(1))], version)
@@ -111,15 +112,12 @@ def idle(phrases: list[list[int]]) -> Iterator[None]:
 
 @contextmanager
 def idle_stage(folder: Path, settings: Config) -> Iterator[PPOLoop]:
+    """The PPO stage's loop in a new run, with engines and ranks that compute nothing."""
     run, tokenizer = room(folder, settings)
     settle(run, speaker(SHAPE, tokenizer, 0.0), tokenizer)
     dialogues = load_dialogues(run.folder / "data", "train")[:400]
-    phrases = [
-        tokenizer.encode(m.content, add_special_tokens=False)
-        for dialogue in dialogues
-        for m in dialogue
-        if m.role == "assistant"
-    ]
+    turns = [m.content for dialogue in dialogues for m in dialogue if m.role == "assistant"]
+    phrases = [tokenizer.encode(text, add_special_tokens=False) for text in turns]
     with idle(phrases), ppo_stage(run) as loop:
         yield loop
 
@@ -156,23 +154,12 @@ def main() -> None:
     parser.add_argument("--consultations", type=int, default=CONSULTATIONS)
     options = parser.parse_args()
     ceilings = measure(os.cpu_count() or 1)
-    print(
-        f"{ceilings.threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n"
-    )
-    print(
-        f"The algorithms alone, {CONSULTATIONS} × {LENGTH} generated tokens, one core: **{algorithms_alone():.2f} s** (target 1).\n",
-        flush=True,
-    )
-    settings = config(
-        SHAPE,
-        2,
-        1,
-        max_length=LENGTH + 256,
-        consultations=options.consultations,
-        talk={"max_turns": TURNS, "turn_tokens": TURN_TOKENS},
-        epochs=1,
-        mini_batches=4,
-    )
+    print(f"{ceilings}\n")
+    print(f"The algorithms alone, {CONSULTATIONS} × {LENGTH} generated tokens, one core: ", end="", flush=True)
+    print(f"**{algorithms_alone():.2f} s** (target 1).\n", flush=True)
+    talk = {"max_turns": TURNS, "turn_tokens": TURN_TOKENS}
+    ppo = {"consultations": options.consultations, "epochs": 1, "mini_batches": 4}
+    settings = config(SHAPE, 2, 1, max_length=LENGTH + 256, talk=talk, **ppo)
     settings = replace(settings, ray=replace(settings.ray, object_store_mb=1024))
     with tempfile.TemporaryDirectory() as folder, idle_stage(Path(folder), settings) as loop:
         held: list[Any] = []
@@ -184,19 +171,18 @@ def main() -> None:
         trajectories = held[0].trajectories
     lengths = [len(t.token_ids) for t in trajectories]
     generated = sum(sum(t.loss_mask) for t in trajectories)
-    print(f"{len(trajectories)} consultations of {TURNS} turns, {np.mean(lengths):.0f} tokens each ({min(lengths)} to {max(lengths)}), "
-          f"{generated / sum(lengths):.0%} of them generated.\n")  # fmt: skip
+    size = f"{np.mean(lengths):.0f} tokens each ({min(lengths)} to {max(lengths)})"
+    share = f"{generated / sum(lengths):.0%} of them generated"
+    print(f"{len(trajectories)} consultations of {TURNS} turns, {size}, {share}.\n")
     rows = [(phase, laps[f"seconds_{phase}"]) for phase in PHASES]
     rows += [("records", whole - sum(seconds for _, seconds in rows)), ("the controller's whole step", whole)]
     print(table(("controller, seconds", ""), rows) + "\n")
-    models = {"7.3 M": SHAPE, "SmolLM2-135M's shape": SMOLLM2_135M}
-    costs = {
-        name: sum(necessary(shape, lengths, generated).values()) / ceilings.flops for name, shape in models.items()
-    }
-    shares = [(name, cost, f"{100 * whole / (whole + cost):.2f} %") for name, cost in costs.items()]
-    print(
-        table(("model", "arithmetic of the step at the ceiling [s]", "controller's share at most (target 5 %)"), shares)
-    )
+    shares = []
+    for name, shape in {"7.3 M": SHAPE, "SmolLM2-135M's shape": SMOLLM2_135M}.items():
+        cost = sum(necessary(shape, lengths, generated).values()) / ceilings.flops
+        shares.append((name, cost, f"{100 * whole / (whole + cost):.2f} %"))
+    header = ("model", "arithmetic of the step at the ceiling [s]", "controller's share at most (target 5 %)")
+    print(table(header, shares))
 
 
 if __name__ == "__main__":

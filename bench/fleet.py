@@ -1,10 +1,11 @@
 """Planning past this machine: the fleet's real controller with hundreds of simulated engines. `python -m bench.fleet`
 
-The dispatcher, the router, the engines' life, the roster's rule of how long a dead engine's place waits, and the supervisor's
-rule of who is replaced are the real ones, on a virtual clock; nothing of them is written anew here. Simulated is what an
-engine does with time: it decodes all its turns together, a decoding step of b turns takes base + slope · b seconds, and a
-prompt that its prefix cache does not hold is read first, while the others wait. Engines fail at random, half of them by
-hanging; what they had in flight goes elsewhere, and they are back after a pause, a start and a pull of the weights.
+The dispatcher, the router, the engines' life, the roster's rule of how long a dead engine's seat waits, and the
+supervisor's rule of who is replaced are the real ones, on a virtual clock; nothing of them is written anew here.
+Simulated is what an engine does with time: it decodes all its turns together, a decoding step of b turns takes base +
+slope · b seconds, and a prompt that its prefix cache does not hold is read first, while the others wait. Engines fail
+at random, half of them by hanging; what they had in flight goes elsewhere, and they are back after a pause, a start and
+a pull of the weights.
 
 base : slope is measured, on this machine's CPU: `python -m bench.fleet --measure`. Seconds are not: FULL_STEP below.
 """
@@ -42,8 +43,9 @@ from zj_ray.fleet.states import EngineState
 DOCS = Path(__file__).parents[1] / "docs"
 SIZES = (4, 16, 64, 256, 512)
 
-# `python -m bench.fleet --measure` on 2026-11-25: vLLM 0.32 (CPU), one thread of an AVX-512 EPYC, the 7.3 M model of bench/subject.py, float32:
-# 4.39 ms + 0.330 ms a turn for batches of 1 to 64 (every point within 7 % of the line), 0.091 ms for a prompt's token.
+# `python -m bench.fleet --measure` on 2026-11-25: vLLM 0.32 (CPU), one thread of an AVX-512 EPYC, the 7.3 M model of
+# bench/subject.py, float32: 4.39 ms + 0.330 ms a turn for batches of 1 to 64 (every point within 7 % of the line),
+# 0.091 ms for a prompt's token.
 SLOPE = 0.075  # of a decoding step for each turn in it, in units of its base
 READING = 0.021  # of one prompt token, in the same units
 
@@ -51,37 +53,34 @@ READING = 0.021  # of one prompt token, in the same units
 FULL_STEP = 0.05
 MEMORY_BOUND = 0.01  # a slope as that of a large model whose weights are what a decoding step reads: assumed too
 
-# Fitted by mean and deviation of the logarithm of the characters in 850 real consultations (3,848 doctor turns, 850 openings, 2,998 patient
-# turns): exp(mean) 95.7, 37.1 and 25.7 characters, deviations as here; 1.5 characters a token assumed. The doctor's mean is raised
-# to 200 tokens, as what a model says after fine-tuning is longer than what doctors type (75 tokens).
+# Fitted by mean and deviation of the logarithm of the characters in 850 real consultations (3,848 doctor turns, 850
+# openings, 2,998 patient turns): exp(mean) 95.7, 37.1 and 25.7 characters, deviations as here; 1.5 characters a token
+# assumed. The doctor's mean is raised to 200 tokens, as what a model says after fine-tuning is longer than what doctors
+# type (75 tokens).
 SPREAD, HEAVY_SPREAD = 0.585, 1.0
 MEAN_TOKENS, DOCTORS_MEAN = 200.0, 75.0
 LONGEST_TURN = 1024
 OPENING, REPLY = (25.0, 0.55), (17.0, 0.48)  # median and spread [tokens]
-TURNS = {
-    1: 0.026,
-    2: 0.025,
-    3: 0.093,
-    4: 0.856,
-}  # shares of consultations, of those longer than four turns the first four
+TURNS = {1: 0.026, 2: 0.025, 3: 0.093, 4: 0.856}  # shares of consultations, of those longer than four the first four
 
 CAPACITY = FleetConfig().max_in_flight
 WAVES = 4  # consultations of a step for each turn that the fleet holds at once
-START, PULL = (
-    60.0,
-    5.0,
-)  # of a new engine until its model is loaded, and of weights, while which it speaks the turns that it has [s]: assumed
-UPDATE = 60.0  # from a step's last consultation until its weights are published, where engines work on meanwhile [s]: assumed
+# Assumed [s]: a new engine loads its model, and pulls the weights, while which it speaks the turns that it has.
+START, PULL = 60.0, 5.0
+# Assumed [s]: from a step's last consultation until its weights are published, where engines work on meanwhile.
+UPDATE = 60.0
 FAILURES = (0.0, 1.0, 4.0)  # an hour and engine
 LATE = 1.0  # so long after an engine's loss come the answers that it had sent [s]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """failures: an hour and engine; steps: that are counted; update, pull: seconds; staleness: as `ppo.max_staleness`.
+    """What is simulated.
 
-    With staleness 0 a step's consultations are all that is looked at: update and pull are 0. With more, updates and publications
-    go on beside consultations and take something from them.
+    failures: an hour and engine; steps: that are counted; warm_up: waves before the first of them, else it would pay
+    for the fleet's own slow start; update, pull: seconds; staleness: as `ppo.max_staleness`. With staleness 0 a step's
+    consultations are all that is looked at: update and pull are 0. With more, updates and publications go on beside
+    consultations and take something from them.
     """
 
     engines: int
@@ -94,9 +93,7 @@ class Scenario:
     staleness: int = 0
     update: float = 0.0
     pull: float = 0.0
-    warm_up: float = (
-        0.5  # waves before the first step, which are not counted: else a step would pay for the fleet's own slow start
-    )
+    warm_up: float = 0.5
     start: float = START
     seed: int = 0
 
@@ -108,7 +105,11 @@ class Scenario:
 
 @dataclass
 class Consultation:
-    """prompts, answers: tokens of each turn. holder: who answered the last one, as its name, restarts and weights; its cache has all before."""
+    """One consultation's turns.
+
+    prompts, answers: tokens of each turn. holder: the engine that answered the last one, as its name, restarts and
+    weights; its cache has all before.
+    """
 
     step: int
     prompts: list[int]
@@ -131,9 +132,8 @@ class SimulatedEngine:
     slope: float
     steps: float = 0.0
     then: float = 0.0  # when that was; ahead of now while a prompt is read
-    ends: list[tuple[float, str, int, Assignment]] = field(
-        default_factory=list
-    )  # heap: the step at which a turn ends, its key, its tokens
+    # A heap: the step at which a turn ends, its key, its tokens.
+    ends: list[tuple[float, str, int, Assignment]] = field(default_factory=list)
     made: float = 0.0  # tokens, less those of turns that were lost
     hangs: bool = False
     announced: int = 0  # changes of what it does; an end that was announced before the last one is void
@@ -152,7 +152,7 @@ class SimulatedEngine:
         self.then = now
 
     def begin(self, now: float, assignment: Assignment, tokens: int, reading: float) -> None:
-        """reading: seconds in which it decodes nothing."""
+        """Begin a turn. reading: seconds in which the engine decodes nothing."""
         self.advance(now)
         self.then += reading
         heapq.heappush(self.ends, (self.steps + tokens, assignment.key, tokens, assignment))
@@ -161,11 +161,12 @@ class SimulatedEngine:
         return self.then + max(self.ends[0][0] - self.steps, 0.0) * self._step
 
     def lose(self, now: float) -> list[Assignment]:
+        """Lose the turns in flight, and return them."""
         self.advance(now)
-        lost = [assignment for *_, assignment in self.ends]
+        assignments = [assignment for *_, assignment in self.ends]
         self.made -= sum(tokens - (end - self.steps) for end, _, tokens, _ in self.ends)
         self.ends, self.then = [], now
-        return lost
+        return assignments
 
     @property
     def _step(self) -> float:
@@ -173,7 +174,7 @@ class SimulatedEngine:
 
 
 class SimulatedSupervisor(Supervisor):
-    """Decides as ever; what is begun takes virtual time."""
+    """The supervisor, which decides as ever; what it begins takes virtual time."""
 
     def __init__(self, roster: Roster, begin: Callable[[Seat], None], engines: int) -> None:
         scaler = Scaler(Bounds(engines, engines, 0.0), engines, False, CAPACITY, roster.clock)
@@ -188,14 +189,18 @@ class SimulatedSupervisor(Supervisor):
 
 @dataclass(frozen=True)
 class Outcome:
-    """wall, necessary: seconds, of the fleet and of full engines that never fail; given: seconds from first engine to answer."""
+    """The figures of a simulation.
+
+    wall, necessary: seconds, of the fleet and of full engines that never fail; latencies: seconds of each turn, from
+    the first engine that got it to its answer.
+    """
 
     scenario: Scenario
     wall: float
     necessary: float
     up: float  # engine-seconds in which an engine could serve
     turns: int
-    given: np.ndarray
+    latencies: np.ndarray
     failures: int
     again: int  # attempts at turns that were lost
     late: int  # answers that came after their engine's loss, and counted for nothing
@@ -210,7 +215,7 @@ class Outcome:
 
     @property
     def efficiency_up(self) -> float:
-        """The same, of those in which engines were up."""
+        """Engine-seconds that the answers need on full engines, of those in which engines were up."""
         return self.necessary / self.up
 
     @property
@@ -223,12 +228,16 @@ class Outcome:
 
 
 class Simulation:
+    """A fleet's controller on a virtual clock, with simulated engines."""
+
     def __init__(self, scenario: Scenario) -> None:
         self.scenario, self.now, self.controller = scenario, 0.0, 0.0
         self.lengths, self.fate = random.Random(f"lengths {scenario.seed}"), random.Random(f"fate {scenario.seed}")
-        self.roster = Roster(
-            FleetConfig(), lambda *_: None, scenario.start, None, self._give_up, clock=lambda: self.now
-        )
+
+        def clock() -> float:
+            return self.now
+
+        self.roster = Roster(FleetConfig(), lambda *_: None, scenario.start, None, self._give_up, clock=clock)
         self.dispatcher, self.router = self.roster.dispatcher, self.roster.router
         self.supervisor = SimulatedSupervisor(self.roster, self._start, scenario.engines)
         self.engines: dict[str, SimulatedEngine] = {}
@@ -243,8 +252,8 @@ class Simulation:
         self.awaited: set[str] = set()  # engines that the publication waits for
         self.pulled_at = 0.0  # when an engine that is told of the last publication at once has its weights
         self.zero = (0.0, 0.0, 0.0)  # wall, necessary, up at the end of the warm-up
-        self.first_given: dict[str, float] = {}
-        self.given: list[float] = []
+        self.first_assigned: dict[str, float] = {}  # when a turn's first engine got it, by key
+        self.latencies: list[float] = []
         self.accepted: set[str] = set()
         self.ended: Counter[str] = Counter()  # by key: answers that counted, and turns that were given up
         self.failures = self.again = self.late = self.given_up = self.followed = self.cached = 0
@@ -255,10 +264,10 @@ class Simulation:
         self.outcome: Outcome | None = None
 
     def run(self) -> Outcome:
-        """Raises AssertionError unless every turn was answered, or given up by name, exactly once.
+        """The figures up to the last consultation of the last step that counts.
 
-        A run's figures end with the last consultation of the last step that counts; as many more as may run ahead of it go on then,
-        so that it ends as any other.
+        As many more as may run ahead of it go on then, so that it ends as any other. Raises AssertionError unless every
+        turn was answered, or given up by name, exactly once.
         """
         for _ in range(self.scenario.engines):
             self._serve(self.roster.hire(), first=True)
@@ -267,24 +276,32 @@ class Simulation:
         while self.outcome is None or self.left.total():
             self.now, _, act = heapq.heappop(self.events)
             act()
-        assert set(self.ended) == self.accepted and set(self.ended.values()) == {1}, (
-            "a turn was lost, or answered twice"
-        )
+        once = set(self.ended) == self.accepted and set(self.ended.values()) == {1}
+        assert once, "a turn was lost, or answered twice"
         assert self.dispatcher.in_flight == self.dispatcher.waiting == 0
         assert self.outcome is not None
         return self.outcome
 
     def _so_far(self) -> Outcome:
         wall, necessary, up = (after - before for after, before in zip(self._figures(), self.zero, strict=True))
-        cached = self.cached / max(self.followed, 1)
         return Outcome(
-            self.scenario, wall, necessary, up, len(self.given) + self.given_up, np.array(self.given), self.failures, self.again, self.late,
-            self.given_up, cached, self.controller,
-        )  # fmt: skip
+            scenario=self.scenario,
+            wall=wall,
+            necessary=necessary,
+            up=up,
+            turns=len(self.latencies) + self.given_up,
+            latencies=np.array(self.latencies),
+            failures=self.failures,
+            again=self.again,
+            late=self.late,
+            given_up=self.given_up,
+            cached=self.cached / max(self.followed, 1),
+            controller=self.controller,
+        )
 
     def _count_from_here(self) -> None:
         self.zero = self._figures()
-        self.given.clear()
+        self.latencies.clear()
         self.failures = self.again = self.late = self.given_up = self.followed = self.cached = 0
         self.controller = 0.0
 
@@ -300,23 +317,21 @@ class Simulation:
         heapq.heappush(self.events, (moment, next(self.numbers), act))
 
     def _spend(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """The controller's own work, on its account."""
+        """Do the controller's own work, on its account."""
         started = time.process_time()
         result = work(*arguments)
         self.controller += time.process_time() - started
         return result
 
-    # --- consultations ------------------------------------------------------------------------------------------------------------
+    # --- consultations ---
 
     def _tokens(self, median: float, spread: float) -> int:
         return max(1, min(LONGEST_TURN, round(self.lengths.lognormvariate(math.log(median), spread))))
 
     def _begin_steps(self) -> None:
-        """Those that may run ahead of the next one to learn from, as `ppo/ahead.py` has them."""
-        while (
-            self.begun <= self.learnt + self.scenario.staleness
-            and self.begun < self.scenario.steps + self.scenario.staleness
-        ):
+        """Begin the steps that may run ahead of the next one to learn from, as `ppo/ahead.py` has them."""
+        staleness = self.scenario.staleness
+        while self.begun <= self.learnt + staleness and self.begun < self.scenario.steps + staleness:
             self.begun += 1
             self._begin_step(self.begun - 1)
 
@@ -328,10 +343,8 @@ class Simulation:
         for number in range(count):
             [turns] = self.lengths.choices(list(TURNS), list(TURNS.values()))
             prompts = [self._tokens(*(REPLY if turn else OPENING)) for turn in range(turns)]
-            self._ask(
-                Consultation(step, prompts, [self._tokens(median, scenario.spread) for _ in range(turns)]),
-                f"{step}/{number}/0",
-            )
+            answers = [self._tokens(median, scenario.spread) for _ in range(turns)]
+            self._ask(Consultation(step, prompts, answers), f"{step}/{number}/0")
 
     def _ask(self, consultation: Consultation, key: str) -> None:
         self.consultations[key] = consultation
@@ -340,19 +353,18 @@ class Simulation:
         self._pump()
 
     def _pump(self) -> None:
-        """As the fleet does after everything that may have made room."""
+        """Assign turns, as the fleet does after everything that may have made room."""
         for assignment in self._spend(self.dispatcher.assign):
             engine, consultation = self.engines[assignment.engine], self.consultations[assignment.key]
             self.again += assignment.attempt > 1
             if assignment.attempt == 1 and consultation.held:
                 self.followed += 1
                 self.cached += consultation.holder == engine.who
-            self.first_given.setdefault(assignment.key, self.now)
+            self.first_assigned.setdefault(assignment.key, self.now)
             token = self.scenario.base * READING
             self.reading += token * consultation.prompts[consultation.held] * (assignment.attempt == 1)
-            engine.begin(
-                self.now, assignment, consultation.answers[consultation.held], token * consultation.reading(engine.who)
-            )
+            reading = token * consultation.reading(engine.who)
+            engine.begin(self.now, assignment, consultation.answers[consultation.held], reading)
             self._announce(engine)
         moment = self._spend(self.dispatcher.wake_at)
         if moment is not None and moment != self.wake:
@@ -375,7 +387,7 @@ class Simulation:
         assert counts, f"the answer to {assignment} did not count"
         key = assignment.key
         self.ended[key] += 1
-        self.given.append(self.now - self.first_given.pop(key))
+        self.latencies.append(self.now - self.first_assigned.pop(key))
         consultation = self.consultations.pop(key)
         consultation.held, consultation.holder = consultation.held + 1, engine.who
         if consultation.held < len(consultation.answers):
@@ -389,7 +401,7 @@ class Simulation:
         self._learn()
 
     def _learn(self) -> None:
-        """From the next step, if it has been held and nothing else is being learnt from."""
+        """Learn from the next step, if it has ended and nothing else is being learnt from."""
         if self.learning or self.learnt == self.begun or self.left[self.learnt]:
             return
         if self.learnt == -1:
@@ -399,16 +411,19 @@ class Simulation:
         self.learning = True
         self._at(self.now + self.scenario.update, self._publish)
 
-    def _give_up(self, lost: GivenUp) -> None:
-        self.ended[lost.key] += 1
+    def _give_up(self, turn: GivenUp) -> None:
+        self.ended[turn.key] += 1
         self.given_up += 1
-        self.first_given.pop(lost.key, None)
-        self._close(self.consultations.pop(lost.key))
+        self.first_assigned.pop(turn.key, None)
+        self._close(self.consultations.pop(turn.key))
 
-    # --- engines ------------------------------------------------------------------------------------------------------------------
+    # --- engines ---
 
     def _publish(self) -> None:
-        """As `fleet/control/publisher.py`: an engine finishes its turns, takes the weights and works on; who may hang is not waited for."""
+        """Publish as `fleet/control/publisher.py`: an engine finishes its turns, takes the weights and works on.
+
+        An engine that may hang is not waited for.
+        """
         self.version, self.publishing, self.pulled_at = self.version + 1, True, self.now + self.scenario.pull
         for seat in self.roster.among(ALIVE):
             self._spend(seat.life.outdated)
@@ -442,7 +457,7 @@ class Simulation:
         self._at(self.now + self.scenario.start + PULL, partial(self._serve, seat))
 
     def _serve(self, seat: Seat, first: bool = False) -> None:
-        """It has loaded its model and confirms the current weights."""
+        """Let an engine that has loaded its model confirm the current weights."""
         seat.life.placed()
         seat.life.loaded()
         self._spend(seat.life.synced, self.version, self.version)
@@ -456,7 +471,10 @@ class Simulation:
             self._pump()
 
     def _fail(self, seat: Seat) -> None:
-        """Half of the failures are deaths, seen at once; half are hangs, which the supervisor sees after its two limits."""
+        """Let an engine fail: half of the failures are deaths, seen at once; half are hangs.
+
+        These the supervisor sees after its two limits.
+        """
         self.failures += 1
         self.down_since[seat.name] = self.now
         if self.fate.random() < 0.5:
@@ -470,7 +488,7 @@ class Simulation:
         self._at(self.now + config.stall_timeout, partial(self._lose, seat))
 
     def _doubt(self, seat: Seat) -> None:
-        """That it hangs is seen where it has turns, or is to take weights."""
+        """Suspect an engine: that it hangs is seen where it has turns, or is to take weights."""
         if self.engines[seat.name].ends or seat.life.state is EngineState.STALE:
             self._forget(self.engines[seat.name])
             self._spend(self.roster.suspect, seat, "makes no progress")
@@ -486,15 +504,15 @@ class Simulation:
         self._published()
 
     def _forget(self, engine: SimulatedEngine) -> None:
-        """What it had in flight is lost, though answers to it may still come."""
-        lost = engine.lose(self.now)
+        """Take away an engine's turns, though answers to them may still come."""
+        assignments = engine.lose(self.now)
         self._announce(engine)
-        self._at(self.now + LATE, partial(self._answer_late, lost))
+        self._at(self.now + LATE, partial(self._answer_late, assignments))
 
-    def _answer_late(self, lost: list[Assignment]) -> None:
-        for assignment in lost:
+    def _answer_late(self, assignments: list[Assignment]) -> None:
+        for assignment in assignments:
             assert not self.dispatcher.succeeded(assignment), "an answer counted that had been taken away"
-        self.late += len(lost)
+        self.late += len(assignments)
 
     def _tick(self) -> None:
         """The supervisor's pass, every second. Whose tokens grow has not died in a row."""
@@ -502,8 +520,8 @@ class Simulation:
             if self.engines[seat.name].made > 0:
                 seat.deaths = 0
         self._spend(self.supervisor.tick)
-        for lost in self._spend(self.dispatcher.expired):
-            self._give_up(lost)
+        for turn in self._spend(self.dispatcher.expired):
+            self._give_up(turn)
         self._at(self.now + TICK_SECONDS, self._tick)
         self._pump()
 
@@ -511,11 +529,14 @@ class Simulation:
 MEASURED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
-# --- measuring the real engine ----------------------------------------------------------------------------------------------------
+# --- measuring the real engine ---
 
 
 def measure(repeats: int = 3) -> tuple[float, float]:
-    """slope / base of a decoding step, and seconds of reading a prompt's token / base, of the real engine on one thread of this machine."""
+    """slope / base of a decoding step, and seconds of reading a prompt's token / base.
+
+    Of the real engine on one thread of this machine.
+    """
     from bench.subject import SHAPE, config, room, speaker
     from zj_ray.data.chat import ChatFormat
     from zj_ray.fleet.engine import EngineThread
@@ -537,13 +558,13 @@ def measure(repeats: int = 3) -> tuple[float, float]:
         numbers, stop, draw = itertools.count(), ChatFormat(tokenizer).stop_id, random.Random(0)
 
         def seconds(batch: int, prompt: int, tokens: int) -> float:
-            """Of `batch` turns asked for together, each with another prompt: the prefix cache helps none."""
-            asked = [[draw.randrange(5, len(tokenizer)) for _ in range(prompt)] for _ in range(batch)]
+            """Seconds of `batch` turns at once, each with another prompt: the prefix cache helps none."""
+            prompts = [[draw.randrange(5, len(tokenizer)) for _ in range(prompt)] for _ in range(batch)]
             started = time.perf_counter()
-            answers = [
-                engine.generate(TurnRequest(str(number), ids, tokens, 1.0, number, stop))
-                for ids, number in zip(asked, numbers, strict=False)
-            ]
+            answers = []
+            for ids, number in zip(prompts, numbers, strict=False):
+                limits = {"max_tokens": tokens, "temperature": 1.0, "seed": number, "stop_id": stop}
+                answers.append(engine.generate(TurnRequest(str(number), ids, **limits)))
             for answer in answers:
                 answer.result(600)
             return time.perf_counter() - started
@@ -555,22 +576,21 @@ def measure(repeats: int = 3) -> tuple[float, float]:
         steps = [(batch, (least(batch, 32, 112) - least(batch, 32, 16)) / 96) for batch in MEASURED_BATCHES]
         prompt_token = (least(1, 480, 1) - least(1, 32, 1)) / 448
     slope, base = np.polyfit(*zip(*steps, strict=True), 1)
-    print(
-        table(
-            ("turns in flight", "decoding step [ms]", "fitted"),
-            [(b, 1e3 * s, 1e3 * float(base + slope * b)) for b, s in steps],
-        )
-    )
+    rows = [(batch, 1e3 * seconds, 1e3 * float(base + slope * batch)) for batch, seconds in steps]
+    print(table(("turns in flight", "decoding step [ms]", "fitted"), rows))
     print(f"\nbase {1e3 * base:.3f} ms, slope {1e3 * slope:.4f} ms a turn: slope / base {slope / base:.4f}")
     print(f"a prompt's token {1e3 * prompt_token:.4f} ms: / base {prompt_token / base:.4f}")
     return float(slope / base), float(prompt_token / base)
 
 
-# --- report -----------------------------------------------------------------------------------------------------------------------
+# --- report ---
 
 
 def simulate(scenario: Scenario) -> Outcome:
-    """Without the cyclic garbage collector, which would charge the simulator's millions of objects to the controller."""
+    """Simulate without the cyclic garbage collector.
+
+    It would charge the simulator's millions of objects to the controller.
+    """
     gc.collect()
     gc.disable()
     try:
@@ -608,8 +628,18 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+SHARES = ("of engines that were up", "prefix kept", "turn p99 [s]", "of a core")  # after the efficiency
+
+
+def shares_and_latency(outcome: Outcome) -> tuple[object, ...]:
+    """A row's efficiency, and what stands below SHARES."""
+    late = float(np.quantile(outcome.latencies, 0.99))
+    shares = percent(outcome.efficiency), percent(outcome.efficiency_up), percent(outcome.cached)
+    return *shares, late, percent(outcome.core_share, 2)
+
+
 def steps_for(engines: int) -> int:
-    """More of them where a step has few consultations."""
+    """How many steps to simulate: more of them where a step has few consultations."""
     return max(1, min(16, 128 // engines))
 
 
@@ -618,50 +648,36 @@ def by_size(sizes: Sequence[int], draw: bool) -> None:
     rows: list[tuple[Any, ...]] = []
     calm: dict[int, float] = {}
 
-    def add(name: str, found: Outcome) -> None:
-        late = float(np.quantile(found.given, 0.99))
-        for plot, value in (
-            ("efficiency", 100 * found.efficiency),
-            ("latency", late),
-            ("controller", 100 * found.core_share),
-        ):
-            plots[plot].setdefault(name, []).append((math.log2(found.scenario.engines), value))
+    def add(name: str, outcome: Outcome) -> None:
+        late = float(np.quantile(outcome.latencies, 0.99))
+        values = {"efficiency": 100 * outcome.efficiency, "latency": late, "controller": 100 * outcome.core_share}
+        for plot, value in values.items():
+            plots[plot].setdefault(name, []).append((math.log2(outcome.scenario.engines), value))
 
     for rate in FAILURES:
         for engines in sizes:
-            found = simulate(Scenario(engines, rate, steps=steps_for(engines)))
-            calm.setdefault(engines, found.efficiency)
-            median, late = (float(q) for q in np.quantile(found.given, (0.5, 0.99)))
+            outcome = simulate(Scenario(engines, rate, steps=steps_for(engines)))
+            calm.setdefault(engines, outcome.efficiency)
+            median, late, longest = (float(q) for q in np.quantile(outcome.latencies, (0.5, 0.99, 1)))
             rows.append((
-                f"{rate:.0f}", engines, found.turns, found.failures, found.again, percent(found.efficiency), percent(1 - calm[engines]),
-                percent(calm[engines] - found.efficiency), median, late, float(found.given.max()), percent(found.core_share, 2), 1e6 * found.per_turn,
+                f"{rate:.0f}", engines, outcome.turns, outcome.failures, outcome.again, percent(outcome.efficiency),
+                percent(1 - calm[engines]), percent(calm[engines] - outcome.efficiency), median, late, longest,
+                percent(outcome.core_share, 2), 1e6 * outcome.per_turn,
             ))  # fmt: skip
             print(rows[-1], flush=True)
-            add(f"{rate:.0f} failures an hour and engine", found)
-    header = ("failures/h", "engines", "turns", "failures", "asked again", "efficiency", "lost to the step's end", "lost to failures", "turn p50 [s]",
-              "p99", "longest", "of a core", "µs a turn")  # fmt: skip
+            add(f"{rate:.0f} failures an hour and engine", outcome)
+    header = (
+        "failures/h", "engines", "turns", "failures", "asked again", "efficiency", "lost to the step's end",
+        "lost to failures", "turn p50 [s]", "p99", "longest", "of a core", "µs a turn",
+    )  # fmt: skip
     print("\n" + table(header, rows) + "\n", flush=True)
     rows = []
     for engines in sizes:
-        found = simulate(ahead(Scenario(engines, steps=steps_for(engines)), waves=8))
-        rows.append((
-            engines, found.scenario.steps, found.turns, found.failures, percent(found.efficiency), percent(found.efficiency_up),
-            percent(found.cached), float(np.quantile(found.given, 0.99)), percent(found.core_share, 2),
-        ))  # fmt: skip
+        outcome = simulate(ahead(Scenario(engines, steps=steps_for(engines)), waves=8))
+        rows.append((engines, outcome.scenario.steps, outcome.turns, outcome.failures, *shares_and_latency(outcome)))
         print(rows[-1], flush=True)
-        add("1, max_staleness 1, 8 waves", found)
-    ahead_header = (
-        "engines",
-        "steps",
-        "turns",
-        "failures",
-        "efficiency",
-        "of engines that were up",
-        "prefix kept",
-        "turn p99 [s]",
-        "of a core",
-    )
-    print("\n" + table(ahead_header, rows) + "\n", flush=True)
+        add("1, max_staleness 1, 8 waves", outcome)
+    print("\n" + table(("engines", "steps", "turns", "failures", "efficiency", *SHARES), rows) + "\n", flush=True)
     titles = {
         "efficiency": ("Efficiency of a step's consultations", "%", 90.0),
         "latency": ("Latency of a turn, 99th percentile", "s", None),
@@ -670,26 +686,21 @@ def by_size(sizes: Sequence[int], draw: bool) -> None:
     for plot, series in plots.items() if draw else ():
         title, unit, level = titles[plot]
         svg = line_plot(series, title=title, ylabel=unit, xlabel="engines, as a power of two", level=level)
-        (DOCS / f"fleet_{plot}.svg").write_text(
-            svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1), encoding="utf-8"
-        )
+        svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        (DOCS / f"fleet_{plot}.svg").write_text(svg, encoding="utf-8")
         print(f"drawn in docs/fleet_{plot}.svg")
 
 
 def by_variation(engines: int) -> None:
     rows = []
     for name, scenario in variations(engines).items():
-        calm, found = simulate(replace(scenario, failures=0.0)), simulate(scenario)
-        rows.append((
-            name, found.wall / scenario.steps, percent(found.efficiency), percent(1 - calm.efficiency), percent(calm.efficiency - found.efficiency),
-            percent(found.efficiency_up), percent(found.cached), float(np.quantile(found.given, 0.99)), percent(found.core_share, 2),
-        ))  # fmt: skip
+        calm, outcome = simulate(replace(scenario, failures=0.0)), simulate(scenario)
+        efficiency, *others = shares_and_latency(outcome)
+        losses = percent(1 - calm.efficiency), percent(calm.efficiency - outcome.efficiency)
+        rows.append((name, outcome.wall / scenario.steps, efficiency, *losses, *others))
         print(rows[-1], flush=True)
-    header = (
-        f"{engines} engines, 1 failure/h", "step [s]", "efficiency", "lost to the step's end", "lost to failures", "of engines that were up",
-        "prefix kept", "turn p99 [s]", "of a core",
-    )  # fmt: skip
-    print("\n" + table(header, rows))
+    losses = ("lost to the step's end", "lost to failures")
+    print("\n" + table((f"{engines} engines, 1 failure/h", "step [s]", "efficiency", *losses, *SHARES), rows))
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """A PPO step of a 1.1B model with all four roles and the engine on one GPU. `python -m bench.gpu`
 
-The real stage on random weights of TinyLlama's shape, in bfloat16, once for each way that weights can take to the engine.
-Printed are medians over the steps: the seconds of each phase, tokens per second, the share of the GPU's own matrix speed that
-the update reaches, and how far the log-probs of engine and trainer differ. With `ipc` the engine sleeps while the others work.
-Without a GPU the same runs on the CPU with a small model, to show that it works, not how fast.
+The real stage on random weights of TinyLlama's shape, in bfloat16, once for each way that weights can take to the
+engine. Printed are medians over the steps: the seconds of each phase, tokens per second, the share of the GPU's own
+matrix speed that the update reaches, and how far the log-probs of engine and trainer differ. With `ipc` the engine
+sleeps while the others work. Without a GPU the same runs on the CPU with a small model, to show that it works, not how
+fast.
 """
 
 from __future__ import annotations
@@ -41,41 +42,22 @@ WARMUP = 1  # steps that compile and allocate
 def settings_of(transport: str, consultations: int, micro_batch_tokens: int) -> tuple[LlamaConfig, Config]:
     on_gpu = torch.cuda.is_available()
     shape = TINYLLAMA_1_1B if on_gpu else TINY
-    base = config(
-        shape,
-        1,
-        1,
-        max_length=1024,
-        talk={"max_turns": 4, "turn_tokens": 128},
-        consultations=consultations,
-        epochs=1,
-        mini_batches=4,
-        micro_batch_tokens=micro_batch_tokens,
-        mismatch_bound=1.0,
-    )
+    talk = {"max_turns": 4, "turn_tokens": 128}
+    learning = {"consultations": consultations, "epochs": 1, "mini_batches": 4, "mismatch_bound": 1.0}
+    base = config(shape, 1, 1, max_length=1024, talk=talk, micro_batch_tokens=micro_batch_tokens, **learning)
+    fleet = replace(base.fleet, transport=transport)
     if not on_gpu:
-        return shape, replace(base, fleet=replace(base.fleet, transport=transport))
-    roles: dict[str, Any] = {
-        name: replace(getattr(base.ppo, name), gpus=0.15) for name in ("policy", "critic", "reward", "reference")
-    }
+        return shape, replace(base, fleet=fleet)
+    names = ("policy", "critic", "reward", "reference")
+    roles: dict[str, Any] = {name: replace(getattr(base.ppo, name), gpus=0.15) for name in names}
     roles |= {name: replace(roles[name], zero_stage=2) for name in ("policy", "critic")}
-    shared = (("policy", "critic", "reward", "reference", "engines"),)
-    fleet = replace(
-        base.fleet,
-        engine_gpus=0.4,
-        gpu_memory_utilization=0.4,
-        max_in_flight=256,
-        transport=transport,
-        sleep=transport == "ipc",
-        threads=1,
-    )
-    ray = replace(base.ray, object_store_mb=16384)
+    fleet = replace(fleet, engine_gpus=0.4, gpu_memory_utilization=0.4, max_in_flight=256, sleep=transport == "ipc")
     return shape, replace(
         base,
-        ray=ray,
+        ray=replace(base.ray, object_store_mb=16384),
         model=replace(base.model, dtype="bfloat16"),
         fleet=fleet,
-        ppo=replace(base.ppo, **roles, colocate=shared),
+        ppo=replace(base.ppo, **roles, colocate=((*names, "engines"),)),
     )
 
 
@@ -113,14 +95,13 @@ def summary(shape: LlamaConfig, rows: list[dict[str, Any]], consultations: int, 
     seconds = {phase: middle(f"seconds_{phase}") for phase in PHASES}
     tokens = median(row["tokens_per_second"] * sum(row[f"seconds_{phase}"] for phase in PHASES) for row in rows)
     flops = necessary(shape, [tokens / consultations] * consultations, int(middle("generated_tokens")))
+    share = f"{100 * flops['update'] / seconds['update'] / speed:.0f} %" if speed else "no GPU"
     return {
         **{f"{phase} [s]": f"{value:.2f}" for phase, value in seconds.items()},
         "step [s]": f"{sum(seconds.values()):.2f}",
         "generated tokens/s in the rollout": f"{middle('generated_tokens') / seconds['rollout']:.0f}",
         "trained tokens/s in the update": f"{tokens / seconds['update']:.0f}",
-        "update, share of the matrix speed": f"{100 * flops['update'] / seconds['update'] / speed:.0f} %"
-        if speed
-        else "no GPU",
+        "update, share of the matrix speed": share,
         "weight sync [GB/s]": f"{middle('sync_bytes') / 1e9 / seconds['sync']:.2f}",
         "log-probs, engine against trainer, mean": f"{middle('mismatch_mean'):.4f}",
         "log-probs, largest": f"{max(row['mismatch_max'] for row in rows):.3f}",
@@ -132,19 +113,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--consultations", type=int, default=256)
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
-    parser.add_argument(
-        "--transports",
-        nargs="+",
-        default=["ipc", "object_store"] if torch.cuda.is_available() else ["gloo", "object_store"],
-    )
+    direct = "ipc" if torch.cuda.is_available() else "gloo"
+    parser.add_argument("--transports", nargs="+", default=[direct, "object_store"])
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     speed = matrix_speed() if torch.cuda.is_available() else None
     if speed:
-        print(
-            f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {speed / 1e12:.0f} TFLOP/s in bf16 matrix products",
-            flush=True,
-        )
+        machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+        print(f"{machine}: {speed / 1e12:.0f} TFLOP/s in bf16 matrix products", flush=True)
         torch.cuda.empty_cache()
     columns = {}
     for transport in options.transports:

@@ -1,9 +1,9 @@
-"""Fifty doctors on one ranking page: how long it takes to answer, and whether a ranking is lost. `python -m bench.labelling`
+"""Fifty doctors on one ranking page: how long it takes to answer, and whether a ranking is lost.
 
-The server is `zj label` in a process of its own, over HTTP; the doctors are asyncio tasks in this one, each with a session
-of their own: open an item, think (exponential, a second on average, where a real doctor takes a minute), send the ranking,
-go on. Printed are p50, p95 and p99 of both requests, and how many of the rankings that were acknowledged are not in the
-store, or not as they were sent.
+`python -m bench.labelling`. The server is `zj label` in a process of its own, over HTTP; the doctors are asyncio tasks
+in this one, each with a session of their own: open an item, think (exponential, a second on average, where a real
+doctor takes a minute), send the ranking, go on. Printed are p50, p95 and p99 of both requests, and how many of the
+rankings that were acknowledged are not in the store, or not as they were sent.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ class Load:
         return float(np.percentile(self.seconds[kind] if kind else sum(self.seconds.values(), []), share))
 
     def lost(self, run: Path) -> int:
+        """The number of rankings that the store lacks, has in another form, or has unasked."""
         page = open_page(run / "feedback", CONFIG)
         rankings = page.store.all_rankings()
-        stored = {(item, r.annotator): r.overall for item, of_item in rankings.items() for r in of_item}
+        in_store = {(item, r.annotator): r.overall for item, of_item in rankings.items() for r in of_item}
         page.store.close()
-        return sum(stored.get(key) != ranks for key, ranks in self.sent.items()) + len(stored.keys() - self.sent.keys())
+        changed = sum(in_store.get(key) != ranks for key, ranks in self.sent.items())
+        return changed + len(in_store.keys() - self.sent.keys())
 
 
 async def work(url: str, name: str, token: str, rankings: int, think: float, load: Load) -> None:
@@ -83,7 +85,7 @@ async def work(url: str, name: str, token: str, rankings: int, think: float, loa
 
 
 async def _send(http: httpx.AsyncClient, body: dict[str, object], csrf: str) -> httpx.Response:
-    """As the page does: again when the connection fails, which is safe, as the ranking carries a key."""
+    """Send a ranking as the page does: again when the connection fails, which is safe, as the ranking carries a key."""
     for _ in range(4):
         with contextlib.suppress(httpx.TransportError):
             return await http.post("/api/rank", json=body, headers={"X-CSRF": csrf})
@@ -91,14 +93,13 @@ async def _send(http: httpx.AsyncClient, body: dict[str, object], csrf: str) -> 
 
 
 def simulate(run: Path, doctors: int, rankings: int, think: float) -> Load:
-    """`rankings` by `doctors` at once on a run's page. think: mean pause between opening and saving [s]."""
+    """Let `doctors` make `rankings` at once on a run's page. think: mean pause between opening and saving [s]."""
     tokens = accounts(run, CONFIG, **{f"doctor{n}": "annotator" for n in range(doctors)})
     load = Load()
 
     async def all_at_once(url: str) -> None:
-        await asyncio.gather(
-            *(work(url, name, token, rankings // doctors, think, load) for name, token in tokens.items())
-        )
+        each = {"rankings": rankings // doctors, "think": think, "load": load}
+        await asyncio.gather(*(work(url, name, token, **each) for name, token in tokens.items()))
 
     with server(run) as (url, process):
         parts = (psutil.Process(), psutil.Process(process.pid))
@@ -112,7 +113,7 @@ def simulate(run: Path, doctors: int, rankings: int, think: float) -> Load:
 
 
 def _stored(ranks: Sequence[int], item: str, name: str) -> tuple[int, ...]:
-    """What the store should hold, by a way of its own: for each answer one more than the number of answers before it."""
+    """The ranks that the store should hold, by a way of its own: one more than the number of answers before each."""
     by_answer = [rank for _, rank in sorted(zip(display_order(item, name, len(ranks)), ranks, strict=True))]
     return tuple(1 + sum(other < rank for other in by_answer) for rank in by_answer)
 
@@ -121,9 +122,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--doctors", type=int, default=DOCTORS)
     parser.add_argument("--rankings", type=int, default=RANKINGS)
-    parser.add_argument(
-        "--think", type=float, default=THINK, help="mean pause between opening an item and saving its ranks [s]"
-    )
+    pause = "mean pause between opening an item and saving its ranks [s]"
+    parser.add_argument("--think", type=float, default=THINK, help=pause)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", options.rankings, CONFIG)

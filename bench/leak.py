@@ -1,7 +1,7 @@
 """Does the driver's memory grow? Two hundred PPO steps with the real parts on a tiny model. `python -m bench.leak`
 
-Printed are the resident memory of the driver and of every actor, the driver's slope after warm-up (least squares), and how
-many trajectories of finished steps are still alive.
+Printed are the resident memory of the driver and of every actor, the driver's slope after warm-up (least squares), and
+how many trajectories of finished steps are still alive.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ class Witness:
     """Weak references to every trajectory that a loop's fleet has held."""
 
     def __init__(self, loop: PPOLoop) -> None:
-        self.seen: list[weakref.ref[Any]] = []
+        self.references: list[weakref.ref[Any]] = []
         rollout = loop.fleet.rollout
 
-        def watched(*arguments: Any, **named: Any) -> Any:
-            held = rollout(*arguments, **named)
-            self.seen += map(weakref.ref, held.trajectories)
-            return held
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            consultations = rollout(*arguments, **keywords)
+            self.references += map(weakref.ref, consultations.trajectories)
+            return consultations
 
         loop.fleet.rollout = watched
 
     def alive(self) -> int:
         gc.collect()
-        return sum(reference() is not None for reference in self.seen)
+        return sum(reference() is not None for reference in self.references)
 
 
 def actors() -> dict[str, float]:
     """Resident MiB of this session's actors, by name."""
-    found: dict[str, float] = {}
+    resident: dict[str, float] = {}
     for process in psutil.Process().children(recursive=True):
         try:
             name = process.cmdline()[0].removeprefix("ray::").split(".")[0] if process.cmdline() else ""
             if name.endswith(("Rank", "RolloutEngine")):
-                found[name] = found.get(name, 0.0) + process.memory_info().rss / 2**20
+                resident[name] = resident.get(name, 0.0) + process.memory_info().rss / 2**20
         except psutil.NoSuchProcess:
             continue
-    return found
+    return resident
 
 
 def main() -> None:
@@ -64,16 +64,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=50)
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    settings = config(
-        TINY,
-        1,
-        1,
-        talk={"max_turns": 3, "turn_tokens": 16},
-        consultations=16,
-        epochs=1,
-        mini_batches=2,
-        micro_batch_tokens=1024,
-    )
+    ppo = {"consultations": 16, "epochs": 1, "mini_batches": 2, "micro_batch_tokens": 1024}
+    settings = config(TINY, 1, 1, talk={"max_turns": 3, "turn_tokens": 16}, **ppo)
     driver, resident, others = psutil.Process(), [], []
     with tempfile.TemporaryDirectory() as folder:
         run, tokenizer = room(Path(folder), settings)
@@ -92,9 +84,11 @@ def main() -> None:
     print(table(("step", "driver [MiB]", *(f"{name} [MiB]" for name in names)), others))
     slope = float(np.polyfit(np.arange(options.warmup, options.steps), resident[options.warmup :], 1)[0])
     grown = slope * (options.steps - options.warmup)
-    print(f"\nAfter {options.warmup} steps the driver grows by **{1024 * slope:.1f} KiB a step** ({grown:.1f} MiB over the rest, "
-          f"{100 * grown / resident[-1]:.2f} % of it).")  # fmt: skip
-    print(f"Of {len(witness.seen)} trajectories at most {most} were alive after their step.")
+    growth = (
+        f"**{1024 * slope:.1f} KiB a step** ({grown:.1f} MiB over the rest, {100 * grown / resident[-1]:.2f} % of it)"
+    )
+    print(f"\nAfter {options.warmup} steps the driver grows by {growth}.")
+    print(f"Of {len(witness.references)} trajectories at most {most} were alive after their step.")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Does it learn? Two problems with a known optimum, by every advantage estimator: `make learning` (about ten minutes; draws docs/learning_*.svg).
+"""Does it learn? Two problems with a known optimum, by every advantage estimator.
 
-The trainer is the real one (`PolicyRank` and `CriticRank` on DeepSpeed, packed rows, `estimate_advantages`); only the
-sampling is done here in plain torch, as an engine would cost more than these problems do.
+`make learning` takes about ten minutes and draws docs/learning_*.svg. The trainer is the real one (`PolicyRank` and
+`CriticRank` on DeepSpeed, packed rows, `estimate_advantages`); only the sampling is done here in plain torch, as an
+engine would cost more than these problems do.
 
-*bandit*: one token, one prompt; one of the tokens earns 1, the others less. *consultation*: two doctor turns with a patient
-between them. Only a patient who was asked in the first turn says which of two advices is right, and only then does the
-right one earn 1 in the second turn: who doesn't ask earns nothing, who asks and guesses a half. *costly*: the same, but
-asking costs 0.1 at once, so that a policy must see that it pays later.
+*bandit*: one token, one prompt; one of the tokens earns 1, the others less. *consultation*: two doctor turns with a
+patient between them. Only a patient who was asked in the first turn says which of two advices is right, and only then
+does the right one earn 1 in the second turn: who doesn't ask earns nothing, who asks and guesses a half. *costly*: the
+same, but asking costs 0.1 at once, so that a policy must see that it pays later.
 """
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from zj_ray.algorithms.whitening import whiten
+from zj_ray.cluster.ports import free_port
 from zj_ray.config.schema import ModelConfig, PPOConfig
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.evaluation.plots import line_plot
@@ -45,7 +46,10 @@ Estimate = Callable[..., object]
 
 @dataclass(frozen=True)
 class Problem:
-    """turns: of the doctor; turn_tokens, patient_tokens: of each turn; cost: of asking; optimum: the best mean reward there is."""
+    """A problem with a known optimum.
+
+    turns: of the doctor; turn_tokens, patient_tokens: of each turn; cost: of asking; optimum: the best mean reward.
+    """
 
     name: str
     turns: int
@@ -55,15 +59,15 @@ class Problem:
     steps: int
     cost: float = 0.0
 
-    def reply(self, said: Sequence[int], secret: int) -> list[int]:
+    def reply(self, turn: Sequence[int], secret: int) -> list[int]:
         """The patient's words to the doctor's first turn."""
-        return [ADVICE[secret] if said[0] == ASK else SILENCE] * self.patient_tokens
+        return [ADVICE[secret] if turn[0] == ASK else SILENCE] * self.patient_tokens
 
     def rewards(self, turns: Sequence[Sequence[int]], secret: int) -> list[float]:
         if self.turns == 1:
             return [1.0 if turns[0][0] == ASK else 0.05 * (turns[0][0] % 8)]
-        asked = turns[0][0] == ASK
-        return [-self.cost * asked, float(asked and turns[1][0] == ADVICE[secret])]
+        asks = turns[0][0] == ASK
+        return [-self.cost * asks, float(asks and turns[1][0] == ADVICE[secret])]
 
 
 BANDIT = Problem("bandit", turns=1, turn_tokens=1, patient_tokens=0, optimum=1.0, steps=30)
@@ -76,28 +80,20 @@ class Learner:
 
     def __init__(self, problem: Problem, config: PPOConfig, seed: int) -> None:
         if not torch.distributed.is_initialized():
-            with socket.socket() as probe:
-                probe.bind(("", 0))
-                port = probe.getsockname()[1]
-            join_process_group(0, 1, "127.0.0.1", port, timeout=60)
+            join_process_group(0, 1, "127.0.0.1", free_port(), timeout=60)
         torch.manual_seed(seed)
-        shape = LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2
-        )
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+        shape = LlamaConfig(vocab_size=VOCABULARY, **sizes)
         self.problem, self.config = problem, config
         self.random = np.random.default_rng(seed)
         model = ModelConfig()
-        objective = PolicyObjective(
-            1.0, config.clip_low, config.clip_high, entropy_coefficient=config.entropy_coefficient
-        )
+        entropy = config.entropy_coefficient
+        objective = PolicyObjective(1.0, config.clip_low, config.clip_high, entropy_coefficient=entropy)
         self.policy = PolicyRank(model, seed, 60, objective)
-        self.policy.engine = TrainEngine(
-            TokenLogprobs(LlamaForCausalLM(shape)), EngineSpec(config.learning_rate, 1.0, 0)
-        )
         self.critic = CriticRank(model, seed, 60, config.value_clip)
-        self.critic.engine = TrainEngine(
-            ScalarHeads(LlamaModel(shape), 1), EngineSpec(config.critic_learning_rate, 1.0, 0)
-        )
+        lm, heads = TokenLogprobs(LlamaForCausalLM(shape)), ScalarHeads(LlamaModel(shape), 1)
+        self.policy.engine = TrainEngine(lm, EngineSpec(config.learning_rate, 1.0, 0))
+        self.critic.engine = TrainEngine(heads, EngineSpec(config.critic_learning_rate, 1.0, 0))
         self.policy.rank = self.critic.rank = self.updates = 0
         self.ahead: deque[tuple[list[Trajectory], list[ScoredTurns]]] = deque()  # held, not yet learnt from
 
@@ -105,21 +101,21 @@ class Learner:
         """One step's consultations; the samples of a prompt share the patient's secret."""
         count, problem = self.config.consultations, self.problem
         secrets = self.random.integers(0, 2, count // self.config.samples).repeat(self.config.samples)
-        found = [Trajectory(f"prompt-{i // self.config.samples}", i, 0) for i in range(count)]
-        said: list[list[list[int]]] = [[] for _ in found]
-        for trajectory in found:
+        trajectories = [Trajectory(f"prompt-{i // self.config.samples}", i, 0) for i in range(count)]
+        words: list[list[list[int]]] = [[] for _ in trajectories]
+        for trajectory in trajectories:
             trajectory.append_context([OPENING])
         for turn in range(problem.turns):
-            tokens, logprobs = self._speak([t.token_ids for t in found])
-            for i, trajectory in enumerate(found):
+            tokens, logprobs = self._speak([t.token_ids for t in trajectories])
+            for i, trajectory in enumerate(trajectories):
                 start, end = trajectory.append_generated(tokens[i], logprobs[i])
-                trajectory.turns.append(Turn(start, end, "", self.updates, "", True))
-                said[i].append(tokens[i])
+                version = self.updates
+                trajectory.turns.append(Turn(start, end, "", weight_version=version, engine="", finished=True))
+                words[i].append(tokens[i])
                 if turn + 1 < problem.turns:
                     trajectory.append_context(problem.reply(tokens[i], secrets[i]))
-        return found, [
-            ScoredTurns(rewards=problem.rewards(turns, secret)) for turns, secret in zip(said, secrets, strict=True)
-        ]
+        rewards = [problem.rewards(turns, secret) for turns, secret in zip(words, secrets, strict=True)]
+        return trajectories, [ScoredTurns(rewards=of_turns) for of_turns in rewards]
 
     @torch.no_grad()
     def _speak(self, contexts: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
@@ -134,7 +130,10 @@ class Learner:
         return ids[:, before:].tolist(), torch.cat(logprobs, 1).tolist()
 
     def step(self, estimate: Estimate = estimate_advantages) -> float:
-        """One PPO step; returns the mean reward of its consultations, which may be older than the policy by `max_staleness` steps."""
+        """One PPO step; returns the mean reward of its consultations.
+
+        They may be older than the policy by `max_staleness` steps.
+        """
         while len(self.ahead) <= self.config.max_staleness:
             self.ahead.append(self.rollout())
         trajectories, scored = self.ahead.popleft()
@@ -157,14 +156,17 @@ class Learner:
         return MiniBatchPlan(plan_rows(batch.lengths, 1, ROW_TOKENS), float(sum(batch.generated)))
 
 
-def _in_order(found: dict[int, np.ndarray]) -> list[np.ndarray]:
-    return [found[i] for i in range(len(found))]
+def _in_order(arrays: dict[int, np.ndarray]) -> list[np.ndarray]:
+    return [arrays[i] for i in range(len(arrays))]
 
 
 def with_the_classic_fault(
     batch: RolloutBatch, scored: list[ScoredTurns], kl_coefficient: float, config: PPOConfig
 ) -> object:
-    """As `estimate_advantages`, but GAE walks through the patient's tokens, where values are zeroed (seen in several peers)."""
+    """Estimate as `estimate_advantages` does, but let GAE walk through the patient's tokens, where values are zeroed.
+
+    Several peers do so.
+    """
     agreement = estimate_advantages(batch, scored, kl_coefficient, config)
     width = max(batch.lengths)
     raw: list[np.ndarray] = []
@@ -183,9 +185,8 @@ def with_the_classic_fault(
 
 
 def settings(estimator: str, max_staleness: int = 0) -> PPOConfig:
-    base = replace(
-        PPOConfig(), consultations=64, epochs=2, learning_rate=1e-3, critic_learning_rate=2e-3, entropy_coefficient=0.02
-    )
+    rates = {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "entropy_coefficient": 0.02}
+    base = replace(PPOConfig(), consultations=64, epochs=2, **rates)
     samples = 8 if estimator in ("grpo", "rloo") else 1
     return replace(base, advantage=estimator, samples=samples, max_staleness=max_staleness)  # type: ignore[arg-type]
 
@@ -206,6 +207,8 @@ def reached(rewards: Sequence[float], problem: Problem) -> float:
 
 @dataclass(frozen=True)
 class Case:
+    """One curve."""
+
     problem: Problem
     config: PPOConfig
     label: str
@@ -222,21 +225,18 @@ CASES = (
 
 
 def main() -> None:
-    drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     print("| problem | estimator | share of the optimum, three seeds |\n| --- | --- | --- |")
     for case in CASES:
-        found = curves(case.problem, case.config, range(3), case.estimate)
-        print(
-            f"| {case.problem.name} | {case.label} | {', '.join(f'{reached(rewards, case.problem):.3f}' for rewards in found)} |",
-            flush=True,
-        )
-        drawn.setdefault(case.problem.name, {})[case.label] = [
-            (step + 1, float(mean)) for step, mean in enumerate(np.mean(found, axis=0))
-        ]
+        by_seed = curves(case.problem, case.config, range(3), case.estimate)
+        shares = ", ".join(f"{reached(rewards, case.problem):.3f}" for rewards in by_seed)
+        print(f"| {case.problem.name} | {case.label} | {shares} |", flush=True)
+        points = [(step, float(mean)) for step, mean in enumerate(np.mean(by_seed, axis=0), start=1)]
+        lines.setdefault(case.problem.name, {})[case.label] = points
     for problem in (CONSULTATION, COSTLY):
         path = DOCS / f"learning_{problem.name}.svg"
         title = f"{problem.name}: mean reward, three seeds"
-        svg = line_plot(drawn[problem.name], title=title, ylabel="reward", level=problem.optimum)
+        svg = line_plot(lines[problem.name], title=title, ylabel="reward", level=problem.optimum)
         path.write_text(svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1), encoding="utf-8")
         print(f"drawn in docs/{path.name}")
 

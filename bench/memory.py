@@ -9,15 +9,8 @@ from types import TracebackType
 
 import psutil
 
-RAY_WORDS = (
-    "ray::",
-    "raylet",
-    "gcs_server",
-    "ray/dashboard",
-    "_private/log_monitor",
-    "_private/monitor",
-    "runtime_env/agent",
-)
+DAEMONS = ("raylet", "gcs_server", "ray/dashboard", "_private/log_monitor", "_private/monitor", "runtime_env/agent")
+RAY_WORDS = ("ray::", *DAEMONS)
 SAMPLE_SECONDS = 2.0
 
 
@@ -28,10 +21,10 @@ def is_ray_process(command: list[str]) -> bool:
 
 
 class PeakMemory:
-    """Samples, while its block runs, the memory of this process, of this user's Ray processes and of all their descendants.
+    """Samples the memory of this process, of this user's Ray processes and of their descendants, while its block runs.
 
-    `peak_gib` is the largest sum of RSS [GiB]. Pages that processes share (the object store, libraries) count once in each,
-    so it is an upper bound of what the machine had to give.
+    `peak_gib` is the largest sum of RSS [GiB]. Pages that processes share (the object store, libraries) count once in
+    each, so it is an upper bound of what the machine had to give.
     """
 
     def __init__(self, belongs: Callable[[list[str]], bool] = is_ray_process, *, every: float = SAMPLE_SECONDS) -> None:
@@ -60,7 +53,7 @@ class PeakMemory:
 
 
 def resident_gib(belongs: Callable[[list[str]], bool] = is_ray_process) -> float:
-    """RSS [GiB] now of this process, of this user's processes whose command line `belongs`, and of their descendants."""
+    """RSS [GiB] now of this process, of this user's processes whose command line `belongs`, and their descendants."""
     parents: dict[int, int] = {}
     sizes: dict[int, int] = {}
     roots = {os.getpid()}
@@ -75,10 +68,10 @@ def resident_gib(belongs: Callable[[list[str]], bool] = is_ray_process) -> float
 
 
 def _descends(pid: int, parents: Mapping[int, int], roots: set[int]) -> bool:
-    seen: set[int] = set()  # process ids are reused: a chain read while processes come and go may have a loop
-    while pid not in seen:
+    chain: set[int] = set()  # process ids are reused: a chain read while processes come and go may have a loop
+    while pid not in chain:
         if pid in roots:
             return True
-        seen.add(pid)
+        chain.add(pid)
         pid = parents.get(pid, pid)
     return False

@@ -1,12 +1,12 @@
 """Our algorithms against independent implementations, on the same tensors. `python -m bench.references`
 
-TRL's PPO has its GAE, losses and KL in the middle of a training loop: so TRL's own trainer makes a step here, on a tiny model, and
-its variables are looked at while it runs; nothing of it is typed again. AdamW is torch's, against a DeepSpeed engine.
+TRL's PPO has its GAE, losses and KL in the middle of a training loop: so TRL's own trainer makes a step here, on a tiny
+model, and its variables are looked at while it runs; nothing of it is typed again. AdamW is torch's, against a
+DeepSpeed engine.
 """
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from bench.ceilings import table
-from bench.subject import speaker
+from bench.subject import QUIET_TRL, speaker
 from zj_ray.algorithms.gae import gae
 from zj_ray.algorithms.kl import kl
 from zj_ray.algorithms.logprobs import sampled_logprobs
 from zj_ray.algorithms.policy_loss import policy_loss
 from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
+from zj_ray.cluster.ports import free_port
 from zj_ray.data.tokenizer import train_tokenizer
 from zj_ray.training.lora import plain_weights
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
@@ -38,7 +39,7 @@ TOLERANCE = 2e-5  # float32 sums in another order
 
 @dataclass(frozen=True)
 class Difference:
-    """largest: of all elements, absolute."""
+    """How far ours is from a reference. largest: of all elements, absolute."""
 
     what: str
     reference: str
@@ -54,7 +55,10 @@ def largest(ours: Tensor, theirs: Tensor) -> float:
 
 
 def trl_variables(kl_estimator: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables of TRL's training step: when its advantages are whitened, and when the loss of its last mini-batch is known."""
+    """The variables of TRL's training step at two moments.
+
+    When its advantages are whitened, and when the loss of its last mini-batch is known.
+    """
     from trl.experimental.ppo import ppo_trainer
 
     before_whitening: dict[str, Any] = {}
@@ -63,26 +67,23 @@ def trl_variables(kl_estimator: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     def watched_whitening(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
         whitened = whitening(values, mask, shift_mean)
-        before_whitening.update(_copied(sys._getframe(1).f_locals), whitened=whitened.clone())
+        before_whitening.update(_copies(sys._getframe(1).f_locals), whitened=whitened.clone())
         return whitened
 
     def watched_mean(values: Tensor, mask: Tensor, axis: Any = None) -> Tensor:
         caller = sys._getframe(1).f_locals
         if "pg_loss" in caller:  # it asks for the clip fraction: the losses are known
-            after_loss.update(_copied(caller))
+            after_loss.update(_copies(caller))
         return mean(values, mask, axis)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trl_trainer(Path(folder), kl_estimator)
-        with (
-            patch.object(ppo_trainer, "masked_whiten", watched_whitening),
-            patch.object(ppo_trainer, "masked_mean", watched_mean),
-        ):
+        with patch.multiple(ppo_trainer, masked_whiten=watched_whitening, masked_mean=watched_mean):
             trainer.train()
     return before_whitening, after_loss
 
 
-def _copied(variables: dict[str, Any]) -> dict[str, Any]:
+def _copies(variables: dict[str, Any]) -> dict[str, Any]:
     return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in variables.items()}
 
 
@@ -108,70 +109,60 @@ def _trl_trainer(folder: Path, kl_estimator: str) -> Any:
     torch.manual_seed(0)
     queries = torch.randint(5, len(tokenizer), (QUERIES, 8)).tolist()
     settings = PPOConfig(
-        output_dir=str(folder / "trl"), per_device_train_batch_size=QUERIES // 2, gradient_accumulation_steps=2, num_mini_batches=2,
-        num_ppo_epochs=2, total_episodes=QUERIES, response_length=RESPONSE, stop_token="eos", temperature=1.0, gamma=0.98, lam=0.9,
-        kl_estimator=kl_estimator, num_sample_generations=0, bf16=False, gradient_checkpointing=False, report_to="none", save_strategy="no",
-        learning_rate=3e-3, use_cpu=True, disable_tqdm=True,
+        **QUIET_TRL, output_dir=str(folder / "trl"), learning_rate=3e-3,
+        per_device_train_batch_size=QUERIES // 2, gradient_accumulation_steps=2, num_mini_batches=2, num_ppo_epochs=2,
+        total_episodes=QUERIES, response_length=RESPONSE, stop_token="eos",
+        temperature=1.0, gamma=0.98, lam=0.9, kl_estimator=kl_estimator,
     )  # fmt: skip
     data = Dataset.from_dict({"input_ids": queries})
     return PPOTrainer(
-        args=settings, processing_class=tokenizer, model=policy(0.0), ref_model=policy(0.02), reward_model=judge(), value_model=judge(),
-        train_dataset=data, eval_dataset=data,
+        args=settings, processing_class=tokenizer, model=policy(0.0), ref_model=policy(0.02),
+        reward_model=judge(), value_model=judge(), train_dataset=data, eval_dataset=data,
     )  # fmt: skip
 
 
 def against_trl() -> list[Difference]:
+    """The algorithms against the variables of TRL's own step."""
     import trl
     from trl.trainer.utils import selective_log_softmax
 
     name = f"trl {trl.__version__}"
     early, late = trl_variables("k1")
     third, _ = trl_variables("k3")
-    args, spoken = early["args"], ~early["padding_mask"]
-    assert 0 < (~spoken).sum() < spoken.sum(), "responses of unequal length are what is to be compared"
-    valued = ~early[
-        "padding_mask_p1"
-    ]  # TRL's score stands one token after the last that was spoken, and that one has a value too
-    advantages, returns = gae(early["rewards"], early["values"], valued, args.gamma, args.lam)
-    raw = early["advantages"][spoken].double()
+    args, generated = early["args"], ~early["padding_mask"]
+    assert 0 < (~generated).sum() < generated.sum(), "responses of unequal length are what is to be compared"
+    # TRL's score stands one token after the last that was generated, and that one has a value too.
+    with_value = ~early["padding_mask_p1"]
+    trainer = f"{name} PPOTrainer.train"
+    advantages, returns = gae(early["rewards"], early["values"], with_value, args.gamma, args.lam)
+    raw = early["advantages"][generated].double()
     factor = float((raw.std(unbiased=False) + 1e-8) / (raw.var() + 1e-8).sqrt())  # their 1e-8 is under the root
-    found = [
-        Difference(
-            "GAE, advantages", f"{name} PPOTrainer.train", largest(advantages[valued], early["advantages"][valued])
-        ),
-        Difference("GAE, returns", f"{name} PPOTrainer.train", largest(returns[valued], early["returns"][valued])),
-        Difference(
-            "whitening",
-            f"{name} masked_whiten",
-            largest((whiten(early["advantages"], spoken) * factor)[spoken], early["whitened"][spoken]),
-            f"TRL divides by the root of the variance by n − 1: a factor of {factor:.5f} here",
-        ),
+    white = (whiten(early["advantages"], generated) * factor)[generated]
+    note = f"TRL divides by the root of the variance by n − 1: a factor of {factor:.5f} here"
+    differences = [
+        Difference("GAE, advantages", trainer, largest(advantages[with_value], early["advantages"][with_value])),
+        Difference("GAE, returns", trainer, largest(returns[with_value], early["returns"][with_value])),
+        Difference("whitening", f"{name} masked_whiten", largest(white, early["whitened"][generated]), note),
     ]
     for estimator, variables in (("k1", early), ("k3", third)):
         ours = kl(variables["logprobs"], variables["ref_logprobs"], estimator)  # type: ignore[arg-type]
-        found.append(Difference(f"KL, {estimator}", f"{name} PPOTrainer.train", largest(ours, variables["kl"])))
+        differences.append(Difference(f"KL, {estimator}", trainer, largest(ours, variables["kl"])))
     members = late["micro_batch_inds"]
-    mask, mask_of_values = spoken[members], valued[members]
+    mask, mask_of_values = generated[members], with_value[members]
     new, old, mine = late["new_logprobs"], late["mb_logprobs"], late["mb_advantage"]
     assert ((new - old)[mask].exp() - 1).abs().max() > args.cliprange, "no ratio is clipped"
-    loss = policy_loss(new, old, mine, mask, args.cliprange, args.cliprange)
+    loss = policy_loss(new, old, mine, mask, clip_low=args.cliprange, clip_high=args.cliprange)
     of_values = value_loss(late["vpred"], late["mb_values"], late["mb_return"], mask_of_values, args.cliprange_value)
     logits, responses = late["logits"], late["mb_responses"]
     logprobs, entropy = sampled_logprobs(logits.flatten(0, 1), responses.flatten(), "measured")
+    their_logprobs = selective_log_softmax(logits, responses).flatten()
+    their_entropy = torch.distributions.Categorical(logits=logits.flatten(0, 1)).entropy()
     return [
-        *found,
-        Difference("policy loss, clipped", f"{name} PPOTrainer.train", largest(loss, late["pg_loss"])),
-        Difference("value loss, clipped", f"{name} PPOTrainer.train", largest(of_values, late["vf_loss"])),
-        Difference(
-            "log-probs",
-            f"{name} selective_log_softmax",
-            largest(logprobs, selective_log_softmax(logits, responses).flatten()),
-        ),
-        Difference(
-            "entropy",
-            "torch Categorical",
-            largest(entropy, torch.distributions.Categorical(logits=logits.flatten(0, 1)).entropy()),
-        ),
+        *differences,
+        Difference("policy loss, clipped", trainer, largest(loss, late["pg_loss"])),
+        Difference("value loss, clipped", trainer, largest(of_values, late["vf_loss"])),
+        Difference("log-probs", f"{name} selective_log_softmax", largest(logprobs, their_logprobs)),
+        Difference("entropy", "torch Categorical", largest(entropy, their_entropy)),
     ]
 
 
@@ -192,13 +183,10 @@ def _model() -> nn.Module:
 def against_torch() -> list[Difference]:
     """AdamW with clipping over six steps of two micro-batches; torch's is the plain loop, neither fused nor foreach."""
     plain = _model()
-    optimizer = torch.optim.AdamW(
-        plain.parameters(), lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95), foreach=False, fused=False
-    )
-    norms: dict[str, list[float]] = {
-        "plain": [],
-        "ours": [],
-    }  # Adam and clipping both hide a gradient that is wrong by a factor
+    rates = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+    optimizer = torch.optim.AdamW(plain.parameters(), **rates, foreach=False, fused=False)  # type: ignore[arg-type]
+    # Adam and clipping both hide a gradient that is wrong by a factor.
+    norms: dict[str, list[float]] = {"plain": [], "ours": []}
 
     def plain_step(x: Tensor, y: Tensor) -> None:
         optimizer.zero_grad()
@@ -207,7 +195,8 @@ def against_torch() -> list[Difference]:
         optimizer.step()
 
     _train(plain_step)
-    found = []
+    reference = f"torch {torch.__version__}"
+    differences = []
     for stage in (0, 2):
         engine = TrainEngine(_model(), EngineSpec(1e-2, 0.5, stage, weight_decay=0.1))
 
@@ -220,27 +209,21 @@ def against_torch() -> list[Difference]:
         norms["ours"].clear()
         _train(step)
         apart = largest(torch.tensor(norms["ours"]), torch.tensor(norms["plain"]))
-        found.append(Difference(f"gradient norm, ZeRO {stage}", f"torch {torch.__version__}", apart))
+        differences.append(Difference(f"gradient norm, ZeRO {stage}", reference, apart))
         weights = engine.gather(plain_weights(engine.module))
         pairs = zip((tensor for _, tensor in weights), plain.parameters(), strict=True)
-        found.append(
-            Difference(
-                f"AdamW, ZeRO {stage}", f"torch {torch.__version__}", max(largest(a, b.detach()) for a, b in pairs)
-            )
-        )
-    return found
+        apart = max(largest(a, b.detach()) for a, b in pairs)
+        differences.append(Difference(f"AdamW, ZeRO {stage}", reference, apart))
+    return differences
 
 
 def main() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    found = against_trl()
-    join_process_group(0, 1, "127.0.0.1", port, timeout=60)
-    found += against_torch()
-    rows = [(d.what, d.reference, f"{d.largest:.1e}", d.note) for d in found]
+    differences = against_trl()
+    join_process_group(0, 1, "127.0.0.1", free_port(), timeout=60)
+    differences += against_torch()
+    rows = [(d.what, d.reference, f"{d.largest:.1e}", d.note) for d in differences]
     print(table(("what", "reference", "largest difference", ""), rows))
-    worst = max(d.largest for d in found)
+    worst = max(d.largest for d in differences)
     print(f"\nlargest of all {worst:.1e}, {TOLERANCE:.0e} is allowed")
     return int(worst > TOLERANCE)
 

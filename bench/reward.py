@@ -1,8 +1,9 @@
-"""What the reward model is worth, beside length and rules on the same held-out pairs: `python -m bench.reward [--run RUNS/demo] [--variants]`.
+"""What the reward model is worth, beside length and rules on the same held-out pairs.
 
-*clinic*: the SFT model and the simulated rankings of a finished run. *real* (where ZJ_REAL_DATA names a data folder): its `ranking`
-and `preference` files, a tiny model pre-trained on its texts, its valid/ held out. `--variants` trains every loss and label instead
-of the configured one alone. Everything is done by the stages themselves, in a folder of its own.
+`python -m bench.reward [--run RUNS/demo] [--variants]`. *clinic*: the SFT model and the simulated rankings of a
+finished run. *real* (where ZJ_REAL_DATA names a data folder): its `ranking` and `preference` files, a tiny model
+pre-trained on its texts, its valid/ held out. `--variants` trains every loss and label instead of the configured one
+alone. Everything is done by the stages themselves, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -38,18 +39,16 @@ def clinic(finished: Path, runs: Path, changes: Mapping[str, Any]) -> dict[str, 
     config = replace(config, name="clinic", stages=("reward",), reward=replace(config.reward, **changes))
     for part in ("data", "base", "tokenizer", "pretrain", "sft", "feedback"):
         if not (runs / "clinic" / part).exists():
-            shutil.copytree(
-                finished / part, runs / "clinic" / part, ignore=shutil.ignore_patterns("checkpoints", "ray_train")
-            )
+            unneeded = shutil.ignore_patterns("checkpoints", "ray_train")
+            shutil.copytree(finished / part, runs / "clinic" / part, ignore=unneeded)
     return _train(config, runs)
 
 
 def real(data: str, runs: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Pre-training, the file's rankings and the reward stage; the model that is pre-trained first serves all variants."""
+    """Pre-training, the file's rankings and the reward stage; the model pre-trained first serves all variants."""
     learning = ["reward.init=pretrain", "reward.epochs=2", "reward.max_steps=450", "reward.save_every=75"]
-    config = load_config(
-        CONFIGS / "laptop-real.yaml", ["name=real", "stages=[pretrain,feedback,reward]", f"data.root={data}", *learning]
-    )
+    stages = ["name=real", "stages=[pretrain,feedback,reward]", f"data.root={data}"]
+    config = load_config(CONFIGS / "laptop-real.yaml", [*stages, *learning])
     return _train(replace(config, reward=replace(config.reward, **changes)), runs)
 
 
@@ -61,47 +60,39 @@ def _train(config: Config, runs: Path) -> dict[str, Any]:
     return manifest | json.loads((folder / "reward" / "accuracy.json").read_text(encoding="utf-8"))
 
 
-def rows(name: str, found: Mapping[str, Any], *, baselines: bool) -> list[str]:
+def rows(name: str, result: Mapping[str, Any], *, baselines: bool) -> list[str]:
     """Markdown: the model's row and, with `baselines`, those of length, rules and the ceiling."""
-    shown = (
-        found["scorers"]
-        if baselines
-        else {k: v for k, v in found["scorers"].items() if k.startswith(("reward model", "mean of"))}
-    )
     lines = []
-    for scorer, figures in shown.items():
+    for scorer, figures in result["scorers"].items():
+        if not baselines and not scorer.startswith(("reward model", "mean of")):
+            continue
         low, high = figures["ci95"]
         label = name if scorer == "reward model" else f"{name}: {scorer}" if scorer.startswith("mean of") else scorer
-        lines.append(
-            f"| {label} | {figures['accuracy']:.3f} | {low:.3f}–{high:.3f} | {figures['length_partialled']:.3f} |"
-        )
-    if baselines and found["ceiling"] is not None:
-        lines.append(f"| what the annotators' noise allows | {found['ceiling']:.3f} | | |")
+        interval = f"{low:.3f}–{high:.3f}"
+        lines.append(f"| {label} | {figures['accuracy']:.3f} | {interval} | {figures['length_partialled']:.3f} |")
+    if baselines and result["ceiling"] is not None:
+        lines.append(f"| what the annotators' noise allows | {result['ceiling']:.3f} | | |")
     return lines
 
 
-def tell(title: str, results: Mapping[str, dict[str, Any]]) -> None:
+def report(title: str, results: Mapping[str, dict[str, Any]]) -> None:
     first = next(iter(results.values()))
     print(f"\n### {title}: {first['held_out_pairs']} held-out pairs\n")
     print("| scorer | accuracy | 95 % | length partialled out |\n| --- | --- | --- | --- |")
-    for number, (name, found) in enumerate(results.items()):
-        print("\n".join(rows(name, found, baselines=number == 0)))
-    for name, found in results.items():
-        known, tokens = found["calibration"], found["tokens"]
-        print(f"\n{name}: step {found['kept']} of {found['steps']} kept; {found['seconds']:.0f} s; ", end="")
-        print(f"ECE {known['ece_before']:.3f} → {known['ece']:.3f} at T = {known['temperature']:.2f}; ", end="")
-        print(
-            f"{tokens['shared']:,} tokens a pass instead of {tokens['unshared']:,}; disagreement {found['disagreement']}"
-        )
+    for number, (name, result) in enumerate(results.items()):
+        print("\n".join(rows(name, result, baselines=number == 0)))
+    for name, result in results.items():
+        errors, tokens = result["calibration"], result["tokens"]
+        print(f"\n{name}: step {result['kept']} of {result['steps']} kept; {result['seconds']:.0f} s; ", end="")
+        print(f"ECE {errors['ece_before']:.3f} → {errors['ece']:.3f} at T = {errors['temperature']:.2f}; ", end="")
+        print(f"{tokens['shared']:,} tokens a pass instead of {tokens['unshared']:,}; ", end="")
+        print(f"disagreement {result['disagreement']}")
     for division, parts in first["scorers"]["reward model"]["by"].items():
         print(f"\n| {division} | pairs | reward model | length only | rules only |\n| --- | --- | --- | --- | --- |")
         for part, figures in parts.items():
-            others = [
-                first["scorers"][name]["by"][division][part]["accuracy"] for name in ("length only", "rules only")
-            ]
-            print(
-                f"| {part} | {figures['pairs']} | {figures['accuracy'] or 0:.3f} | {others[0] or 0:.3f} | {others[1] or 0:.3f} |"
-            )
+            baselines = [first["scorers"][name]["by"][division][part] for name in ("length only", "rules only")]
+            accuracies = " | ".join(f"{scorer['accuracy'] or 0:.3f}" for scorer in (figures, *baselines))
+            print(f"| {part} | {figures['pairs']} | {accuracies} |")
     for aspect, figures in first["aspects"].items():
         if figures["pairs"]:
             print(f"\n{aspect}: {figures['accuracy']:.3f} of {figures['pairs']} pairs")
@@ -113,12 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", action="store_true", help="every loss and label, not the configured one alone")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS), help="of the variants")
     options = parser.parse_args(arguments)
-    chosen = {name: VARIANTS[name] for name in options.only} if options.variants else {"as configured": {}}
+    variants = {name: VARIANTS[name] for name in options.only} if options.variants else {"as configured": {}}
     with tempfile.TemporaryDirectory(prefix="zj-reward-") as temporary:
         if options.run is not None:
-            tell("clinic", {name: clinic(options.run, Path(temporary), changes) for name, changes in chosen.items()})
+            report(
+                "clinic", {name: clinic(options.run, Path(temporary), changes) for name, changes in variants.items()}
+            )
         if data := os.environ.get("ZJ_REAL_DATA"):
-            tell("real", {name: real(data, Path(temporary), changes) for name, changes in chosen.items()})
+            report("real", {name: real(data, Path(temporary), changes) for name, changes in variants.items()})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Ten random kills in one PPO run, against runs without. `python -m bench.soak`
 
-SIGKILL for a process of a random kind (an engine, or a rank of a role), again and again once the run has recovered. The disturbed run must do all its
-steps, ask the same prompts in the same steps, and end with a reward within the spread of runs with other seeds.
+SIGKILL for a process of a random kind (an engine, or a rank of a role), again and again once the run has recovered. The
+disturbed run must do all its steps, ask the same prompts in the same steps, and end with a reward within the spread of
+runs with other seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import random
 import signal
@@ -26,6 +26,7 @@ from transformers import LlamaConfig
 from bench.ceilings import table
 from bench.subject import config, room, settle, speaker
 from zj_ray.cluster.connect import connect
+from zj_ray.files import read_jsonl
 from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import read_metrics
 from zj_ray.stages.context import StageContext
@@ -38,30 +39,17 @@ LONGEST_STEP = 600.0  # with the recovery in it [s]
 
 def small_run(folder: Path, steps: int, seed: int = 0, engines: int = 1, ranks: int = 2, **ppo: Any) -> Run:
     """PPO alone, with a checkpoint after every step. ranks: of policy and critic."""
-    settings = config(
-        SHAPE,
-        engines,
-        1,
-        max_length=384,
-        ranks=ranks,
-        talk={"max_turns": 3, "turn_tokens": 12},
-        consultations=8,
-        steps=steps,
-        **ppo,
-    )
-    settings = replace(
-        settings,
-        seed=seed,
-        fleet=replace(settings.fleet, kv_cache_mb=64),
-        ppo=replace(settings.ppo, checkpoint_every=1),
-    )
+    ppo |= {"consultations": 8, "steps": steps, "checkpoint_every": 1}
+    talk = {"max_turns": 3, "turn_tokens": 12}
+    settings = config(SHAPE, engines, 1, max_length=384, ranks=ranks, talk=talk, **ppo)
+    settings = replace(settings, seed=seed, fleet=replace(settings.fleet, kv_cache_mb=64))
     run, tokenizer = room(folder, settings)
     settle(run, speaker(SHAPE, tokenizer, stop=0.1), tokenizer)
     return run
 
 
 def learn(run: Run) -> float:
-    """The PPO stage, on the Ray that is there; returns its seconds."""
+    """Do the PPO stage on the Ray that is there; returns its seconds."""
     context, started = StageContext(run), time.monotonic()
     try:
         ppo(context)
@@ -75,16 +63,14 @@ def steps_done(run: Run) -> list[dict[str, Any]]:
     return read_metrics(path) if path.exists() else []
 
 
-def asked(run: Run) -> list[tuple[int, str]]:
+def prompts_by_step(run: Run) -> list[tuple[int, str]]:
     """(step, prompt) of every consultation, in the order of the file."""
-    rows = [
-        json.loads(line) for line in (run.folder / "ppo" / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    return [(row["step"], row["prompt_id"]) for row in rows]
+    rows = read_jsonl(run.folder / "ppo" / "rollouts.jsonl")
+    return [(row["step"], row["prompt_id"]) for _, row in rows]
 
 
 def wait_for_step(run: Run, step: int) -> None:
-    """Until it is written down and its checkpoint is there."""
+    """Wait until a step is written down and its checkpoint is there."""
     deadline = time.monotonic() + LONGEST_STEP
     while len(steps_done(run)) < step or not (run.folder / "ppo" / "checkpoints" / f"step-{step:06d}").exists():
         if time.monotonic() > deadline:
@@ -95,11 +81,11 @@ def wait_for_step(run: Run, step: int) -> None:
 def kill(kind: str) -> int:
     """SIGKILL for the youngest process of a kind below this one, as soon as there is one; returns its pid."""
     deadline = time.monotonic() + LONGEST_STEP
-    while not (found := [each for each in psutil.Process().children(recursive=True) if _is(each, kind)]):
+    while not (alive := [each for each in psutil.Process().children(recursive=True) if _is(each, kind)]):
         if time.monotonic() > deadline:
             raise TimeoutError(f"no {kind} was alive within {LONGEST_STEP:.0f} s")
         time.sleep(0.1)
-    victim = max(found, key=lambda process: process.create_time())
+    victim = max(alive, key=lambda process: process.create_time())
     victim.send_signal(signal.SIGKILL)
     return victim.pid
 
@@ -153,22 +139,19 @@ def main() -> None:
             thread = killer.start()
             longer = learn(disturbed)
             thread.join(timeout=10)
-        assert len(killer.killed) == options.kills and not any(psutil.pid_exists(pid) for _, _, pid in killer.killed), (
-            killer.killed
-        )
+        assert len(killer.killed) == options.kills, killer.killed
+        assert not any(psutil.pid_exists(pid) for _, _, pid in killer.killed), killer.killed
         assert [row["step"] for row in steps_done(disturbed)] == [row["step"] for row in steps_done(quiet[0])]
-        same = asked(disturbed) == asked(quiet[0])
+        same = prompts_by_step(disturbed) == prompts_by_step(quiet[0])
         rewards = [float(np.mean([row["reward"] for row in steps_done(run)[-4:]])) for run in (*quiet, disturbed)]
-        rows = [
-            (f"undisturbed, seed {seed}", len(steps_done(run)), seconds[seed], rewards[seed])
-            for seed, run in enumerate(quiet)
-        ]
-        rows.append((f"{options.kills} kills, seed 0", len(steps_done(disturbed)), longer, rewards[-1]))
+        names = [f"undisturbed, seed {seed}" for seed in range(options.seeds)] + [f"{options.kills} kills, seed 0"]
+        steps_of_runs = [len(steps_done(run)) for run in (*quiet, disturbed)]
+        rows = list(zip(names, steps_of_runs, [*seconds, longer], rewards, strict=True))
         print("\n" + table(("run", "steps", "seconds", "reward of the last 4 steps"), rows))
         print(f"\nkilled: {', '.join(f'{kind} after step {step}' for step, kind, _ in killer.killed)}")
         difference, spread = abs(rewards[-1] - rewards[0]), max(rewards[:-1]) - min(rewards[:-1])
-        print(f"same prompts in the same steps: {same}; the reward of seed 0 differs by {difference:.2g}, "
-              f"seeds spread over {spread:.2g}; {(longer - seconds[0]) / options.kills:.1f} s a kill")  # fmt: skip
+        print(f"same prompts in the same steps: {same}; the reward of seed 0 differs by {difference:.2g}, ", end="")
+        print(f"seeds spread over {spread:.2g}; {(longer - seconds[0]) / options.kills:.1f} s a kill")
         assert same and difference <= spread
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks measure on: a random model that stops speaking as often as one likes, and the real PPO stage around it."""
+"""What the benchmarks measure on: a random model that stops speaking as often as one likes, in the real PPO stage."""
 
 from __future__ import annotations
 
@@ -24,28 +24,39 @@ from zj_ray.stages.ppo import started
 from zj_ray.stages.prepare import prepare
 from zj_ray.training.model import new_heads
 
-SHAPE = LlamaConfig(
-    vocab_size=8000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4
-)  # 7.3 M, untied
+# 7.3 M, untied.
+SHAPE = LlamaConfig(vocab_size=8000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4)
 SMOLLM2_135M = LlamaConfig(
-    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
     tie_word_embeddings=True,
-)  # fmt: skip
+)
+# What TRL's PPOConfig takes so that it trains in float32 on the CPU, and keeps and tells nothing.
+QUIET_TRL: dict[str, Any] = {
+    "num_sample_generations": 0,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
 
 
 def speaker(shape: LlamaConfig, tokenizer: PreTrainedTokenizerBase, stop: float) -> LlamaForCausalLM:
-    """A random model that ends its turn with the probability `stop` at every token: lengths are geometric, as if of a trained one.
+    """A random model that ends its turn with the probability `stop` at every token: lengths are geometric.
 
-    One channel of the residual stream is the same for every token, no layer writes to it, and the end token's row of the head
-    reads nothing else. stop: 0 for a model that never ends its turn.
+    One channel of the residual stream is the same for every token, no layer writes to it, and the end token's row of
+    the head reads nothing else. stop: 0 for a model that never ends its turn.
     """
     torch.manual_seed(0)
     end = tokenizer.eos_token_id
-    lm = LlamaForCausalLM(
-        LlamaConfig(
-            **{**shape.to_dict(), "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-        )
-    )
+    special = {"eos_token_id": end, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    lm = LlamaForCausalLM(LlamaConfig(**{**shape.to_dict(), **special}))
     with torch.no_grad():
         lm.model.embed_tokens.weight[:, 0] = 1.0
         for layer in lm.model.layers:
@@ -71,19 +82,13 @@ def config(
 ) -> Config:
     """A PPO run without safety prompts. talk: keys of the section `consultation`. ranks: of policy and critic.
 
-    Every rank has one thread and whole weights (ZeRO 0). Two roles share each place and take turns there, the heavier with
-    the lighter, as two cores have room for two at a time.
+    Every rank has one thread and whole weights (ZeRO 0). Two roles share each place and take turns there, the heavier
+    with the lighter, as two cores have room for two at a time.
     """
     base = Config()
-    pairs = (("policy", "reward"), ("critic", "reference"))
-    kind: dict[str, Any] = {
-        "safety_share": 0.0,
-        "critic_warmup": 0,
-        "checkpoint_every": 10**6,
-        "kl_bound": 1e9,
-        "colocate": pairs,
-        **ppo,
-    }
+    kind: dict[str, Any] = {"safety_share": 0.0, "critic_warmup": 0, "checkpoint_every": 10**6, "kl_bound": 1e9}
+    kind["colocate"] = (("policy", "reward"), ("critic", "reference"))
+    kind |= ppo
     for role in ("policy", "critic"):
         kind[role] = replace(getattr(base.ppo, role), ranks=ranks, zero_stage=0)
     return replace(
@@ -104,12 +109,14 @@ def room(folder: Path, config: Config) -> tuple[Run, PreTrainedTokenizerBase]:
 
 
 def only_cases(run: Run, openings: Sequence[str | None]) -> None:
-    """Leave as many training cases as there are openings, with those words where they are not None: every step then consults all of them."""
+    """Leave as many training cases as there are openings, with those words where they are not None.
+
+    Every step then consults all of them.
+    """
     path = run.folder / "data" / "train" / "patient_cases.jsonl"
     rows = [row for _, row in read_jsonl(path)][: len(openings)]
-    write_jsonl(
-        path, [row if words is None else {**row, "opening": words} for row, words in zip(rows, openings, strict=True)]
-    )
+    pairs = zip(rows, openings, strict=True)
+    write_jsonl(path, [row if words is None else {**row, "opening": words} for row, words in pairs])
 
 
 def settle(run: Run, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,8 +1,9 @@
 """A weight sync of a 135M model to two engines, against the least that it can be. `python -m bench.sync`
 
-The least: one plain copy of the same bytes into shared memory, and vLLM's own reload of the same weights from a safetensors
-file there, in both engines at once. Ours is what a PPO step does: the policy's rank packs, checksums and puts its weights into
-the object store; both engines pull, verify and load them, and drop their prefix caches. Remote calls are counted.
+The least: one plain copy of the same bytes into shared memory, and vLLM's own reload of the same weights from a
+safetensors file there, in both engines at once. Ours is what a PPO step does: the policy's rank packs, checksums and
+puts its weights into the object store; both engines pull, verify and load them, and drop their prefix caches. Remote
+calls are counted.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class MeasuredEngine(RolloutEngine):
 
 
 class Counter:
-    """Remote calls made by this process while it is entered."""
+    """The remote calls that this process makes while it watches, by name."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -63,11 +64,11 @@ class Counter:
     def watching(self) -> Iterator[None]:
         original = ActorMethod._remote
 
-        def counted(method: Any, *arguments: Any, **named: Any) -> Any:
+        def counting(method: Any, *arguments: Any, **keywords: Any) -> Any:
             self.names.append(method._method_name)
-            return original(method, *arguments, **named)
+            return original(method, *arguments, **keywords)
 
-        with patch.object(ActorMethod, "_remote", counted):
+        with patch.object(ActorMethod, "_remote", counting):
             yield
 
 
@@ -82,18 +83,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stage", type=int, default=2, help="the policy's ZeRO stage")
     options = parser.parse_args()
-    ceilings = measure(os.cpu_count() or 1)
-    print(
-        f"{ceilings.threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n"
-    )
+    print(f"{measure(os.cpu_count() or 1)}\n")
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(dir=SHARED) as folder:
         LlamaForCausalLM(SMOLLM2_135M).save_pretrained(folder)
         train_tokenizer(["vLLM asks for one"], 300, 512).save_pretrained(folder)
-        with (
-            connect(RayConfig(object_store_mb=2048), log_folder=Path(folder)),
-            patch("zj_ray.fleet.engine.RolloutEngine", MeasuredEngine),
-        ):
+        engine = patch("zj_ray.fleet.engine.RolloutEngine", MeasuredEngine)
+        with connect(RayConfig(object_store_mb=2048), log_folder=Path(folder)), engine:
             _measure(folder, options.rounds, options.stage)
 
 
@@ -106,15 +102,16 @@ def _measure(folder: str, rounds: int, stage: int) -> None:
     policy = RoleGroup("policy", PolicyRank, role, Places({"policy": role}), 300.0, arguments=arguments)
     policy.wait(policy.start(folder, EngineSpec(1e-4, 1.0, stage)), what="start")
     fleet.wait_ready()
-    seconds: dict[str, list[float]] = {
-        name: [] for name in ("pack and put", "pull, verify and load", "plain copy", "vLLM's own load")
-    }
+    names = ("pack and put", "pull, verify and load", "plain copy", "vLLM's own load")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     counter, size, buckets = Counter(), 0, 0
+
+    def pack(version: int) -> Any:
+        return policy.wait(policy.call("weights", version, False), what="publish")[0]
+
     for version in range(1, rounds + 2):
         with counter.watching():
-            packing, published = timed(
-                lambda version=version: policy.wait(policy.call("weights", version, False), what="publish")[0]
-            )
+            packing, published = timed(lambda version=version: pack(version))
             loading, report = timed(lambda published=published: fleet.publish(published))
         size, buckets, calls = report.bytes, len(published.buckets), counter.names[:]
         counter.names.clear()
@@ -122,18 +119,17 @@ def _measure(folder: str, rounds: int, stage: int) -> None:
         if version > 1:  # the first round warms up
             for name, value in zip(seconds, (packing, loading, copying, reloading), strict=True):
                 seconds[name].append(value)
-    middle = {name: float(np.median(found)) for name, found in seconds.items()}
+    middle = {name: float(np.median(times)) for name, times in seconds.items()}
     ours = [a + b for a, b in zip(*list(seconds.values())[:2], strict=True)]
     least = [a + b for a, b in zip(*list(seconds.values())[2:], strict=True)]
     ratios = [a / b for a, b in zip(ours, least, strict=True)]
     tensors = len(published.manifest.entries)
-    print(f"{size / 1e6:.0f} MB in {tensors} tensors and {buckets} buckets, ZeRO {stage}, to {len(report.confirmed)} engines: "
-          f"{len(calls)} remote calls ({', '.join(calls)})\n")  # fmt: skip
+    print(f"{size / 1e6:.0f} MB in {tensors} tensors and {buckets} buckets, ZeRO {stage}, ", end="")
+    print(f"to {len(report.confirmed)} engines: {len(calls)} remote calls ({', '.join(calls)})\n")
     rows = [*middle.items(), ("ours, whole", float(np.median(ours))), ("the least, whole", float(np.median(least)))]
     print(table(("seconds (median)", ""), rows))
-    print(
-        f"\nOurs takes **{np.median(ratios):.2f}** times the least (rounds: {', '.join(f'{r:.2f}' for r in ratios)}; target 2)."
-    )
+    by_round = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"\nOurs takes **{np.median(ratios):.2f}** times the least (rounds: {by_round}; target 2).")
     policy.close()
     fleet.close()
 

@@ -1,8 +1,9 @@
-"""The trainer against a bare torch loop on the same packed rows, and what packing and balancing leave unused. `python -m bench.trainer`
+"""The trainer against a bare torch loop on the same packed rows, and what packing and balancing leave unused.
 
-Both train the same model on the same rows and take turns, step by step. *bare*: the same module, fused AdamW and gradient
-clipping, nothing else. *as transformers packs*: the same loop with transformers' own attention over packed rows (a
-block-diagonal mask), cross-entropy over the logits and torch's default AdamW, which is what one would write first.
+`python -m bench.trainer`. Both train the same model on the same rows and take turns, step by step. *bare*: the same
+module, fused AdamW and gradient clipping, nothing else. *as transformers packs*: the same loop with transformers' own
+attention over packed rows (a block-diagonal mask), cross-entropy over the logits and torch's default AdamW, which is
+what one would write first.
 
 Padding is what is computed without being a token of a document: rows are as long as their documents, so it is only the
 documents that fill up a rank with fewer rows. Imbalance: how many more tokens the fullest rank has than the mean.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -26,6 +26,7 @@ from transformers import LlamaForCausalLM
 from bench.arithmetic import parameters, trunk_flops
 from bench.ceilings import measure, table
 from bench.subject import SHAPE
+from zj_ray.cluster.ports import free_port
 from zj_ray.config.schema import TrainConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.datasets import load_dialogues
@@ -42,10 +43,10 @@ Step = Callable[[list[int]], None]
 
 def real_dialogues(root: Path) -> Examples:
     """The multi-turn dialogues of a data folder as the SFT stage sees them."""
-    folder_has_only = [d for d in load_dialogues(root, "train") if len(d) > 2]
-    tokenizer = train_tokenizer([m.content for d in folder_has_only for m in d], SHAPE.vocab_size, LIMIT)
-    chat = ChatFormat(tokenizer)
-    return from_encoded([chat.conversation(d, limit=LIMIT) for d in folder_has_only])
+    dialogues = [dialogue for dialogue in load_dialogues(root, "train") if len(dialogue) > 2]
+    texts = [message.content for dialogue in dialogues for message in dialogue]
+    chat = ChatFormat(train_tokenizer(texts, SHAPE.vocab_size, LIMIT))
+    return from_encoded([chat.conversation(dialogue, limit=LIMIT) for dialogue in dialogues])
 
 
 def made_up_dialogues(count: int = 400) -> Examples:
@@ -57,15 +58,15 @@ def made_up_dialogues(count: int = 400) -> Examples:
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Documents in a random order, cut into batches of at most `batch_tokens`."""
-    found: list[list[int]] = [[]]
-    filled = 0
+    whole: list[list[int]] = [[]]
+    tokens = 0
     for i in np.random.default_rng(0).permutation(len(lengths)).tolist():
-        if found[-1] and filled + lengths[i] > batch_tokens:
-            found.append([])
-            filled = 0
-        found[-1].append(i)
-        filled += lengths[i]
-    return found[:-1]
+        if whole[-1] and tokens + lengths[i] > batch_tokens:
+            whole.append([])
+            tokens = 0
+        whole[-1].append(i)
+        tokens += lengths[i]
+    return whole[:-1]
 
 
 def balance(lengths: Sequence[int], ranks: int, batch_tokens: int, row_tokens: int) -> tuple[float, float]:
@@ -127,9 +128,8 @@ def first_draft(examples: Examples) -> Step:
     def loss(members: Row) -> Tensor:
         row = make_row(examples.token_ids, members)
         index = row.index([examples.positions[i] for i in members])
-        logits = model(
-            input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False, logits_to_keep=index - 1
-        ).logits[0]
+        packed = {"input_ids": row.input_ids, "position_ids": row.position_ids}
+        logits = model(**packed, use_cache=False, logits_to_keep=index - 1).logits[0]
         return torch.nn.functional.cross_entropy(logits, row.input_ids[0, index], reduction="sum")
 
     return _bare(examples, model, False, loss)
@@ -151,55 +151,36 @@ def compare(examples: Examples, rounds: int, flops: float) -> None:
     tokens, with_loss = sum(lengths), sum(map(len, examples.positions))
     per_token = 3 * (trunk_flops(SHAPE, lengths) + 2 * parameters(SHAPE)[1] * with_loss) / tokens
     rows = []
-    for name, found in seconds.items():
-        ratio = float(np.median([b / o for b, o in zip(seconds["bare"], found, strict=True)]))
-        rows.append(
-            (
-                name,
-                1 / float(np.median(found)),
-                f"{100 * ratio:.0f} %",
-                f"{100 * per_token / np.median(found) / flops:.0f} %",
-            )
-        )
-    print(
-        table(
-            ("loop", "tokens/s (median)", "of bare (median of rounds; target 95 %)", "of the machine's product rate"),
-            rows,
-        )
-    )
+    for name, times in seconds.items():
+        middle = float(np.median(times))
+        ratio = float(np.median([b / o for b, o in zip(seconds["bare"], times, strict=True)]))
+        rows.append((name, 1 / middle, f"{100 * ratio:.0f} %", f"{100 * per_token / middle / flops:.0f} %"))
+    share = "of bare (median of rounds; target 95 %)"
+    print(table(("loop", "tokens/s (median)", share, "of the machine's product rate"), rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("ZJ_REAL_DATA"),
-        help="folder with train/*.jsonl; default: ZJ_REAL_DATA",
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="as many as a rank has; more than are free make every figure meaningless"
-    )
+    data = "folder with train/*.jsonl; default: ZJ_REAL_DATA"
+    parser.add_argument("--data", type=Path, default=os.environ.get("ZJ_REAL_DATA"), help=data)
+    threads = "as many as a rank has; more than are free make every figure meaningless"
+    parser.add_argument("--threads", type=int, default=1, help=threads)
     options = parser.parse_args()
-    threads = options.threads
-    ceilings = measure(threads)
-    print(f"{threads} threads: {ceilings.flops / 1e9:.0f} GFLOP/s, copies at {ceilings.copied / 1e9:.1f} GB/s\n")
-    torch.set_num_threads(threads)
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    join_process_group(0, 1, "127.0.0.1", port, timeout=60)
+    ceilings = measure(options.threads)
+    print(f"{ceilings}\n")
+    torch.set_num_threads(options.threads)
+    join_process_group(0, 1, "127.0.0.1", free_port(), timeout=60)
     examples = real_dialogues(Path(options.data)) if options.data else made_up_dialogues()
     lengths = [len(x) for x in examples.token_ids]
     kind = "real" if options.data else "made-up"
     print(f"{len(lengths)} {kind} dialogues of {min(lengths)} to {max(lengths)} tokens, mean {np.mean(lengths):.0f}\n")
     compare(examples, options.rounds, ceilings.flops)
     rows = []
+    config = TrainConfig()
     for ranks in (2, 4, 8):
-        padding, imbalance = balance(
-            lengths, ranks, ranks * TrainConfig().batch_tokens // 2, TrainConfig().micro_batch_tokens
-        )
+        batch_tokens = ranks * config.batch_tokens // 2
+        padding, imbalance = balance(lengths, ranks, batch_tokens, config.micro_batch_tokens)
         rows.append((ranks, f"{100 * padding:.2f} %", f"{100 * imbalance:.2f} %"))
     print("\n" + table(("ranks", "padding (target 5 %)", "imbalance (target 5 %)"), rows))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak import asked, kill, small_run, steps_done
+from bench.soak import kill, prompts_by_step, small_run, steps_done
 from tests.helpers.driver import kill_driver, zj
 from zj_ray.config import dump_config
 from zj_ray.files import write_atomic
@@ -77,7 +77,7 @@ def test_a_driver_killed_in_a_scale_in_and_in_a_rebuild_is_resumed_as_if_nothing
     assert third.poll() is None, "the run ended before the second engine served"
     assert third.wait(LIMIT) == 0, log.read_text()[-3000:]
 
-    assert asked(run) == asked(quiet)  # the same prompts in the same steps, each once
+    assert prompts_by_step(run) == prompts_by_step(quiet)  # the same prompts in the same steps, each once
     assert [row["reward"] for row in steps_done(run)] == pytest.approx(
         [row["reward"] for row in steps_done(quiet)], abs=1e-4
     )

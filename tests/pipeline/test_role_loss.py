@@ -10,7 +10,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from bench.soak import Killer, asked, kill, learn, small_run, steps_done, wait_for_step
+from bench.soak import Killer, kill, learn, prompts_by_step, small_run, steps_done, wait_for_step
 from zj_ray.cluster.connect import connect
 from zj_ray.errors import RoleLost
 
@@ -33,7 +33,7 @@ def _ends_as_if_nothing_had_happened(
     assert not any(psutil.pid_exists(pid) for _, _, pid in killer.killed)
     losses = [record.getMessage() for record in caplog.records if "are built anew" in record.getMessage()]
     assert len(losses) == len(kinds), losses
-    assert asked(disturbed) == asked(quiet)  # the same prompts in the same steps, each once
+    assert prompts_by_step(disturbed) == prompts_by_step(quiet)  # the same prompts in the same steps, each once
     rewards = [[row["reward"] for row in steps_done(run)] for run in (quiet, disturbed)]
     assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
     ours, theirs = (load_file(run.folder / "ppo" / "model" / "model.safetensors") for run in (quiet, disturbed))

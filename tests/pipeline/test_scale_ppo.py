@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.soak import LONGEST_STEP, asked, learn, small_run, steps_done
+from bench.soak import LONGEST_STEP, learn, prompts_by_step, small_run, steps_done
 from zj_ray.cli.main import app
 from zj_ray.cluster.connect import connect
 from zj_ray.runs.folder import Run, read_status
@@ -58,7 +58,7 @@ def test_a_run_is_scaled_by_command_in_mid_run(tmp_path: Path) -> None:
     print("engines and steps done by then:", reached, "engines at each step:", [int(row["engines"]) for row in rows])
     assert [engines for engines, _ in reached] == [2, 4, 1] and reached[-1][1] < STEPS  # all of it happened in mid-run
     assert len(rows) == STEPS and all(row["lost"] == 0 for row in rows)
-    assert len(asked(run)) == STEPS * run.config.ppo.consultations  # no consultation is missing
+    assert len(prompts_by_step(run)) == STEPS * run.config.ppo.consultations  # no consultation is missing
     assert max(row["staleness"] for row in rows) <= 1  # the stage itself refuses an older turn
     assert {2, 4, 1} <= {int(row["engines"]) for row in rows}
     versions = [

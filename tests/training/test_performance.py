@@ -33,4 +33,4 @@ def test_a_finished_step_leaves_no_trajectory_behind(ray_session: None, tmp_path
         witness = Witness(loop)
         for step in range(3):
             loop.step(step)
-            assert len(witness.seen) == 32 * (step + 1) and witness.alive() == 0
+            assert len(witness.references) == 32 * (step + 1) and witness.alive() == 0
