@@ -71,7 +71,7 @@ def browser_path() -> str:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One small Ray for all tests that need one and don't break it. They run last: the others may want a Ray of their own."""
+    """One small Ray for all tests that need one and don't break it. They run last: others want a Ray of their own."""
     import ray
 
     ray.init(
@@ -101,7 +101,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def roles_and_fleet(
     ray_session: None, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Roles, Fleet, Path]]:
-    """PPO's roles and two engines for all tests that leave them whole, and the folder with what the roles began with."""
+    """PPO's roles and two engines for all tests that leave them whole, and a checkpoint of the roles' beginning."""
     from tests.helpers.transfer import save, started
 
     with started(tiny_models) as (roles, fleet):

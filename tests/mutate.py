@@ -1,8 +1,8 @@
 """Plants faults in the algorithms, one at a time, and sees whether some test notices: `python -m tests.mutate`.
 
-Every fault is a small edit of one file: an off-by-one, a dropped mask, a wrong sign, a mean of means. A fault that no test
-notices means that the tests don't hold what they promise. The package is copied, mutated and tested in a forked child, so
-that the slow imports are paid once.
+Every fault is a small edit of one file: an off-by-one, a dropped mask, a wrong sign, a mean of means. A fault that no
+test notices means that the tests don't hold what they promise. The package is copied, mutated and tested in a forked
+child, so that the slow imports are paid once.
 """
 
 from __future__ import annotations
@@ -210,7 +210,10 @@ FAULTS = (
 
 
 def notice(fault: Fault | None) -> str | None:
-    """The first test that fails on a copy of the package with `fault` in it, or None. Raises ValueError for a fault that no longer fits."""
+    """The first test that fails on a copy of the package with `fault` in it, or None.
+
+    Raises ValueError for a fault that no longer fits.
+    """
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "zj_ray"
         shutil.copytree(ROOT / "zj_ray", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -218,9 +221,8 @@ def notice(fault: Fault | None) -> str | None:
             path = package / fault.file
             text = path.read_text(encoding="utf-8")
             if text.count(fault.right) != 1:
-                raise ValueError(
-                    f"{fault.name}: {fault.right!r} stands {text.count(fault.right)} times in {fault.file}: mend the fault"
-                )
+                found = f"{fault.right!r} stands {text.count(fault.right)} times in {fault.file}"
+                raise ValueError(f"{fault.name}: {found}: mend the fault")
             path.write_text(text.replace(fault.right, fault.wrong), encoding="utf-8")
         read, write = os.pipe()
         child = os.fork()

@@ -1,7 +1,8 @@
 """No wait in the package is without a limit: what never comes must end in an error that says what did not come.
 
-The checker reads the source, so it knows names and not types: it takes any `.wait()` without an argument for a wait. What it
-can't see: how long the functions of other packages take, a lock that a `with` takes, and an awaitable that came as an argument.
+The checker reads the source, so it knows names and not types: it takes any `.wait()` without an argument for a wait.
+What it can't see: how long the functions of other packages take, a lock that a `with` takes, and an awaitable that came
+as an argument.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class _Finder(ast.NodeVisitor):
         self.imported |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
 
     def _name(self, node: ast.expr) -> str:
-        """The full name of a function: `sleep` is "time.sleep" after `from time import sleep`. Empty for what has none."""
+        """A function's full name: `sleep` is "time.sleep" after `from time import sleep`. Empty for what has none."""
         if isinstance(node, ast.Attribute):
             owner = self._name(node.value)
             return f"{owner}.{node.attr}" if owner else ""
@@ -196,7 +197,7 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _is_endless(self, awaited: ast.expr, if_unknown: bool = False, seen: frozenset[str] = frozenset()) -> bool:
-        """Whether awaiting this waits for somebody else. Coroutines of ours are not: what they wait for is seen where they stand."""
+        """Whether awaiting this waits for somebody else. What coroutines of ours wait for is seen where they stand."""
 
         def any_of(*parts: ast.expr, if_unknown: bool = if_unknown, seen: frozenset[str] = seen) -> bool:
             return any(self._is_endless(part, if_unknown, seen) for part in parts)
@@ -384,7 +385,7 @@ GOOD = [
     "async def f(): await g(actor.ask.remote(x))",
     "async def f(): await asyncio.gather(g(x), h(x))",
     "async def f(): await asyncio.gather(*map(g, lives))",
-    "async def f():\n  asked = [asyncio.wait_for(actor.ask.remote(x), 5) for actor in actors]\n  await asyncio.gather(*asked)",
+    "async def f():\n  asked = [asyncio.wait_for(a.ask.remote(x), 5) for a in actors]\n  await asyncio.gather(*asked)",
     "async def f():\n  async with connected(url) as client: pass",
     "while time.monotonic() < end:\n  time.sleep(1)",
     "while not done():\n  time.sleep(1)\n  if late(deadline): raise WaitTimeout('late')",
@@ -413,7 +414,7 @@ def test_a_fault_names_its_file_line_function_and_call() -> None:
 
 
 def _job_server(monkeypatch: pytest.MonkeyPatch, states: list[str], seconds: float) -> JobServer:
-    """One whose job says a word and then, after so long, another; `states`: what it is asked to be, one after the other."""
+    """One whose job says a word and then, after so long, another; `states`: what it is, one after the other."""
 
     class Client:
         async def tail_job_logs(self, job_id: str) -> Any:

@@ -1,4 +1,4 @@
-"""Learning is real: problems with a known optimum, on the real trainer (bench/learning.py; docs/learning.md has the curves)."""
+"""Learning is real: problems with a known optimum, on the real trainer. docs/learning.md has the curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults in a fleet of real vLLM engines, one by one, each in the middle of its work (tests/fleet/test_faults.py: all at once).
+"""Faults in a fleet of real vLLM engines, one by one, each in the middle of its work (test_faults.py: several at once).
 
 Every test also shows that its fault took place.
 """
@@ -181,7 +181,7 @@ def test_a_node_that_goes_takes_no_consultation_with_it_and_its_engines_come_bac
 
 
 def _slow_as_a_gpu_would_be(engine: Any) -> None:
-    """Every decoding step takes 20 ms more, in which the processor is free: else all engines share two cores, whatever their number."""
+    """Every decoding step takes 20 ms more, in which the processor is free: else two cores are all the engines have."""
     if not hasattr(engine, "quick_step"):
         engine.quick_step = engine.core.engine.step
 
@@ -193,7 +193,7 @@ def _slow_as_a_gpu_would_be(engine: Any) -> None:
 
 
 def test_the_fleet_grows_and_shrinks_while_it_works(scene: Scene) -> None:
-    """2 → 4 → 1, each in the middle of a rollout: none is lost, each turn has the right version, and throughput follows."""
+    """2 → 4 → 1, each in the middle of a rollout: none is lost, each turn has its version, and throughput follows."""
     rates = {}
     for engines in (2, 4, 1):
         with scene.during_a_rollout() as held:

@@ -1,4 +1,4 @@
-"""Faults in a fleet of real vLLM engines on a Ray cluster of several nodes, several at once (test_chaos.py: one by one).
+"""Faults in a fleet of real vLLM engines on several Ray nodes, several faults at once (test_chaos.py: one by one).
 
 Every test also shows that its faults took place.
 """

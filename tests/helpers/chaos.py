@@ -1,7 +1,7 @@
 """A supervised fleet of real vLLM engines on a Ray cluster of several nodes, for faults in the middle of its work.
 
-A consultation's tokens depend on its seeds alone, so that what a disturbed rollout brings must be, token for token, what
-the undisturbed one brought: nothing lost, nothing twice, no committed turn spoken anew.
+A consultation's tokens depend on its seeds alone, so that what a disturbed rollout brings must be, token for token,
+what the undisturbed one brought: nothing lost, nothing twice, no committed turn spoken anew.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from zj_ray.weights.folder import publish_folder
 
 ENGINES = 4
 CONFIG = FleetConfig(
-    initial=ENGINES, min=1, max=4, engine_cpus=1, kv_cache_mb=64, max_in_flight=16, turn_timeout=60, sync_timeout=30, slow_after=4, stall_timeout=12,
-    turn_retries=5,
+    initial=ENGINES, min=1, max=4, engine_cpus=1, kv_cache_mb=64, max_in_flight=16,
+    turn_timeout=60, sync_timeout=30, slow_after=4, stall_timeout=12, turn_retries=5,
 )  # fmt: skip
 SETTINGS = DialogueSettings(max_turns=3, turn_tokens=60, max_length=256, temperature=1.0)
 PROMPTS = [(Prompt(f"p{i}", "case", CASE.opening, case=CASE), i) for i in range(96)]
@@ -99,9 +99,9 @@ class Scene:
         assert held.lost == []
         assert tokens(held) == self.quiet["tokens"]
         assert {turn.weight_version for t in held.trajectories for turn in t.turns} == {self.version}
-        print(
-            f"{what}: {held.seconds:.1f} s, undisturbed {self.quiet['seconds']:.1f} s, {held.seconds / self.quiet['seconds']:.2f} times"
-        )
+        undisturbed = self.quiet["seconds"]
+        times = held.seconds / undisturbed
+        print(f"{what}: {held.seconds:.1f} s, {times:.2f} times the undisturbed {undisturbed:.1f} s")
 
 
 def tokens(held: Consultations) -> dict[tuple[str, int], list[int]]:

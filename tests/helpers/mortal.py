@@ -3,8 +3,8 @@
     python -m tests.helpers.mortal WITNESS PLACE NUMBER SECONDS run …
 
 PLACE (`module:name` or `module:Class.name`) is any function of zj_ray; its call NUMBER is fatal, after SECONDS or when
-it is done, whichever comes first. `PLACE@WORD` counts only calls whose first argument has WORD in it. Before it dies the
-process leaves WITNESS: where it was, how long it had been there, and the processes that it leaves behind.
+it is done, whichever comes first. `PLACE@WORD` counts only calls whose first argument has WORD in it. Before it dies
+the process leaves WITNESS: where it was, how long it had been there, and the processes that it leaves behind.
 """
 
 from __future__ import annotations

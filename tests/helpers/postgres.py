@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: Debian's, made in a folder of its own and stopped at the end. It refuses to run as root."""
+"""A real PostgreSQL for tests: Debian's, in a folder of its own, stopped at the end. It refuses to run as root."""
 
 from __future__ import annotations
 

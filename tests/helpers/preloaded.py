@@ -1,4 +1,4 @@
-"""What a rank imports before it can begin, imported once: the fork server of `ranks` loads this, and its ranks are forks."""
+"""What a rank imports before it can begin, imported once: the fork server of `ranks` loads this, ranks are forks."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def _rank(rank: int, world: int, port: int, work: Callable[..., None], arguments
     join_process_group(rank, world, "127.0.0.1", port, timeout=120)
     work(rank, world, *arguments)
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()  # gloo's threads end here; an interpreter that goes with them running may abort
+    # gloo's threads end here: an interpreter that goes while they run may abort.
+    torch.distributed.destroy_process_group()
 
 
 def wait_until_saved(engine: TrainEngine, seconds: float = 60) -> None:

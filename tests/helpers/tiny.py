@@ -1,4 +1,4 @@
-"""A tiny model folder for tests: random weights, a real tokenizer, tied embeddings (an untied model hides stale heads)."""
+"""A tiny model folder for tests: random weights, a real tokenizer, tied embeddings (else stale heads hide)."""
 
 from __future__ import annotations
 

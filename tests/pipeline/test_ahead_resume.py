@@ -1,4 +1,4 @@
-"""Consultations that were held ahead of the updates when a run was stopped: the resumed run goes on with them, turn by turn."""
+"""Consultations that were held ahead of the updates when a run was stopped: the resumed run goes on with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second round of feedback: the policy's own answers are ranked, also after a kill, and the later stages take them."""
+"""A second round of feedback: the policy's own answers are ranked, after a kill too, and later stages take them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose rankings come from doctors stands still until they have ranked, says so, and goes on with what they said."""
+"""A run whose rankings come from doctors waits until they have ranked, says so, and goes on with what they said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run's own process is killed, in the middle of a scale-in and of a rebuild of its roles; `zj run` goes on each time. All by command."""
+"""The run's own process is killed in the middle of a scale-in and of a rebuild of its roles; `zj run` goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run with `model.deterministic` that is killed in any phase of the work ends bit for bit as one that nobody disturbed."""
+"""A run with `model.deterministic` that is killed in any phase of its work ends bit for bit as one that was not."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_three_kills_leave_no_trace_in_weights_or_metrics(finished: FinishedRun,
 
 @pytest.mark.slow
 def test_twelve_kills_leave_no_trace_in_weights_or_metrics(finished: FinishedRun, root: Path) -> None:
-    """One in every phase, in the order of the pipeline. A checkpoint after every step, so that each goes on from another."""
+    """One in every phase, in the pipeline's order. A checkpoint after every step, so that each starts from another."""
     draw, often = _drawn(), ("--set", "ppo.checkpoint_every=1")
     in_ppo, late = draw.sample(IN_PPO, len(IN_PPO)), draw.sample(IN_EVALUATION, len(IN_EVALUATION))
     for phase in (*BEFORE_PPO, *in_ppo, *late):

@@ -1,4 +1,4 @@
-"""A rank of a role dies in the middle of PPO: the roles are built anew inside the run, and it ends as if nothing had happened."""
+"""A rank of a role dies in the middle of PPO: the roles are built anew in the run, and nothing else changes."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_a_kl_that_is_paid_in_the_loss_is_not_paid_in_the_reward() -> None:
 
 
 def test_tokens_of_an_older_policy_are_corrected_by_its_own_logprobs_and_are_no_mismatch() -> None:
-    """The first turn is a version old; the policy has since made its tokens twice as likely, and a third as likely in the second turn."""
+    """The first turn is a version old: its tokens are now twice as likely, the second turn's a third as likely."""
     trajectory = _two_turns(3)
     trajectory.turns[1].weight_version = 2
     batch = RolloutBatch.of([trajectory], 2)

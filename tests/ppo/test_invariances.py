@@ -1,9 +1,9 @@
 """What must not change what is learnt: how the batch is cut up, packed and padded, ZeRO's stage, the number of ranks.
 
 The trainer is the real one: `PolicyRank.update` and `CriticRank.update` on DeepSpeed ranks that are processes, with the
-plans that the roles make. It is compared with plain torch on a padded `[batch, time]` batch, in loss, in the norm before
-clipping, in the gradient of every optimizer step, and in the weights after the last. Adam forgives a gradient that is
-wrong by a factor, and clipping hides one: weights alone would prove little.
+plans that the roles make. It is compared with plain torch on a padded `[batch, time]` batch, in loss, in the norm
+before clipping, in the gradient of every optimizer step, and in the weights after the last. Adam forgives a gradient
+that is wrong by a factor, and clipping hides one: weights alone would prove little.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class PlainPolicy(nn.Module):
 
 @dataclass
 class Padded:
-    """Some of the batch's consultations as `[batch, time]`, padded on one side. generated: which tokens the policy wrote."""
+    """Some of the batch's consultations as `[batch, time]`, padded on one side. generated: the policy's tokens."""
 
     batch: RolloutBatch
     members: list[int]

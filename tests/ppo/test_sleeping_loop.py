@@ -1,4 +1,4 @@
-"""PPO whose engines sleep while the trainers work: when they sleep, when they are awake, and that nothing else changes."""
+"""PPO whose engines sleep while the trainers work: when they sleep and when they are awake; nothing else changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _asleep(loop: PPOLoop) -> set[bool]:
 
 
 def test_engines_sleep_from_the_end_of_a_rollout_to_the_next_publication(tmp_path: Path) -> None:
-    """On a CPU the config refuses `fleet.sleep`, as it frees nothing there; the loop and the engines go through the same steps."""
+    """On a CPU, where it frees nothing, the config refuses `fleet.sleep`; loop and engines take the same steps."""
     talk = {"max_turns": 3, "turn_tokens": 12}
     settings = config(SHAPE, 1, 1, max_length=384, talk=talk, consultations=4, steps=2)
     run, tokenizer = room(tmp_path, replace(settings, fleet=replace(settings.fleet, sleep=True, kv_cache_mb=64)))

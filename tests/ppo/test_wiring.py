@@ -289,7 +289,7 @@ def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in
         before = roles.weights(9).manifest.checksums
         updated = roles.update(batch, [[[0, 1, 2]]], 0.1, learn_policy=True)
         assert updated.critic is None and updated.policy is not None and updated.policy.skipped == 0
-        # On the first on-policy step every ratio is one and the KL to itself zero: what is left is −Σ A·tokens − c·entropy.
+        # On the first on-policy step every ratio is one and the KL to itself zero: −Σ A·tokens − c·entropy is left.
         surrogate = sum(float(a.sum()) for a in batch.advantages) / sum(batch.generated)
         assert updated.policy.loss == pytest.approx(-surrogate - 0.01 * updated.policy.entropy, abs=1e-4)
         assert roles.weights(10).manifest.checksums != before

@@ -1,4 +1,4 @@
-"""From rankings to a reward model: what counts as a label, what a prompt costs, and the stage itself on a tiny model."""
+"""From rankings to a reward model: what counts as a label, what a prompt costs, and the stage on a tiny model."""
 
 from __future__ import annotations
 

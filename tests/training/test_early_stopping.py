@@ -1,4 +1,4 @@
-"""Early stopping under Ray Train: held-out loss decides when a stage is over, its best weights stay, and a kill changes neither."""
+"""Early stopping under Ray Train: held-out loss ends a stage, its best weights stay, a kill changes neither."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def spec(root: Path, name: str, patience: int | None, max_steps: int = STEPS, st
     rankings(24, seed=0).save(folder / "train.npz")
     rankings(16, seed=1).save(folder / "valid.npz")
     config = RewardTrainConfig(
-        cpus=0.1, max_steps=max_steps, epochs=99, batch_tokens=250, micro_batch_tokens=200, learning_rate=3e-3, warmup=0.0,
-        save_every=EVERY, patience=patience, stall_timeout=120,
+        cpus=0.1, max_steps=max_steps, epochs=99, batch_tokens=250, micro_batch_tokens=200, learning_rate=3e-3,
+        warmup=0.0, save_every=EVERY, patience=patience, stall_timeout=120,
     )  # fmt: skip
     train, valid = str(folder / "train.npz"), str(folder / "valid.npz")
     apart = None

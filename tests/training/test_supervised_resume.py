@@ -1,4 +1,4 @@
-"""A worker of a supervised stage is killed: Ray Train replaces it, and the stage ends bit for bit as if nothing had happened."""
+"""A worker of a supervised stage is killed: Ray Train replaces it, and the stage ends bit for bit as otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ranks as real processes: the same numbers as plain torch, whatever the ZeRO stage and the split over ranks."""
+"""DeepSpeed ranks as real processes: the same numbers as plain torch, whatever the ZeRO stage and the split."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _train(rank: int, world: int, stage: int, kind: str, folder: str) -> None:
     for _ in range(STEPS - 1):
         step()
 
-    # The loss is finite, its gradient is not: √0 has an infinite slope. One rank alone meets it, and all must drop the step.
+    # The loss is finite, its gradient is not: √0 has an infinite slope. One rank meets it, and all must drop the step.
     def poisoned(module: nn.Module, part: list[int]) -> Tensor:
         output = module(x[part])
         zero = (output - output.detach()).sum().abs() if rank == 0 else output.sum() * 0.0 + 1.0

@@ -1,4 +1,4 @@
-"""A weight transfer in which an engine dies or hangs half-way: the others get the weights all the same, within the limits."""
+"""A weight transfer in which an engine dies or hangs half-way: the others get the weights in time all the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights sent straight into the engines through vLLM's weight-transfer API: what arrives is what the object store brings."""
+"""Weights sent straight into the engines by vLLM's weight transfer: what arrives is what the object store brings."""
 
 from __future__ import annotations
 

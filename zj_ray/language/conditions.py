@@ -14,7 +14,8 @@ from zj_ray.language.phrases import SLOTS
 
 FOLDER = Path(__file__).parent / "conditions"
 DEPARTMENTS = (
-    "皮肤科", "外科", "儿科", "整形美容", "妇产科", "五官科", "中医科", "肿瘤科", "内科", "家居健康", "男科", "传染病科", "心理科", "其他",
+    "皮肤科", "外科", "儿科", "整形美容", "妇产科", "五官科", "中医科", "肿瘤科", "内科", "家居健康", "男科",
+    "传染病科", "心理科", "其他",
 )  # fmt: skip
 SEXES = ("any", "female", "male")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster where PyYAML has it

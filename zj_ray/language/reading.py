@@ -21,13 +21,14 @@ _QUESTION = re.compile(
     r"[？?]|请问|(吗|呢|没有|怎么样)[。！\s]*$|(^|，)(您|那|还|平时|以前|最近|现在)*有没有[^，]{0,12}。?$|(告诉我|说说|说一下|讲讲"
     r"|描述一下)[^，。]{0,12}[。]?$"
 )
-# A clause of a question asks for the first slot whose pattern it matches. The order decides between "以前有没有药物过敏"
-# (allergy, not history), "现在吃什么药" (medication) and "开始之前吃过什么" (trigger, not onset).
+# A clause of a question asks for the first slot whose pattern it matches. The order decides between
+# "以前有没有药物过敏" (allergy, not history), "现在吃什么药" (medication) and "开始之前吃过什么" (trigger, not onset).
 _SLOT_PATTERNS = {
     "过敏": r"过敏",
     "妊娠": r"怀孕|妊娠|备孕|孕期|哺乳|月经|怀上|有喜",
     "用药": r"用药|吃.{0,4}药|用.{0,4}药|什么药|抹药|擦药|药膏|治疗过|处理过|治疗没有|什么治疗|看过医生|打过针|输过液",
-    "诱因": r"诱因|诱发|引起|什么原因|受凉|着凉|劳累|熬夜|接触过|吃过什么|吃了什么|特别的东西|之前(有没有)?(吃|做|碰|去)|压力",
+    "诱因": r"诱因|诱发|引起|什么原因|受凉|着凉|劳累|熬夜|接触过|吃过什么|吃了什么|特别的东西"
+    r"|之前(有没有)?(吃|做|碰|去)|压力",
     "既往": r"以前|既往|病史|得过|手术|住过院|慢性病|基础病|家里人|家族|遗传|体检",
     "病程": r"加重|减轻|好转|缓解|变化|反复|一直|间断|越来越|持续性|时好时坏|阵发|发展",
     "起病": r"什么时候|何时|多久|多长时间|几天了|哪一?天|哪年|开始|突然|最早|第一次",
@@ -130,7 +131,7 @@ def say(persona: str, answers: Sequence[str], rng: random.Random) -> str:
 
 
 def mask(words: str, diagnosis: str) -> str:
-    """The words without the diagnosis, nor any part of it of three or more characters ("失眠（不寐）" has two parts)."""
+    """The words without the diagnosis, nor any part of it of three or more characters ("失眠（不寐）" has two)."""
     pieces = _CLAUSE.split(re.sub(r"[（）()+]", " ", diagnosis))
     parts = {diagnosis.strip(), *(piece for piece in pieces if len(piece) >= 3)}
     for part in sorted(parts - {""}, key=lambda part: (-len(part), part)):

@@ -1,8 +1,9 @@
 """The scripted patient: a controller decides what may be said, templates say it. It takes no model, and never varies.
 
 A matching question reveals the facts it asks for (two a turn at most), an open question one, a question that was
-answered before "刚才说过了", any other "不太清楚". The diagnosis is never said, by this patient or by any other that uses
-the controller. The reply before the doctor's last turn ends with the cue that advice is due, as in SFT's consultations.
+answered before "刚才说过了", any other "不太清楚". The diagnosis is never said, by this patient or by any other that
+uses the controller. The reply before the doctor's last turn ends with the cue that advice is due, as in SFT's
+consultations.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rules on the turns of a consultation, each in [-1, 1] with 0 for neutral; the reward weights them by name.
 
-The keys equal RewardMixConfig's fields. Advice is graded by what it shares with the case's reference, so that "建议就医"
-alone earns half: a policy finds the one sentence that a rule can't tell from good advice within a few PPO steps.
+The keys equal RewardMixConfig's fields. Advice is graded by what it shares with the case's reference, so that
+"建议就医" alone earns half: a policy finds the one sentence that a rule can't tell from good advice within a few PPO
+steps.
 """
 
 from __future__ import annotations
