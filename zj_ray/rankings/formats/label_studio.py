@@ -137,7 +137,7 @@ def _forms(task: Task, item: Item, annotator: str, where: str) -> Iterator[Ranki
             at = f"{where}, annotation {number}"
             form = dict(_answer(region, names, at) for region in annotation.result)
             user, seconds, created = annotation.name(annotator), annotation.lead_time, annotation.created_at
-            yield parse_form(form, item, user, at, seconds=seconds, created=created)
+            yield parse_form(form, item, user, at, time_spent=seconds, created=created)
 
 
 def _answer(region: Region, names: Mapping[str, str], where: str) -> tuple[str, Any]:
