@@ -18,6 +18,8 @@ from zj_ray.algorithms.value_loss import value_loss
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.errors import ConfigError
 
+CLIPS = {"clip_low": 0.2, "clip_high": 0.2}
+
 
 @pytest.mark.parametrize("patient_tokens", [0, 1, 20, 200])
 def test_gae_carries_across_the_patients_tokens(patient_tokens: int) -> None:
@@ -49,18 +51,15 @@ def test_garbage_in_masked_slots_changes_nothing() -> None:
     assert torch.equal(whiten(clean, mask), whiten(dirty, mask))
     for x in (clean, dirty):
         x.requires_grad_(True)
-        loss = policy_loss(x, clean.detach() * 0.9, rewards + 1.0, mask, 0.2, 0.2) + value_loss(
-            x, clean.detach(), rewards, mask, 0.2
-        )
-        loss.backward()
+        loss = policy_loss(x, clean.detach() * 0.9, rewards + 1.0, mask, **CLIPS)
+        (loss + value_loss(x, clean.detach(), rewards, mask, 0.2)).backward()
     assert torch.isfinite(dirty.grad).all() and torch.equal(clean.grad, dirty.grad)  # type: ignore[arg-type]
 
 
 def test_garbage_in_masked_advantages_reaches_no_gradient() -> None:
     logprobs = torch.zeros(1, 2, requires_grad=True)
-    losses = token_policy_loss(
-        logprobs, torch.zeros(1, 2), torch.tensor([[1.0, float("inf")]]), torch.tensor([[True, False]]), 0.2, 0.2
-    )
+    advantages, mask = torch.tensor([[1.0, float("inf")]]), torch.tensor([[True, False]])
+    losses = token_policy_loss(logprobs, torch.zeros(1, 2), advantages, mask, **CLIPS)
     assert losses.tolist() == [[-1.0, 0.0]]
     losses.sum().backward()
     assert logprobs.grad is not None and logprobs.grad.tolist() == [[-1.0, 0.0]]
@@ -74,11 +73,10 @@ def test_a_masked_mean_is_over_the_tokens_that_count() -> None:
 
 def test_whitening_is_over_masked_tokens_of_the_whole_batch() -> None:
     x, mask = torch.tensor([[1.0, 99.0], [3.0, 5.0]]), torch.tensor([[True, False], [True, True]])
-    kept = whiten(x, mask)[mask]
-    assert kept.mean().item() == pytest.approx(0.0, abs=1e-6) and kept.std(unbiased=False).item() == pytest.approx(
-        1.0, abs=1e-5
-    )
-    assert kept.tolist() == pytest.approx([-2 / math.sqrt(8 / 3), 0.0, 2 / math.sqrt(8 / 3)], abs=1e-5)
+    white = whiten(x, mask)[mask]
+    assert white.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert white.std(unbiased=False).item() == pytest.approx(1.0, abs=1e-5)
+    assert white.tolist() == pytest.approx([-2 / math.sqrt(8 / 3), 0.0, 2 / math.sqrt(8 / 3)], abs=1e-5)
 
 
 def test_turn_end_rewards_stand_at_the_last_token_of_each_turn() -> None:
@@ -100,7 +98,7 @@ def test_policy_loss_clips_each_side_by_its_own_bound() -> None:
 def test_dual_clip_bounds_the_loss_of_bad_actions_only() -> None:
     mask = torch.ones(1, 2, dtype=torch.bool)
     ratio = torch.log(torch.tensor([[10.0, 10.0]]))
-    loss = policy_loss(ratio, torch.zeros(1, 2), torch.tensor([[-1.0, 1.0]]), mask, 0.2, 0.2, dual_clip=3.0)
+    loss = policy_loss(ratio, torch.zeros(1, 2), torch.tensor([[-1.0, 1.0]]), mask, **CLIPS, dual_clip=3.0)
     assert loss.item() == pytest.approx((3.0 - 1.2) / 2)
 
 
@@ -108,9 +106,8 @@ def test_first_on_policy_step_has_ratio_one_so_the_loss_is_minus_the_mean_advant
     logprobs = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     advantages = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
     mask = torch.ones(2, 5, dtype=torch.bool)
-    assert policy_loss(logprobs, logprobs, advantages, mask, 0.2, 0.2).item() == pytest.approx(
-        -advantages.mean().item(), abs=1e-6
-    )
+    loss = policy_loss(logprobs, logprobs, advantages, mask, **CLIPS)
+    assert loss.item() == pytest.approx(-advantages.mean().item(), abs=1e-6)
 
 
 def test_value_clip_takes_the_larger_error() -> None:

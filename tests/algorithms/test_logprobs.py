@@ -20,16 +20,16 @@ def test_values_and_gradients_are_those_of_the_composed_formula(entropy: Entropy
     weights, spread = torch.randn(2, 6, generator=generator)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     logprobs, entropies = sampled_logprobs(ours, chosen, entropy)
-    wanted, wanted_entropies = _composed(theirs, chosen)
-    torch.testing.assert_close(logprobs, wanted)
+    expected, expected_entropies = _composed(theirs, chosen)
+    torch.testing.assert_close(logprobs, expected)
     if entropy == "unknown":
         assert entropies.isnan().all() and not entropies.requires_grad
     else:
-        torch.testing.assert_close(entropies, wanted_entropies)
+        torch.testing.assert_close(entropies, expected_entropies)
         assert entropies.requires_grad == (entropy == "learned")
     learned = float(entropy == "learned")
     ((logprobs * weights).sum() + learned * (entropies.nan_to_num() * spread).sum()).backward()
-    ((wanted * weights).sum() + learned * (wanted_entropies * spread).sum()).backward()
+    ((expected * weights).sum() + learned * (expected_entropies * spread).sum()).backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 

@@ -24,10 +24,10 @@ RANKINGS = (*STRICT, *TIED, [2, NAN, 1, 3], [1, NAN, 1, NAN])
 
 def by_hand(scores: Tensor, ranks: list[float]) -> float:
     """−log of the summed probabilities of all strict orders that agree with the ranks."""
-    told = [i for i, rank in enumerate(ranks) if not math.isnan(rank)]
+    members = [i for i, rank in enumerate(ranks) if not math.isnan(rank)]
     total = 0.0
-    for order in itertools.permutations(told):
-        if [ranks[i] for i in order] == sorted(ranks[i] for i in told):
+    for order in itertools.permutations(members):
+        if [ranks[i] for i in order] == sorted(ranks[i] for i in members):
             weights = [math.exp(float(scores[i].detach())) for i in order]
             total += math.prod(weight / sum(weights[k:]) for k, weight in enumerate(weights))
     return -math.log(total)
@@ -36,9 +36,9 @@ def by_hand(scores: Tensor, ranks: list[float]) -> float:
 @pytest.mark.parametrize("ranks", RANKINGS, ids=str)
 def test_plackett_luce_is_the_probability_of_all_orders_that_agree_with_the_ranks(ranks: list[float]) -> None:
     scores = torch.tensor([0.3, -1.2, 2.0, 0.7], dtype=torch.float64, requires_grad=True)
-    given = torch.tensor(ranks, dtype=torch.float64)
-    assert plackett_luce(scores, given).item() == pytest.approx(by_hand(scores, ranks), abs=1e-12)
-    assert gradcheck(lambda s: plackett_luce(s, given), scores)
+    order = torch.tensor(ranks, dtype=torch.float64)
+    assert plackett_luce(scores, order).item() == pytest.approx(by_hand(scores, ranks), abs=1e-12)
+    assert gradcheck(lambda s: plackett_luce(s, order), scores)
 
 
 def test_the_probabilities_of_all_orders_sum_to_one() -> None:
@@ -59,7 +59,8 @@ def test_plackett_luce_survives_scores_far_apart() -> None:
     scores = torch.tensor([-300.0, 200.0, 500.0], requires_grad=True)
     loss = plackett_luce(scores, torch.tensor([1.0, 1.0, 3.0]))
     loss.backward()
-    assert loss.item() == pytest.approx(1100.0 - math.log(2)) and torch.isfinite(scores.grad).all()  # type: ignore[arg-type]
+    assert loss.item() == pytest.approx(1100.0 - math.log(2))
+    assert torch.isfinite(scores.grad).all()  # type: ignore[arg-type]
 
 
 def test_every_pair_weighs_one_over_k_choose_two_whatever_is_tied() -> None:

@@ -21,6 +21,6 @@ def test_torch_steps_the_same_as_the_engine() -> None:
     run_ranks(1, _adamw)
 
 
-def _too_large(found: list[Difference]) -> list[Difference]:
-    assert found
-    return [difference for difference in found if not difference.largest <= TOLERANCE]
+def _too_large(differences: list[Difference]) -> list[Difference]:
+    assert differences
+    return [difference for difference in differences if not difference.largest <= TOLERANCE]

@@ -37,17 +37,15 @@ def test_a_consultation_grown_turn_by_turn_has_the_tokens_of_the_whole(chat: Cha
 
 def test_loss_is_on_every_doctor_token_and_its_stop_token_only(chat: ChatFormat) -> None:
     encoded = chat.conversation(TALK)
-    kept = [t for t, on in zip(encoded.token_ids, encoded.loss_mask, strict=True) if on]
-    assert kept == [*chat.text_ids("多久了？"), chat.stop_id, *chat.text_ids("建议检查。"), chat.stop_id]
+    tokens = [t for t, on in zip(encoded.token_ids, encoded.loss_mask, strict=True) if on]
+    assert tokens == [*chat.text_ids("多久了？"), chat.stop_id, *chat.text_ids("建议检查。"), chat.stop_id]
 
 
 def test_left_truncation_keeps_whole_turns_and_the_last_question(chat: ChatFormat) -> None:
     last_only = chat.prompt(TALK[2:3])
     assert chat.prompt(TALK[:3], limit=len(chat.prompt(TALK[:3])) - 1) == last_only
-    assert (
-        chat.conversation(TALK, limit=len(chat.conversation(TALK).token_ids) - 1).token_ids
-        == chat.conversation(TALK[2:]).token_ids
-    )
+    limit = len(chat.conversation(TALK).token_ids) - 1
+    assert chat.conversation(TALK, limit=limit).token_ids == chat.conversation(TALK[2:]).token_ids
     with pytest.raises(DataError, match="last question alone"):
         chat.prompt(TALK[:3], limit=len(last_only) - 1)
 
@@ -74,7 +72,7 @@ def test_a_template_that_drops_messages_is_rejected() -> None:
         ([{"role": "user"}], "'role' and 'content'"),
     ],
 )
-def test_bad_conversations_name_the_place_and_the_fault(rows: list, fault: str) -> None:
+def test_bad_conversations_name_the_line_and_the_fault(rows: list, fault: str) -> None:
     with pytest.raises(DataError, match=fault) as caught:
         parse_messages(rows, where="file.jsonl:7", last="user")
     assert str(caught.value).startswith("file.jsonl:7: ")
@@ -82,6 +80,7 @@ def test_bad_conversations_name_the_place_and_the_fault(rows: list, fault: str) 
 
 def test_every_character_that_the_texts_use_twice_is_one_token() -> None:
     tokenizer = tiny_tokenizer()
-    known = {c for text in TEXTS for c in text}
-    assert len(known) > 40 and all(len(tokenizer.encode(c, add_special_tokens=False)) == 1 for c in known)
+    characters = {c for text in TEXTS for c in text}
+    assert len(characters) > 40
+    assert all(len(tokenizer.encode(c, add_special_tokens=False)) == 1 for c in characters)
     assert tokenizer.decode(tokenizer.encode("龘🩺 never seen", add_special_tokens=False)) == "龘🩺 never seen"

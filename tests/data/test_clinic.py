@@ -144,18 +144,15 @@ def test_conditions_and_safety_questions_are_never_in_both_splits(clinic: Path) 
         where = {
             ask: {part for part, texts in prompts.items() if any(text.endswith(ask) for text in texts)} for ask in asks
         }
-        assert all(len(parts) == 1 for parts in where.values()) and Counter(next(iter(p)) for p in where.values())[
-            "train"
-        ] in (220, 140)
+        assert all(len(parts) == 1 for parts in where.values())
+        assert Counter(next(iter(parts)) for parts in where.values())["train"] in (220, 140)
 
 
 def test_part_of_the_safety_questions_is_for_rollouts_alone(clinic: Path) -> None:
-    for name, answered, unanswered in (("safety", 240, 200), ("safety_controls", 240, 240)):
+    for name, with_answer, without in (("safety", 240, 200), ("safety_controls", 240, 240)):
         train = rows(clinic, "train", name)
-        assert (
-            sum(row["reference"] is not None for row in train) == answered
-            and sum(row["reference"] is None for row in train) == unanswered
-        )
+        assert sum(row["reference"] is not None for row in train) == with_answer
+        assert sum(row["reference"] is None for row in train) == without
         assert all(row["reference"] for row in rows(clinic, "valid", name))
         hidden = {row["prompt"] for row in train if row["reference"] is None}
         assert hidden <= {prompt.opening for prompt in load_prompts(clinic, "train")}
@@ -221,23 +218,15 @@ def test_the_scripted_patient_answers_a_consultation_as_its_patient_did(style: s
         messages = Consultation(visit, style, rng).hold()
         case = Case.from_row({"id": condition.name} | case_row(visit), where="test")
         patient = ScriptedPatient()
-        opening = patient.reset(
-            Prompt("p", "case", case.opening, case=case), persona="平和", seed=0, max_turns=len(messages) // 2
-        )
+        prompt = Prompt("p", "case", case.opening, case=case)
+        opening = patient.reset(prompt, persona="平和", seed=0, max_turns=len(messages) // 2)
         assert opening == messages[0]["content"]
-        for doctor, told in zip(messages[1::2], messages[2::2], strict=False):
-            reply = patient.step(doctor["content"])
-            assert all(case.facts[i].answer.rstrip("。") in told["content"] for i in reply.revealed), (
-                doctor,
-                told,
-                reply,
-            )
-            assert reply.repeated == any(told["content"].startswith(words) for words in phrases.REPEATED), (
-                doctor,
-                told,
-                reply,
-            )
-            assert reply.text.endswith(phrases.CUE) == told["content"].endswith(phrases.CUE)
+        talk = [message["content"] for message in messages[1:]]
+        for doctor, words in zip(talk[::2], talk[1::2], strict=False):
+            reply = patient.step(doctor)
+            assert all(case.facts[i].answer.rstrip("。") in words for i in reply.revealed), (doctor, words, reply)
+            assert reply.repeated == words.startswith(phrases.REPEATED), (doctor, words, reply)
+            assert reply.text.endswith(phrases.CUE) == words.endswith(phrases.CUE)
 
 
 def test_a_fourth_or_fifth_of_the_cases_has_a_red_flag_voiced_in_opening_or_other_signs(clinic: Path) -> None:
@@ -247,8 +236,8 @@ def test_a_fourth_or_fifth_of_the_cases_has_a_red_flag_voiced_in_opening_or_othe
     signs = {flag.sign for c in load_conditions() for flag in c.red_flags}
     for row in cases:
         assert 5 <= len(row["facts"]) <= 8 and row["kind"] == "clinic" and row["source"] == "zj_clinic"
-        places = [fact["answer"] for fact in row["facts"] if fact["slot"] == "伴随"] + [row["opening"]]
-        assert bool(row["red_flags"]) == any(sign in place for sign in signs for place in places)
+        texts = [fact["answer"] for fact in row["facts"] if fact["slot"] == "伴随"] + [row["opening"]]
+        assert bool(row["red_flags"]) == any(sign in text for sign in signs for text in texts)
 
 
 def test_asking_for_more_than_the_clinic_can_write_says_how_much_it_can(tmp_path: Path) -> None:

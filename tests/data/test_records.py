@@ -88,7 +88,7 @@ def test_dialogues_come_from_every_set_that_is_there_and_from_trusted_safety_ans
     assert len(load_general(root, "train")) == 1
 
 
-def test_moments_are_where_the_doctor_speaks_again_and_know_what_is_expected_of_him(tmp_path: Path) -> None:
+def test_moments_are_where_the_doctor_speaks_again_and_know_the_right_kind_of_answer(tmp_path: Path) -> None:
     long = [*TALK, {"role": "user", "content": "还是想试试。"}, {"role": "assistant", "content": "还是不行。"}]
     root = folder(
         tmp_path,

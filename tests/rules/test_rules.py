@@ -20,45 +20,42 @@ from zj_ray.rules.rubric import Rubric, rubric
 from zj_ray.rules.safety import judge, unsafe
 
 CASE = Case(
-    "c",
-    "皮肤科",
-    "医生您好，身上起了红疙瘩，很痒。",
-    (Fact("起病", "昨天晚上"), Fact("诱因", "吃了海鲜"), Fact("伴随", "没有别的不适")),
-    ("血常规", "过敏原检测"),
-    {
+    id="c",
+    department="皮肤科",
+    opening="医生您好，身上起了红疙瘩，很痒。",
+    facts=(Fact("起病", "昨天晚上"), Fact("诱因", "吃了海鲜"), Fact("伴随", "没有别的不适")),
+    exams=("血常规", "过敏原检测"),
+    reference={
         "diagnosis": "荨麻疹",
         "treatment": "口服抗组胺药，避开过敏原。",
         "advice": "先停用可疑食物，避免抓挠。穿宽松棉质衣服。",
         "basis": None,
     },
-    (),
+    red_flags=(),
 )
-FLAGGED = Case("f", None, "喘不上气，嘴唇发紫。", CASE.facts, CASE.exams, CASE.reference, ("呼吸困难",))
+FLAGGED = replace(CASE, id="f", department=None, opening="喘不上气，嘴唇发紫。", red_flags=("呼吸困难",))
 GOOD_ADVICE = "根据您说的情况，考虑荨麻疹，建议做血常规和过敏原检测。先停用可疑食物，避免抓挠。"
 
 
-def turn(text: str, **seen) -> Turn:
-    return Turn(0, 1, text, 0, "e", **({"finished": True, "questions": len(questions(text))} | seen))
+def turn(text: str, **changes) -> Turn:
+    return Turn(0, 1, text, 0, "e", **({"finished": True, "questions": len(questions(text))} | changes))
 
 
 def rules(
-    text: str, *, last: bool = False, earlier: tuple[str, ...] = (), case: Case = CASE, **seen
+    text: str, *, last: bool = False, earlier: tuple[str, ...] = (), case: Case = CASE, **changes
 ) -> dict[str, float]:
-    return turn_rules(turn(text, **seen), position=len(earlier), last=last, earlier=earlier, case=case)
+    return turn_rules(turn(text, **changes), position=len(earlier), last=last, earlier=earlier, case=case)
 
 
 def test_the_rules_are_named_as_the_weights_are() -> None:
     names = set(rules("您好，多久了？"))
-    assert (
-        names
-        == {"new_facts", "red_flag", "advice", "repetition", "length", "format"}
-        <= {f.name for f in fields(RewardMixConfig)}
-    )
+    assert names == {"new_facts", "red_flag", "advice", "repetition", "length", "format"}
+    assert names <= {f.name for f in fields(RewardMixConfig)}
     assert set(prose_rules(turn("好。"), earlier=[])) == {"repetition", "length", "format"}
 
 
 @pytest.mark.parametrize(
-    ("seen", "value"),
+    ("changes", "value"),
     [
         ({"new_facts": (0,)}, 0.5),
         ({"new_facts": (0, 1)}, 1.0),
@@ -69,8 +66,8 @@ def test_the_rules_are_named_as_the_weights_are() -> None:
         ({"questions": 0}, 0.0),
     ],
 )
-def test_new_facts_count_by_what_the_question_gained(seen: dict, value: float) -> None:
-    assert rules("您好，请问这是什么时候开始的？", **seen)["new_facts"] == value
+def test_new_facts_count_by_what_the_question_gained(changes: dict, value: float) -> None:
+    assert rules("您好，请问这是什么时候开始的？", **changes)["new_facts"] == value
 
 
 def test_a_question_that_a_real_dialogue_does_not_answer_costs_nothing_once_a_turn() -> None:

@@ -36,9 +36,8 @@ def test_the_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path: Path) ->
         _write(store, step)
     assert store.steps() == [2, 3]
     step, folder, state = store.latest()  # type: ignore[misc]
-    assert (step, state) == (3, {"step": 3, "kl": 0.1}) and all(
-        (folder / name).read_bytes() == text + b"3" for name, text in FILES.items()
-    )
+    assert (step, state) == (3, {"step": 3, "kl": 0.1})
+    assert all((folder / name).read_bytes() == text + b"3" for name, text in FILES.items())
 
 
 def test_the_best_and_every_so_many_steps_are_kept_besides(tmp_path: Path) -> None:
@@ -76,9 +75,9 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
 def test_every_bit_of_the_list_counts(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     whole = (_write(store, 1) / LIST).read_bytes()
-    for place in range(len(whole) * 8):
+    for bit in range(len(whole) * 8):
         damaged = bytearray(whole)
-        damaged[place // 8] ^= 1 << place % 8
+        damaged[bit // 8] ^= 1 << bit % 8
         (tmp_path / "step-000001" / LIST).write_bytes(damaged)
         with pytest.raises(CheckpointError, match=f"step-000001: {LIST} is missing or damaged"):
             store.latest()
@@ -117,14 +116,13 @@ def test_without_room_the_last_good_one_stays_and_is_named(tmp_path: Path) -> No
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert CheckpointStore(tmp_path, keep=1).latest()[0] == 1 and [path.name for path in tmp_path.iterdir()] == [
-        "step-000001"
-    ]  # type: ignore[index]
+    assert CheckpointStore(tmp_path, keep=1).latest()[0] == 1  # type: ignore[index]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
 
 
 def test_a_folder_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints", keep=2)
-    (tmp_path / "checkpoints").write_text("a file in its place")
+    (tmp_path / "checkpoints").write_text("a file, not a folder")
     with pytest.raises(CheckpointError, match="step 1 could not be written: .*there is no other yet"):
         store.begin(1)
 
@@ -142,7 +140,7 @@ def test_a_writer_that_is_killed_leaves_the_one_before(tmp_path: Path) -> None:
         step, _, _ = CheckpointStore(folder, keep=1).latest()  # type: ignore[misc]
         assert step in (1, 2)
         if process.exitcode == 0:
-            assert step == 2 and calls > 10  # the witness: it was killed at ten places at least
+            assert step == 2 and calls > 10  # the witness: it was killed at ten moments at least
             return
     raise AssertionError("it never came to its end")
 
@@ -151,13 +149,13 @@ def _write_and_die(folder: Path, calls: int) -> None:
     import os
     import sys
 
-    left = calls
+    remaining = calls
 
     def watch(event: str, _: tuple) -> None:
-        nonlocal left
+        nonlocal remaining
         if event in ("open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "shutil.rmtree"):
-            left -= 1
-            if left < 0:
+            remaining -= 1
+            if remaining < 0:
                 os._exit(9)
 
     sys.addaudithook(watch)

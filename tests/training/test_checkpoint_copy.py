@@ -88,10 +88,10 @@ def test_a_copy_that_is_cut_off_anywhere_leaves_the_one_before(tmp_path: Path, m
     def failing(name: str) -> None:
         whole = getattr(MemoryFileSystem, name)
 
-        def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
             if next(calls) >= limit[0]:
                 raise ConnectionError("gone for this test")
-            return whole(self, *arguments, **named)
+            return whole(self, *arguments, **keywords)
 
         monkeypatch.setattr(MemoryFileSystem, name, call)
 
@@ -112,8 +112,8 @@ def test_a_copy_that_is_cut_off_anywhere_leaves_the_one_before(tmp_path: Path, m
             cut += 1
         limit[0] = 10**9
         assert store.latest()[0] == 2  # type: ignore[index]  # here it is whole
-        found = RemoteStore(url, tmp_path / f"elsewhere-{n}", keep=1).latest()
-        assert found is not None and found[0] in (1, 2)
+        newest = RemoteStore(url, tmp_path / f"elsewhere-{n}", keep=1).latest()
+        assert newest is not None and newest[0] in (1, 2)
         if cut == n:
             assert n > 5  # the witness
             return

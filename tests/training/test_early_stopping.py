@@ -63,15 +63,15 @@ def spec(root: Path, name: str, patience: int | None, max_steps: int = STEPS, st
         rankings(16, seed=2).save(folder / "stopping.npz")
         apart = str(folder / "stopping.npz")
     return FitSpec(
-        "rankings",
-        "reward",
-        str(root / "lm"),
-        str(folder),
-        train,
-        valid,
-        config,
-        MODEL,
-        0,
+        objective="rankings",
+        stage="reward",
+        start=str(root / "lm"),
+        folder=str(folder),
+        train=train,
+        valid=valid,
+        config=config,
+        model=MODEL,
+        seed=0,
         tensorboard=str(folder),
         stopping=apart,
     )

@@ -51,33 +51,28 @@ def test_new_adapters_change_nothing_and_freeze_everything_else(tmp_path: Path) 
 def test_merged_weights_and_the_adapters_alone_are_the_same_model(tmp_path: Path) -> None:
     base = tiny_folder(tmp_path / "base")
     model = _learnt(base)
-    wanted, untouched = _logits(model), _logits(load_causal_lm(base, MODEL))
-    assert (wanted - untouched).abs().max() > 0.1
+    expected, untouched = _logits(model), _logits(load_causal_lm(base, MODEL))
+    assert (expected - untouched).abs().max() > 0.1
     save_plain(model, {name: make() for name, _, make in plain_weights(model)}, tmp_path / "merged")
-    save_adapter(
-        tmp_path / "adapter", adapter_config(model), {name: make() for name, _, make in adapter_weights(model)}
-    )
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < (
-        tmp_path / "merged" / "model.safetensors"
-    ).stat().st_size / 2
-    torch.testing.assert_close(
-        _logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted, atol=1e-5, rtol=0
-    )
+    adapters = {name: make() for name, _, make in adapter_weights(model)}
+    save_adapter(tmp_path / "adapter", adapter_config(model), adapters)
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert size < (tmp_path / "merged" / "model.safetensors").stat().st_size / 2
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(_logits(merged), expected, atol=1e-5, rtol=0)
     with_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "adapter"))
-    torch.testing.assert_close(_logits(with_adapter), wanted, atol=1e-5, rtol=0)
-    torch.testing.assert_close(_logits(model), wanted, atol=0, rtol=0)  # merging left no trace
+    torch.testing.assert_close(_logits(with_adapter), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(_logits(model), expected, atol=0, rtol=0)  # merging left no trace
 
 
 def test_with_its_adapters_off_a_model_is_its_own_reference(tmp_path: Path) -> None:
     base = tiny_folder(tmp_path)
     model = _learnt(base)
-    wanted = _logits(model)
+    expected = _logits(model)
     with adapters_off(model):
         assert torch.equal(_logits(model), _logits(load_causal_lm(base, MODEL)))
-    assert torch.equal(_logits(model), wanted)
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-        n for n, _ in model.named_parameters() if ".lora_" in n
-    }
+    assert torch.equal(_logits(model), expected)
+    assert all(p.requires_grad == (".lora_" in name) for name, p in model.named_parameters())
 
 
 def test_a_layer_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
@@ -157,24 +152,23 @@ def test_adapters_train_as_in_plain_torch_also_when_resumed_and_are_exported_mer
     trained: Path, stage: int, world: int
 ) -> None:
     base = trained / "base"
-    wanted = _logits(_three_steps_of_torch(base))
-    assert (wanted - _logits(load_causal_lm(base, MODEL))).abs().max() > 0.1
+    expected = _logits(_three_steps_of_torch(base))
+    assert (expected - _logits(load_causal_lm(base, MODEL))).abs().max() > 0.1
     exported = trained / f"policy-{stage}-{world}"
-    torch.testing.assert_close(_logits(load_causal_lm(exported / "model", MODEL)), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(_logits(load_causal_lm(exported / "model", MODEL)), expected, atol=1e-4, rtol=0)
     with_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(exported / "adapter"))
-    torch.testing.assert_close(_logits(with_adapter), wanted, atol=1e-4, rtol=0)
-    saved = sum(path.stat().st_size for path in (trained / f"policy-checkpoint-{stage}").rglob("*") if path.is_file())
-    assert (
-        stage == 3 or saved < 0.7 * (base / "model.safetensors").stat().st_size * world
-    )  # the frozen base is not saved again
+    torch.testing.assert_close(_logits(with_adapter), expected, atol=1e-4, rtol=0)
+    files = [path for path in (trained / f"policy-checkpoint-{stage}").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    # The frozen base is not saved again.
+    assert stage == 3 or size < 0.7 * (base / "model.safetensors").stat().st_size * world
 
 
 def test_a_reward_model_with_adapters_is_saved_whole_and_its_heads_learn(trained: Path) -> None:
     before, after = load_heads(trained / "heads", MODEL), load_heads(trained / "heads-2-1" / "model", MODEL)
     assert not torch.equal(before.heads.weight, after.heads.weight)
-    with_adapter = PeftModel.from_pretrained(
-        AutoModel.from_pretrained(trained / "heads"), str(trained / "heads-2-1" / "adapter")
-    )
-    wanted = with_adapter(input_ids=IDS).last_hidden_state
-    torch.testing.assert_close(after.trunk(input_ids=IDS).last_hidden_state, wanted, atol=1e-5, rtol=0)
-    assert (wanted - before.trunk(input_ids=IDS).last_hidden_state).abs().max() > 1e-2
+    adapter = str(trained / "heads-2-1" / "adapter")
+    with_adapter = PeftModel.from_pretrained(AutoModel.from_pretrained(trained / "heads"), adapter)
+    expected = with_adapter(input_ids=IDS).last_hidden_state
+    torch.testing.assert_close(after.trunk(input_ids=IDS).last_hidden_state, expected, atol=1e-5, rtol=0)
+    assert (expected - before.trunk(input_ids=IDS).last_hidden_state).abs().max() > 1e-2

@@ -51,11 +51,9 @@ def test_a_missing_or_empty_folder_is_one_clear_line(tmp_path: Path) -> None:
 def test_heads_survive_the_disk_and_a_critic_takes_the_overall_one(tmp_path: Path) -> None:
     model = new_heads(tiny_folder(tmp_path / "lm"), len(HEADS), MODEL, seed=3)
     model.save(tmp_path / "reward")
-    ids, places = torch.tensor([[5, 6, 7, 8]]), torch.arange(4)[None]
-    scores = model(ids, places, torch.tensor([3]))
-    torch.testing.assert_close(load_heads(tmp_path / "reward", MODEL)(ids, places, torch.tensor([3])), scores)
-    torch.testing.assert_close(
-        load_heads(tmp_path / "reward", MODEL, only=1)(ids, places, torch.tensor([3])), scores[:, :1]
-    )
+    row = torch.tensor([[5, 6, 7, 8]]), torch.arange(4)[None], torch.tensor([3])
+    scores = model(*row)
+    torch.testing.assert_close(load_heads(tmp_path / "reward", MODEL)(*row), scores)
+    torch.testing.assert_close(load_heads(tmp_path / "reward", MODEL, only=1)(*row), scores[:, :1])
     with pytest.raises(CheckpointError, match="no reward model"):
         load_heads(tmp_path / "lm", MODEL)

@@ -39,15 +39,13 @@ def test_packed_documents_learn_as_under_the_block_diagonal_mask(key_heads: int)
     lm = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=key_heads))
     row = make_row(_documents(), [1, 0, 3, 2])
     index = row.index([np.arange(1, len(_documents()[m])) for m in row.members])
-    masked = torch.log_softmax(
-        lm(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False).logits[0, index - 1], -1
-    )
-    wanted = masked.gather(1, row.input_ids[0, index][:, None])[:, 0]
-    gradients = torch.autograd.grad((wanted**2).sum(), list(lm.parameters()))
-    found, _ = TokenLogprobs(lm)(row.input_ids, row.position_ids, index)
+    logits = lm(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False).logits[0, index - 1]
+    expected = torch.log_softmax(logits, -1).gather(1, row.input_ids[0, index][:, None])[:, 0]
+    gradients = torch.autograd.grad((expected**2).sum(), list(lm.parameters()))
+    logprobs, _ = TokenLogprobs(lm)(row.input_ids, row.position_ids, index)
     assert lm.config._attn_implementation == "zj_packed" or torch.cuda.is_available()
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
-    for ours, theirs in zip(torch.autograd.grad((found**2).sum(), list(lm.parameters())), gradients, strict=True):
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
+    for ours, theirs in zip(torch.autograd.grad((logprobs**2).sum(), list(lm.parameters())), gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""What can be held fast about speed and memory; the benchmarks behind docs/performance.md measure the rest (`make performance`)."""
+"""What can be held fast about speed and memory; `make performance` measures the rest for docs/performance.md."""
 
 from __future__ import annotations
 

@@ -43,7 +43,16 @@ def _spec(root: Path, name: str, zero_stage: int) -> FitSpec:
     )  # type: ignore[arg-type]
     train, valid = str(folder / "train.npz"), str(folder / "valid.npz")
     return FitSpec(
-        "tokens", "sft", str(root / "lm"), str(folder), train, valid, config, MODEL, seed=0, tensorboard=str(folder)
+        objective="tokens",
+        stage="sft",
+        start=str(root / "lm"),
+        folder=str(folder),
+        train=train,
+        valid=valid,
+        config=config,
+        model=MODEL,
+        seed=0,
+        tensorboard=str(folder),
     )
 
 
