@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
@@ -44,7 +44,7 @@ from zj_ray.labelling.tickets import (
 )
 from zj_ray.rankings.consensus import consensus, settled
 from zj_ray.rankings.lots import draw
-from zj_ray.rankings.store import RankingStore, event_row, newest, read_ranking
+from zj_ray.rankings.store import RankingStore, newest, read_ranking
 from zj_ray.rankings.tables import GoldRow, Item, ItemRow, Ranking, RankingRow
 
 PROGRESS_SECONDS = 5.0
@@ -135,9 +135,9 @@ class Desk:
                 return
             ticket = find_ticket(tickets, ranking, OPEN, LATE)
             slot = ticket.slot if ticket.state == OPEN else reclaim(connection, ticket)
-            row = event_row(ranking) | {"adjudicated": ticket.adjudicating, "seconds": round(now - ticket.since, 1)}
+            row = asdict(ranking) | {"adjudicated": ticket.adjudicating, "seconds": round(now - ticket.since, 1)}
             shown = display_order(ranking.item, ranking.annotator, len(ranking.overall))
-            row |= {"shown": list(shown), "created": datetime.now(UTC), "key": key}
+            row |= {"shown": shown, "created": datetime.now(UTC), "key": key}
             connection.execute(insert(RankingRow), [row])
             connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(state=DONE, slot=slot))
             if any(other.state == DONE for other in tickets):
@@ -148,7 +148,7 @@ class Desk:
         event = Ranking(item, annotator, "human", (), comment=reason, created=datetime.now(UTC))
         with self._store.writing() as connection:
             ticket = find_ticket(lock_tickets(connection, item), event, OPEN, LATE)
-            connection.execute(insert(RankingRow), [event_row(event) | {"action": "skip"}])
+            connection.execute(insert(RankingRow), [asdict(event) | {"action": "skip"}])
             pass_on(connection, ticket, SKIPPED)
 
     def undo(self, item: str, annotator: str) -> bool:
@@ -164,7 +164,7 @@ class Desk:
             slot = reclaim(connection, ticket) if ticket.state == SKIPPED else ticket.slot
             if ticket.state == SKIPPED and slot is None and not is_gold(connection, item):
                 raise NotAssigned("somebody else ranks this item by now", where=item, remedy="go on with the next one")
-            connection.execute(insert(RankingRow), [event_row(event) | {"action": "undo"}])
+            connection.execute(insert(RankingRow), [asdict(event) | {"action": "undo"}])
             again = {"state": OPEN, "slot": slot, "since": now, "until": now + 60 * self._config.lease_minutes}
             connection.execute(update(TICKET).where(TICKET.c.id == ticket.id).values(again))
             self._review(connection, item)

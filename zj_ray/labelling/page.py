@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from zj_ray.labelling.security import csrf_token
 from zj_ray.labelling.words import LANGUAGES, words
 from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.store import RankingStore
-from zj_ray.rankings.tables import Ranking
+from zj_ray.rankings.tables import Ranking, utc
 
 LETTERS = "ABCDEFGHIJKLMNOP"  # what the answers are called, in the order of display
 SCRIPT_WORDS = (
@@ -93,8 +93,8 @@ def script_words(names: SimpleNamespace) -> str:
 
 
 def local(moment: datetime) -> str:
-    """The time on the server's clock; SQLite gives back UTC without saying so."""
-    return f"{moment.replace(tzinfo=moment.tzinfo or UTC).astimezone():%Y-%m-%d %H:%M}"
+    """The time on the server's clock."""
+    return f"{utc(moment).astimezone():%Y-%m-%d %H:%M}"
 
 
 templates = Jinja2Templates(Path(__file__).parent / "templates")

@@ -55,8 +55,12 @@ def fill_slots(connection: Connection, annotators: Mapping[str, int]) -> None:
 
 
 def lock_tickets(connection: Connection, item: str) -> list[Ticket]:
-    """All tickets of an item; nobody else changes them until the transaction ends."""
-    return list(connection.execute(select(TICKET).where(TICKET.c.item == item).with_for_update()))
+    """All tickets of an item; nobody else changes them until the transaction ends.
+
+    Everybody locks them in the same order, or two who save at once could wait for each other.
+    """
+    in_order = select(TICKET).where(TICKET.c.item == item).order_by(TICKET.c.id)
+    return list(connection.execute(in_order.with_for_update()))
 
 
 def find_ticket(tickets: Sequence[Ticket], ranking: Ranking, *states: str) -> Ticket:

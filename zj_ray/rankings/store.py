@@ -12,7 +12,7 @@ import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,19 @@ from zj_ray.data.messages import Message, parse_messages
 from zj_ray.errors import DataError
 from zj_ray.rankings.database import open_database
 from zj_ray.rankings.migrations import migrate
-from zj_ray.rankings.tables import KINDS, Answer, AnswerRow, GoldRow, Item, ItemRow, Ranking, RankingRow, Table
+from zj_ray.rankings.tables import (
+    KINDS,
+    RANKING,
+    Answer,
+    AnswerRow,
+    GoldRow,
+    Item,
+    ItemRow,
+    Ranking,
+    RankingRow,
+    Table,
+    utc,
+)
 
 
 class RankingStore:
@@ -68,7 +80,7 @@ class RankingStore:
             _check_item(item)
         self.check(rankings, items)
         now = datetime.now(UTC)
-        events = [event_row(replace(r, created=r.created or now)) for r in rankings]
+        events = [asdict(replace(r, created=r.created or now)) for r in rankings]
         names = _some(item.id for item in items)
         fault = f"one of the items {names} is in the store already"
         self._insert(_item_rows(items, now) | {RankingRow: events}, fault)
@@ -172,26 +184,9 @@ def newest(connection: Connection, item_ids: Iterable[str] | None = None) -> dic
     return dict(rankings)
 
 
-def event_row(ranking: Ranking) -> dict[str, Any]:
-    """The row of table `ranking` that holds this ranking; `read_ranking` reads it."""
-    row = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(ranking).items()}
-    aspects = ranking.aspects
-    return row | {"aspects": None if aspects is None else {name: list(ranks) for name, ranks in aspects.items()}}
-
-
 def read_ranking(row: Row[Any]) -> Ranking:
     """The ranking that a row of table `ranking` holds."""
-    columns = row._mapping
-    utc = row.created if row.created.tzinfo else row.created.replace(tzinfo=UTC)  # SQLite forgets the zone
-    return Ranking(
-        **{field.name: columns[field.name] for field in fields(Ranking)}
-        | {
-            "overall": tuple(row.overall),
-            "aspects": None if row.aspects is None else {name: tuple(ranks) for name, ranks in row.aspects.items()},
-            "shown": None if row.shown is None else tuple(row.shown),
-            "created": utc,
-        }
-    )
+    return replace(RANKING.validate_python(dict(row._mapping)), created=utc(row.created))
 
 
 def _item_rows(items: Sequence[Item], now: datetime) -> dict[type[Table], list[dict[str, Any]]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
 from sqlalchemy import JSON, Boolean, DateTime, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -159,3 +160,11 @@ class Ranking:
     seconds: float | None = None
     shown: tuple[int, ...] | None = None
     created: datetime | None = field(default=None, compare=False)
+
+
+RANKING = TypeAdapter(Ranking)
+
+
+def utc(time: datetime) -> datetime:
+    """The time, taken to be UTC where it names no zone: SQLite gives it back without one."""
+    return time.replace(tzinfo=time.tzinfo or UTC)

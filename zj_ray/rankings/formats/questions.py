@@ -16,8 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from zj_ray.errors import DataError
 from zj_ray.rankings.aspects import ASPECTS, OVERALL
 from zj_ray.rankings.consensus import competition_ranks
-from zj_ray.rankings.formats.rows import utc
-from zj_ray.rankings.tables import Item, Ranking
+from zj_ray.rankings.tables import Item, Ranking, utc
 
 ALL_WRONG, RIGHT_ANSWER, COMMENT = "all_wrong", "right_answer", "comment"
 RANKED = (OVERALL, *ASPECTS)
@@ -59,7 +58,7 @@ def parse_form(
     annotator: str,
     where: str,
     *,
-    seconds: float | None = None,
+    time_spent: float | None = None,
     created: datetime | None = None,
 ) -> Ranking | None:
     """The ranking in a person's form; None where nothing is ranked overall. An order may hold ranks (`RankedAnswer`).
@@ -78,8 +77,8 @@ def parse_form(
         all_wrong=bool(form.get(ALL_WRONG)),
         right_answer=str(form[RIGHT_ANSWER]) if form.get(RIGHT_ANSWER) else None,
         comment=str(form[COMMENT]) if form.get(COMMENT) else None,
-        seconds=seconds,
-        created=utc(created),
+        seconds=time_spent,
+        created=created and utc(created),
     )
 
 

@@ -6,20 +6,18 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from zj_ray.data.messages import parse_messages
 from zj_ray.errors import DataError
 from zj_ray.files import read_jsonl
-from zj_ray.rankings.tables import Answer, Item, Kind, Ranking
+from zj_ray.rankings.tables import RANKING, Answer, Item, Kind, Ranking, utc
 
 Row = dict[str, Any]
 GUIDE = "docs/labelling-formats.md shows each format"
-RANKING = TypeAdapter(Ranking)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -137,12 +135,7 @@ def parse_ranking(row: Row, item: Item, where: str) -> Ranking:
         if len(ranks) != count or not all(1 <= rank <= count for rank in ranks):
             remedy = f"give {count} whole numbers from 1 (best) to {count}"
             raise DataError(f"ranks {list(ranks)} don't fit {count} answers", where=where, remedy=remedy)
-    return replace(ranking, created=utc(ranking.created))
-
-
-def utc(time: datetime | None) -> datetime | None:
-    """The time, taken to be UTC where it names no zone."""
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+    return replace(ranking, created=ranking.created and utc(ranking.created))
 
 
 def _misfit(fault: ValidationError, where: str) -> DataError:
