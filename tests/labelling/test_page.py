@@ -126,7 +126,7 @@ def test_a_doctors_day_from_login_to_export(page: Page, ward: Ward) -> None:
     page.get_by_role("button", name="撤销上一题").click()
     expect(page.locator(".notice")).to_contain_text("您撤销过")
     assert item(page) == rankings[4].item
-    assert page.get_by_label("正确的回答").input_value() == "请立即到急诊，排除颅内出血。"
+    expect(page.get_by_label("正确的回答")).to_have_value("请立即到急诊，排除颅内出血。")
     page.get_by_label("全部错误，都不能给患者").uncheck()
     rank_by_click(page, [3, 1, 1, 3])
     submit(page)
