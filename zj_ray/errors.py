@@ -6,6 +6,8 @@ Everything a user can mend is raised as a `ZjError`; the command line prints it 
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class ZjError(Exception):
     """A fault the user can mend.
@@ -23,17 +25,13 @@ class ZjError(Exception):
 
     def __reduce__(self) -> tuple:
         """Survive the pickling between Ray processes: keyword arguments are not restored by default."""
-        return (_restore, (type(self), self.what, self.where, self.remedy))
+        return partial(type(self), where=self.where, remedy=self.remedy), (self.what,)
 
 
 def brief(error: BaseException) -> str:
     """What happened, in one line. A traceback from another process says it in its last line."""
     lines = str(error).strip().splitlines()
     return lines[-1][:300] if lines else type(error).__name__
-
-
-def _restore(kind: type[ZjError], what: str, where: str, remedy: str) -> ZjError:
-    return kind(what, where=where, remedy=remedy)
 
 
 class ConfigError(ZjError):

@@ -58,8 +58,8 @@ class PPOLoop:
         self.rollouts = RolloutAhead(self._consult, config.max_staleness, config.steps, limit)
         self.spoken: dict[int, SpokenTurns] = {}  # by step, of consultations that are not learnt from yet
         folder = run.stage("ppo")
-        kept = config.keep_checkpoints, config.keep_best, config.keep_every
-        self.checkpoints = open_checkpoints(run.checkpoint_url("ppo"), folder / "checkpoints", *kept)
+        keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best, "keep_every": config.keep_every}
+        self.checkpoints = open_checkpoints(run.checkpoint_url("ppo"), folder / "checkpoints", **keep)
         self.saving = CheckpointWriter(self.checkpoints, roles, config.role_timeout)
         self.record = StepLog(folder, run.tensorboard)
         self.warmup = config.critic_warmup if config.advantage == "gae" else 0

@@ -19,21 +19,17 @@ from zj_ray.training.checkpoint import LIST, CheckpointStore, content_of, fault_
 logger = logging.getLogger(__name__)
 
 
-def open_checkpoints(
-    url: str | None, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0
-) -> CheckpointStore:
-    """A stage's checkpoints in `folder`; with a URL, copied below that too."""
-    if url:
-        return RemoteStore(url, folder, keep, keep_best, keep_every)
-    return CheckpointStore(folder, keep, keep_best, keep_every)
+def open_checkpoints(url: str | None, folder: Path, **keep: int) -> CheckpointStore:
+    """A stage's checkpoints in `folder`; with a URL, copied below that too. keep: as in `CheckpointStore`."""
+    return RemoteStore(url, folder, **keep) if url else CheckpointStore(folder, **keep)
 
 
 class RemoteStore(CheckpointStore):
     """Checkpoints in a folder of this machine, each with a copy below a URL."""
 
-    def __init__(self, url: str, folder: Path, keep: int, keep_best: int = 0, keep_every: int = 0) -> None:
+    def __init__(self, url: str, folder: Path, **keep: int) -> None:
         """Write into `folder`, copy from there, fetch into it. Raises ConfigError for a URL that fsspec can't open."""
-        super().__init__(folder, keep, keep_best, keep_every)
+        super().__init__(folder, **keep)
         try:
             self.files, self.root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError, OSError) as error:

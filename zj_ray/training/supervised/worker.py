@@ -9,7 +9,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +150,7 @@ class _Loop:
 
     def run(self, steps: list[list[int]]) -> dict[str, Any]:
         """Take the steps that are left, then leave the best weights in `model`; returns what was measured."""
-        newest = self._broadcast(self.checkpoints.latest() if self.engine.rank == 0 else None)
+        newest = self._of_first_rank(self.checkpoints.latest)
         state: dict[str, Any]
         if newest is None:
             step, state = 0, {"before": self.objective.evaluate(self.engine, self.valid), "held_out": []}
@@ -183,7 +183,7 @@ class _Loop:
         if held_out:
             step, loss = min(held_out, key=lambda measured: (measured[1], -measured[0]))  # of equal ones the newest
             if loss < self._stopping_loss():
-                folder = self._broadcast(self.checkpoints.at(step) if self.engine.rank == 0 else None)
+                folder = self._of_first_rank(self.checkpoints.at, step)
                 self.engine.load_checkpoint(folder)
                 best = step
         return best, self.objective.evaluate(self.engine, self.valid)
@@ -229,14 +229,14 @@ class _Loop:
         self._settle()  # never two at a time
         if self.spec.config.patience is not None:
             state = {**state, "held_out": [*state["held_out"], (step, self._stopping_loss())]}
-        draft = self._broadcast(self.checkpoints.begin(step) if self.engine.rank == 0 else None)
+        draft = self._of_first_rank(self.checkpoints.begin, step)
         self.engine.save_checkpoint(draft)
         self.pending = step, state
         return state
 
-    def _broadcast(self, of_first_rank: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        values = [of_first_rank]
+    def _of_first_rank(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """On every rank, what the function returns on rank 0, which alone calls it."""
+        values = [function(*arguments) if self.engine.rank == 0 else None]
         torch.distributed.broadcast_object_list(values)
         return values[0]
 
