@@ -134,7 +134,7 @@ def _as_large(value: Any, owner: Tensor) -> bool:
     return torch.is_tensor(value) and value.shape == owner.shape and value.ndim > 0
 
 
-class Saved:
+class Fragments:
     """The fragments that all ranks have written, read as whole parameters or any part of them."""
 
     def __init__(self, folder: Path) -> None:
@@ -192,22 +192,22 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
 
     Raises CheckpointError naming what does not fit.
     """
-    saved = Saved(folder)
+    fragments = Fragments(folder)
     learning = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in learning.items()}
-    if shapes != saved.shapes:
-        names = sorted(shapes.keys() | saved.shapes.keys())
-        name = next(name for name in names if shapes.get(name) != saved.shapes.get(name))
-        what = f"{name} has the shape {shapes.get(name)} here and {saved.shapes.get(name)} there"
+    if shapes != fragments.shapes:
+        names = sorted(shapes.keys() | fragments.shapes.keys())
+        name = next(name for name in names if shapes.get(name) != fragments.shapes.get(name))
+        what = f"{name} has the shape {shapes.get(name)} here and {fragments.shapes.get(name)} there"
         remedy = "resume with the model and the LoRA settings that it was saved with"
         raise CheckpointError(what, where=str(folder), remedy=remedy)
     optimizer = optimizer_of(engine)
     whole = engine.zero_optimization_stage() == 0  # then every rank needs all
     for slot in slots(engine, 0 if whole else rank, 1 if whole else world):
-        _fill(optimizer.state[slot.owner], slot, saved)
+        _fill(optimizer.state[slot.owner], slot, fragments)
     for name, parameter in learning.items():
-        _show(parameter, name, rank, saved)
-    facts = saved.facts[rank % len(saved.facts)]
+        _show(parameter, name, rank, fragments)
+    facts = fragments.facts[rank % len(fragments.facts)]
     for group, rates in zip(optimizer.param_groups, facts["groups"], strict=True):
         group.update(rates)
     engine.lr_scheduler.load_state_dict(facts["schedule"])
@@ -216,27 +216,29 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
     restore_random_state(facts["random"])
 
 
-def _fill(state: dict[str, Any], slot: Slot, saved: Saved) -> None:
+def _fill(state: dict[str, Any], slot: Slot, fragments: Fragments) -> None:
     """Copy one slot's weight and optimizer state from what was saved."""
-    for kind in saved.kinds(slot.name):
+    for kind in fragments.kinds(slot.name):
         whole = slot.owner if kind == WEIGHT else state.setdefault(kind, torch.zeros_like(slot.owner))
-        slot.view(whole).copy_(saved.read(kind, slot.name, slot.start, slot.count))
-    for key, value in saved.single(slot.name).items():
+        slot.view(whole).copy_(fragments.read(kind, slot.name, slot.start, slot.count))
+    for key, value in fragments.single(slot.name).items():
         state[key] = torch.tensor(value, device=slot.owner.device)
 
 
-def _show(parameter: Any, name: str, rank: int, saved: Saved) -> None:
+def _show(parameter: Any, name: str, rank: int, fragments: Fragments) -> None:
     """Copy a weight into the tensor that the model computes with, where that is not the optimizer's own."""
     if hasattr(parameter, "ds_id"):
         part: Tensor = parameter.ds_tensor
         start = rank * part.numel()
         count = min(part.numel(), max(parameter.ds_numel - start, 0))
-        part.data.view(-1).narrow(0, 0, count).copy_(saved.read(WEIGHT, name, start, count))
+        part.data.view(-1).narrow(0, 0, count).copy_(fragments.read(WEIGHT, name, start, count))
         if parameter.numel() != parameter.ds_numel:
             return  # it is gathered from the parts when it is needed; small ones always are
     elif not hasattr(parameter, "_hp_mapping"):
         return
-    parameter.data.copy_(saved.read(WEIGHT, name, 0, math.prod(saved.shapes[name])).view(saved.shapes[name]))
+    parameter.data.copy_(
+        fragments.read(WEIGHT, name, 0, math.prod(fragments.shapes[name])).view(fragments.shapes[name])
+    )
 
 
 def random_state() -> dict[str, Any]:
