@@ -1,6 +1,6 @@
 """LoRA: adapters beside a model's linear layers, and its weights as if there had never been any.
 
-`add_lora` puts the adapters in place (peft's own layers, in transformers' own model class). Engines, later stages and
+`add_lora` adds the adapters (peft's own layers, in transformers' own model class). Engines, later stages and
 servers want plain weights: `plain_weights` names them as the model without adapters does, each base weight with its
 adapter's product added. It leaves the model as it is: merging in place and unmerging again would leave rounding errors
 in the base.

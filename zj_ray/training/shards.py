@@ -236,9 +236,8 @@ def _show(parameter: Any, name: str, rank: int, fragments: Fragments) -> None:
             return  # it is gathered from the parts when it is needed; small ones always are
     elif not hasattr(parameter, "_hp_mapping"):
         return
-    parameter.data.copy_(
-        fragments.read(WEIGHT, name, 0, math.prod(fragments.shapes[name])).view(fragments.shapes[name])
-    )
+    shape = fragments.shapes[name]
+    parameter.data.copy_(fragments.read(WEIGHT, name, 0, math.prod(shape)).view(shape))
 
 
 def random_state() -> dict[str, Any]:
