@@ -17,7 +17,7 @@ from tests.helpers.tiny import MODEL, tiny_folder
 from zj_ray.config.schema import RewardTrainConfig
 from zj_ray.rankings.aspects import HEADS
 from zj_ray.runs.metrics import read_metrics
-from zj_ray.training.shards import Saved
+from zj_ray.training.shards import Fragments
 from zj_ray.training.supervised.examples import Examples
 from zj_ray.training.supervised.fit import fit
 from zj_ray.training.supervised.worker import FitSpec, is_over
@@ -117,7 +117,7 @@ def test_the_weights_kept_are_those_of_that_step_and_not_the_last(root: Path, st
     heads = load_file(Path(patient.folder) / "model" / "heads.safetensors")["weight"].flatten()
 
     def at(step: int) -> torch.Tensor:
-        return Saved(Path(patient.folder) / "checkpoints" / f"step-{step:06d}").read(
+        return Fragments(Path(patient.folder) / "checkpoints" / f"step-{step:06d}").read(
             "weight", "heads.weight", 0, len(heads)
         )
 
