@@ -8,6 +8,7 @@ child, so that the slow imports are paid once.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -216,7 +217,7 @@ def notice(fault: Fault | None) -> str | None:
     """
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "zj_ray"
-        shutil.copytree(ROOT / "zj_ray", package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "zj_ray", package)  # with its compiled files, which only the fault's own no longer fits
         if fault is not None:
             path = package / fault.file
             text = path.read_text(encoding="utf-8")
@@ -224,6 +225,8 @@ def notice(fault: Fault | None) -> str | None:
                 found = f"{fault.right!r} stands {text.count(fault.right)} times in {fault.file}"
                 raise ValueError(f"{fault.name}: {found}: mend the fault")
             path.write_text(text.replace(fault.right, fault.wrong), encoding="utf-8")
+            for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+                compiled.unlink()
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
@@ -259,15 +262,30 @@ def _first_failure(folder: str) -> str:
 
     assert Path(zj_ray.__file__).is_relative_to(folder), "the copy is not what is tested"
     os.chdir(ROOT)
-    with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in TESTS)], plugins=[Watch()])
+    _pytest(["-x"], Watch())
     return failures[0] if failures else ""
 
 
-def main() -> int:
-    import torch  # noqa: F401  (paid for once, before the forks)
-    import transformers.models.llama.modeling_llama  # noqa: F401
+def _pytest(options: list[str], *plugins: object) -> None:
+    import pytest
 
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main([*options, "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in TESTS)], plugins=plugins)
+
+
+def _import_for_all() -> None:
+    """What the tests import is imported before the forks; what is ours is forgotten again, for each fork has a copy."""
+    _pytest(["--collect-only"])
+    for name in [
+        name for name in sys.modules if name.split(".")[0] in ("zj_ray", "bench") or name.startswith("tests.")
+    ]:
+        if name != __name__:
+            del sys.modules[name]
+    gc.freeze()
+
+
+def main() -> int:
+    _import_for_all()
     untouched = notice(None)
     if untouched is not None:
         print(f"without any fault {untouched} fails: nothing can be learnt from the rest")
