@@ -16,8 +16,10 @@ export VENV PYTHON
 demo: install
 	$(VENV)/bin/zj run configs/demo.yaml
 
+# Two processes share the tests; those that measure how fast answers come run afterwards, alone.
 test: install
-	$(PY) -m pytest -q -m "not slow" tests
+	$(PY) -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not load" tests
+	$(PY) -m pytest -q -m "load and not slow" tests/labelling
 
 lint: install
 	$(PY) -m ruff check zj_ray tests bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,19 @@ if TYPE_CHECKING:  # neither Ray nor torch for tests that need neither
 
 pytest.register_assert_rewrite("tests.helpers")  # a helper's failed assertion shows its values too
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# Groups of tests that take longer than others: with several processes they begin first (`make test`).
+LONGEST = (
+    "run",
+    "ray",
+    "tests/algorithms/test_learning.py",
+    "tests/fleet/test_faults.py",
+    "tests/pipeline/test_role_loss.py",
+    "tests/serving/test_serving.py",
+    "tests/runs/test_jobs.py",
+    "tests/pipeline/test_ahead_resume.py",
+    "tests/cluster/test_manifests.py",
+)
+SHARED = ExitStack()  # the Ray of the group "ray" and what lives on it
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
 
 
@@ -40,14 +54,23 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _group(item: pytest.Item) -> str:
+    """Tests of a group run one after the other in one process: they share what is dear to make."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "ray_session" in fixtures:
+        return "ray"
+    return "run" if "finished" in fixtures else item.nodeid.split("::")[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     needs = {
         "browser": (lambda: chromium() is not None, "no Chromium on PATH; install one or name it in ZJ_CHROMIUM"),
         "gpu": (_has_cuda, "no CUDA device on this machine"),
         "realdata": (lambda: real_data_folder() is not None, "no folder of real dialogues; name one in ZJ_REAL_DATA"),
     }
-    items.sort(key=lambda item: "ray_session" in getattr(item, "fixturenames", ()))  # stable
+    items.sort(key=lambda item: LONGEST.index(group) if (group := _group(item)) in LONGEST else len(LONGEST))
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
         for marker, (is_met, reason) in needs.items():
             if item.get_closest_marker(marker) and not is_met():
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -69,9 +92,15 @@ def browser_path() -> str:
     return path
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _group(item) != "ray":
+        SHARED.close()  # this test may start a Ray of its own
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One small Ray for all tests that need one and don't break it. They run last: others want a Ray of their own."""
+    """One small Ray for all tests that need one and don't break it."""
     import ray
 
     ray.init(
@@ -82,8 +111,9 @@ def ray_session() -> Iterator[None]:
         logging_level="ERROR",
         log_to_driver=False,
     )
+    SHARED.callback(ray.shutdown)
     yield
-    ray.shutdown()
+    SHARED.close()
 
 
 @pytest.fixture(scope="session")
@@ -100,14 +130,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def roles_and_fleet(
     ray_session: None, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Roles, Fleet, Path]]:
+) -> tuple[Roles, Fleet, Path]:
     """PPO's roles and two engines for all tests that leave them whole, and a checkpoint of the roles' beginning."""
     from tests.helpers.transfer import save, started
 
-    with started(tiny_models) as (roles, fleet):
-        beginning = tmp_path_factory.mktemp("beginning")
-        save(roles, beginning)
-        yield roles, fleet, beginning
+    roles, fleet = SHARED.enter_context(started(tiny_models))
+    beginning = tmp_path_factory.mktemp("beginning")
+    save(roles, beginning)
+    return roles, fleet, beginning
 
 
 @pytest.fixture(scope="module")
