@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.driver import zj, zj_until_killed
 from tests.helpers.pipeline import CONFIG, LIMIT, NAME, UNSERVED, FinishedRun
@@ -18,12 +20,20 @@ from zj_ray.stages.collect import round_of
 pytestmark = pytest.mark.timeout(2 * LIMIT)
 
 
+def _give_second_member(run: Path) -> None:
+    """A reward ensemble of two, as if the stage had trained both: the second one has other heads on the same trunk."""
+    shutil.copytree(run / "reward" / "model", run / "reward" / "member-2" / "model")
+    heads = run / "reward" / "member-2" / "model" / "heads.safetensors"
+    save_file({name: torch.randn_like(weight) for name, weight in load_file(heads).items()}, heads)
+
+
 def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_evaluation(
     finished: FinishedRun, tmp_path: Path
 ) -> None:
     runs, log = tmp_path / "runs", tmp_path / "zj.log"
     shutil.copytree(finished.runs, runs, symlinks=True)
     run = runs / NAME
+    _give_second_member(run)
     first = json.loads((run / "reward" / "manifest.json").read_text())
 
     words = ["feedback", "collect", NAME, "--prompts", "12", "--runs", runs]
