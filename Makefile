@@ -18,7 +18,7 @@ demo: install
 
 # Two processes share the tests; those that measure how fast answers come run afterwards, alone.
 test: install
-	$(PY) -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not load" tests
+	$(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not load" tests
 	$(PY) -m pytest -q -m "load and not slow" tests/labelling
 
 lint: install

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:  # neither Ray nor torch for tests that need neither
     from zj_ray.fleet.control.fleet import Fleet
@@ -18,19 +20,32 @@ if TYPE_CHECKING:  # neither Ray nor torch for tests that need neither
 
 pytest.register_assert_rewrite("tests.helpers")  # a helper's failed assertion shows its values too
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-# Groups of tests that take longer than others: with several processes they begin first (`make test`).
-LONGEST = (
-    "run",
-    "ray",
-    "tests/algorithms/test_learning.py",
-    "tests/fleet/test_faults.py",
-    "tests/pipeline/test_role_loss.py",
-    "tests/serving/test_serving.py",
-    "tests/runs/test_jobs.py",
-    "tests/pipeline/test_ahead_resume.py",
-    "tests/cluster/test_manifests.py",
-)
-SHARED = ExitStack()  # the Ray of the group "ray" and what lives on it
+# Tests of a group run one after the other in one process: they share what is dear to make. Else a file is a group.
+GROUPS = {
+    "one finished run": ("pipeline/test_pipeline.py", "pipeline/test_exact_resume.py", "pipeline/test_collect.py"),
+    "one Ray": (
+        "ppo/test_wiring.py",
+        "weights/test_transports.py",
+        "weights/test_broken_transfer.py",
+        "ppo/test_layouts.py",
+        "fleet/test_tensor_parallel.py",
+        "stages/test_reward.py",
+        "training/test_early_stopping.py",
+        "training/test_supervised_resume.py",
+        "training/test_performance.py",
+        "weights/test_gpu.py",
+    ),
+    # Alone, but longer than others: where several processes share the tests, the longest begin first.
+    "learning": ("algorithms/test_learning.py",),
+    "faults": ("fleet/test_faults.py",),
+    "roles that die": ("pipeline/test_role_loss.py",),
+    "serving": ("serving/test_serving.py",),
+    "jobs": ("runs/test_jobs.py",),
+    "consultations ahead": ("pipeline/test_ahead_resume.py",),
+    "a local cluster": ("cluster/test_manifests.py",),
+}
+GROUP_OF = {f"tests/{file}": group for group, files in GROUPS.items() for file in files}
+SHARED = ExitStack()  # the Ray of the group "one Ray" and what lives on it
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
 
 
@@ -54,24 +69,33 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _group(item: pytest.Item) -> str:
-    """Tests of a group run one after the other in one process: they share what is dear to make."""
-    fixtures = getattr(item, "fixturenames", ())
-    if "ray_session" in fixtures:
-        return "ray"
-    return "run" if "finished" in fixtures else item.nodeid.split("::")[0]
+class ByGroup(LoadScopeScheduling):
+    """Gives each process a group at a time, as they stand in GROUPS: xdist's own groups don't work with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def _group(nodeid: str) -> str:
+    file = nodeid.split("::")[0]
+    return GROUP_OF.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup:
+    return ByGroup(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     needs = {
         "browser": (lambda: chromium() is not None, "no Chromium on PATH; install one or name it in ZJ_CHROMIUM"),
         "gpu": (_has_cuda, "no CUDA device on this machine"),
         "realdata": (lambda: real_data_folder() is not None, "no folder of real dialogues; name one in ZJ_REAL_DATA"),
     }
-    items.sort(key=lambda item: LONGEST.index(group) if (group := _group(item)) in LONGEST else len(LONGEST))
+    order = list(GROUPS)
+    items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if "ray_session" in getattr(item, "fixturenames", ()) and _group(item.nodeid) != "one Ray":
+            raise pytest.UsageError(f"{item.nodeid} uses ray_session: its file belongs to GROUPS['one Ray']")
         for marker, (is_met, reason) in needs.items():
             if item.get_closest_marker(marker) and not is_met():
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -95,7 +119,7 @@ def browser_path() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if _group(item) != "ray":
+    if _group(item.nodeid) != "one Ray":
         SHARED.close()  # this test may start a Ray of its own
 
 
