@@ -1,10 +1,11 @@
 # A fresh machine with Python 3.11 needs nothing but these. Every target sets up .venv first; the second time that is instant.
 #   make demo    the whole pipeline on small sizes, without a GPU, then its report        (runs/demo/report.html)
-#   make test    all tests          make lint    ruff and mypy
+#   make test    all tests, in two processes: twenty minutes on two cores          make lint    ruff and mypy
 #   make learning    two problems with a known optimum, by every advantage estimator     (docs/learning.md)
 #   make performance    every benchmark of docs/performance.md, one after the other, about fifteen minutes on an idle machine
 #   make fleet    fleets of up to 512 simulated engines, with failures: twenty minutes   (docs/fleet.md)
-#   make soak    Ray's autoscaler, scaling and killing PPO runs, ten random kills in one: about twenty-five minutes
+#   make soak    what is too long for a test of every change: kills in every phase, the autoscaler, ten random kills in one
+#                PPO run; about an hour
 #   make demo PYTHON=/path/to/python3.11      another interpreter
 
 VENV ?= .venv
@@ -37,8 +38,10 @@ fleet: install
 	$(PY) -m bench.fleet --draw
 
 soak: install
-	$(PY) -m pytest -q -s -m slow tests
-	$(PY) -m bench.soak
+	@echo "The longer tests, then ten random kills in one PPO run: about an hour on two cores."
+	@status=0; \
+	$(PY) -m pytest -q -s -m slow --durations=0 --durations-min=1 tests || status=1; \
+	$(PY) -m bench.soak || status=1; exit $$status
 
 install:
 	@requirements/install.sh

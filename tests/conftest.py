@@ -128,6 +128,9 @@ def ray_session() -> Iterator[None]:
     """One small Ray for all tests that need one and don't break it."""
     import ray
 
+    os.environ.setdefault(
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
+    )  # as `connect` has it: one process less in a stage
     ray.init(
         address="local",
         num_cpus=4,

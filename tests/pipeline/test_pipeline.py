@@ -29,6 +29,11 @@ def test_every_stage_is_done_and_the_summary_lacks_no_key(finished: FinishedRun)
     assert summary["weight_sync"]["bytes"] > 100_000 and 0.5 < finished.peak_gib < 14
 
 
+def test_without_patience_every_step_is_trained_and_the_last_weights_stay(finished: FinishedRun) -> None:
+    manifest = json.loads((finished.folder / "sft" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["steps"], manifest["kept"], manifest["held_out"]) == (50, 50, [])
+
+
 def test_every_step_has_its_consultations_and_each_once(finished: FinishedRun) -> None:
     steps = [row["step"] for row in read_metrics(finished.folder / "ppo" / "metrics.jsonl")]
     assert steps == list(range(1, STEPS + 1))

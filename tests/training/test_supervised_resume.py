@@ -63,7 +63,7 @@ def _weights(spec: FitSpec) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2])
+@pytest.mark.parametrize("zero_stage", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_stage_whose_worker_was_killed_ends_bit_for_bit_as_one_that_was_not(
     ray_session: None, tmp_path: Path, zero_stage: int
 ) -> None:

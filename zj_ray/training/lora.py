@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig as PeftConfig
-from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from zj_ray.config.schema import LoraConfig
@@ -35,6 +33,8 @@ def add_lora(model: nn.Module, lora: LoraConfig, seed: int) -> None:
     """
     if lora.rank == 0:
         return
+    from peft import LoraConfig as PeftConfig  # 1.5 s, which every rank of a run without adapters is spared
+
     torch.manual_seed(seed)
     config = PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))
     try:
@@ -50,7 +50,12 @@ def add_lora(model: nn.Module, lora: LoraConfig, seed: int) -> None:
 
 
 def has_lora(model: nn.Module) -> bool:
-    return any(isinstance(module, Linear) for module in model.modules())
+    return any(_has_adapter(module) for module in model.modules())
+
+
+def _has_adapter(module: nn.Module) -> bool:
+    """Whether this is one of peft's layers, told by its adapter and not by its class: peft need not be imported."""
+    return hasattr(module, "lora_A")
 
 
 @contextlib.contextmanager
@@ -68,7 +73,7 @@ def plain_weights(model: nn.Module) -> Iterator[Weight]:
 
     The second step is a function, as under ZeRO-3 the tensors must be gathered before it is called.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if _has_adapter(module)}
     for name, parameter in model.named_parameters():
         owner, _, kind = name.rpartition(".base_layer.")
         if ".lora_" in name:
