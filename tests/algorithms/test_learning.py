@@ -49,6 +49,7 @@ def test_a_question_is_learnt_from_consultations_that_are_a_step_old() -> None:
     assert reached(rewards[:3], CONSULTATION) < 0.3 and reached(rewards, CONSULTATION) >= 0.95
 
 
+@slow
 def test_gae_that_walks_through_the_patients_tokens_unlearns_a_question_that_costs_something() -> None:
     [ours] = _elsewhere(COSTLY, "gae", [2])
     [faulty] = _elsewhere(COSTLY, "gae", [2], with_the_classic_fault)

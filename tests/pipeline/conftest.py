@@ -9,5 +9,5 @@ from tests.helpers.pipeline import FinishedRun, finish_run
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A finished run of every stage, on a tiny deterministic model. Copy its folder before changing anything in it."""
+    """A finished run of every stage but `serve`, of a tiny deterministic model. Copy it before changing it."""
     return finish_run(tmp_path_factory.mktemp("finished"))

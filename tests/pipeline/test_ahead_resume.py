@@ -23,6 +23,7 @@ from zj_ray.runs.folder import Run
 
 STEPS, STOPPED_AT, CONSULTATIONS = 5, 2, 8
 LIMIT = 120.0
+WITHOUT_CRITIC = {"advantage": "reinforce_pp", "colocate": (("policy", "reward"),)}
 
 
 def test_turns_come_back_as_old_as_they_were_under_the_number_that_their_weights_have_now(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def _turns(run: Run, step: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 @pytest.mark.resume
 def test_a_stopped_run_asks_for_no_turn_that_was_spoken_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = small_run(tmp_path, STEPS, ranks=1, max_staleness=1)
+    run = small_run(tmp_path, STEPS, ranks=1, max_staleness=1, **WITHOUT_CRITIC)
     watched = Watched(monkeypatch)
     with connect(run.config.ray, log_folder=tmp_path):
         with pytest.raises(KeyboardInterrupt):

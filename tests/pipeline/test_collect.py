@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.driver import zj, zj_until_killed
-from tests.helpers.pipeline import CONFIG, LIMIT, NAME, UNSERVED, FinishedRun
+from tests.helpers.pipeline import CONFIG, LIMIT, NAME, FinishedRun
 from zj_ray.files import read_jsonl
 from zj_ray.rankings.store import open_rankings
 from zj_ray.runs.metrics import read_metrics
@@ -57,7 +57,7 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
     assert own and len(own) < len(added)
 
     config = tmp_path / "exact.yaml"
-    config.write_text(CONFIG + UNSERVED, encoding="utf-8")
+    config.write_text(CONFIG, encoding="utf-8")
     again = ["--from", "reward", "--set", "ppo.init=earlier", "--allow-change", "ppo.init", "--runs", runs]
     assert zj("run", config, *again, log=log).wait(LIMIT) == 0, log.read_text()[-3000:]
     [aside] = run.glob("ppo.before-*")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.driver import zj, zj_until_killed
-from tests.helpers.pipeline import CONFIG, LIMIT, NAME, UNSERVED, FinishedRun, assert_same
+from tests.helpers.pipeline import CONFIG, LIMIT, NAME, FinishedRun, assert_same
 from zj_ray.runs.metrics import read_metrics
 
 pytestmark = [pytest.mark.resume, pytest.mark.timeout(2 * LIMIT)]
@@ -33,7 +33,7 @@ BEFORE_PPO, IN_PPO, IN_EVALUATION = list(PLACES)[:4], list(PLACES)[4:10], list(P
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "exact.yaml").write_text(CONFIG + UNSERVED, encoding="utf-8")
+    (tmp_path / "exact.yaml").write_text(CONFIG, encoding="utf-8")
     return tmp_path
 
 
@@ -90,8 +90,7 @@ def _call_in_the_fourth_step(phase: str, run: Path) -> int:
     """Which call of this process that will be. By then the third step is recorded, and in no checkpoint."""
     if phase.startswith("checkpoint"):
         return 2  # one after every second step
-    if phase == "weight sync":  # before the first step the model's own weights, then the policy's
-        return (
-            4 + 2 + (not (run / "feedback" / "manifest.json").exists())
-        )  # and those that the feedback stage samples with
+    if phase == "weight sync":
+        sampled = not (run / "feedback" / "manifest.json").exists()  # the feedback stage publishes what it samples with
+        return 4 + 2 + sampled  # before the first step the model's own weights, then the policy's
     return 4

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.helpers.pipeline import LIMIT, FinishedRun
+from tests.helpers.driver import zj
+from tests.helpers.pipeline import CONFIG, LIMIT, NAME, FinishedRun
 from tests.helpers.summary import missing_keys
 from zj_ray.config.schema import STAGES
 from zj_ray.files import read_jsonl
@@ -20,7 +23,8 @@ STEPS, CONSULTATIONS = 8, 6
 
 def test_every_stage_is_done_and_the_summary_lacks_no_key(finished: FinishedRun) -> None:
     summary = json.loads((finished.folder / "summary.json").read_text(encoding="utf-8"))
-    assert {stage: summary["stages"][stage]["status"] for stage in STAGES} == dict.fromkeys(STAGES, "done")
+    stages = [stage for stage in STAGES if stage != "serve"]
+    assert {stage: summary["stages"][stage]["status"] for stage in stages} == dict.fromkeys(stages, "done")
     # A model of two layers may ask nothing at all; then there are no facts for each question, and that is null.
     assert set(missing_keys(summary)) <= {"evaluate.new_facts_per_question_sft", "evaluate.new_facts_per_question_ppo"}
     assert summary["ppo"]["steps"] == STEPS
@@ -52,13 +56,24 @@ def test_every_consultation_has_three_doctor_turns_on_the_version_that_was_curre
     assert len(set(versions.values())) == STEPS  # a new version on every step
 
 
-def test_models_and_report_are_there_and_the_served_model_answered(finished: FinishedRun) -> None:
+def test_models_and_report_are_there(finished: FinishedRun) -> None:
     for stage in ("pretrain", "sft", "ppo"):
         for file in ("model.safetensors", "tokenizer.json"):
             assert (finished.folder / stage / "model" / file).is_file()
     report = (finished.folder / "report.html").read_text(encoding="utf-8")
     assert "<svg" in report and "http://" not in report.replace("http://www.w3.org", "")
-    manifest = json.loads((finished.folder / "serve" / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_the_same_command_serves_what_the_run_has_trained(finished: FinishedRun, tmp_path: Path) -> None:
+    """All that the config asks for is done; with `serve` among its stages the command does that alone."""
+    runs, config, log = tmp_path / "runs", tmp_path / "exact.yaml", tmp_path / "zj.log"
+    shutil.copytree(finished.runs, runs, symlinks=True)
+    config.write_text(CONFIG, encoding="utf-8")
+    served = ["--set", f"stages=[{', '.join(STAGES)}]", "--set", "serve.port=0"]
+    assert zj("run", config, *served, "--runs", runs, log=log).wait(LIMIT) == 0, log.read_text()[-3000:]
+    assert "evaluate: done already" in log.read_text(encoding="utf-8")
+    manifest = json.loads((runs / NAME / "serve" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["answer"].strip()
 
 

@@ -19,12 +19,13 @@ STEPS = 12
 
 def test_a_lost_rank_is_replaced_and_one_too_many_ends_the_run_with_its_name(tmp_path: Path) -> None:
     """The second loss comes when the run has recovered from the first: what it did in between is the quiet run's."""
-    quiet, disturbed = (small_run(tmp_path / name, STEPS, ranks=1, role_restarts=1) for name in ("quiet", "disturbed"))
-    killer = Killer(disturbed, ["PolicyRank", "CriticRank"])
+    settings = {"ranks": 1, "role_restarts": 1, "advantage": "reinforce_pp", "colocate": (("policy", "reward"),)}
+    quiet, disturbed = (small_run(tmp_path / name, STEPS, **settings) for name in ("quiet", "disturbed"))
+    killer = Killer(disturbed, ["PolicyRank", "RewardRank"])
     with connect(quiet.config.ray, log_folder=tmp_path):
         learn(quiet)
         thread = killer.start()
-        with pytest.raises(RoleLost, match="role critic: a rank died"):
+        with pytest.raises(RoleLost, match="role reward: a rank died"):
             learn(disturbed)
         thread.join(timeout=10)
     [(first, *_), (second, *_)] = killer.killed  # after so many steps

@@ -50,7 +50,7 @@ SPREAD = replace(
     policy=PolicyRoleConfig(ranks=3, cpus=SMALL, zero_stage=3),
     critic=LearnerRoleConfig(ranks=2, cpus=SMALL, zero_stage=1),
     reward=FrozenRoleConfig(ranks=2, cpus=SMALL, zero_stage=3),
-    reference=FrozenRoleConfig(ranks=2, cpus=SMALL),
+    reference=FrozenRoleConfig(cpus=SMALL),
 )
 
 
@@ -92,7 +92,7 @@ def test_the_fleet_starts_its_engines_there_and_without_confirmed_weights_they_g
     ray_session: None, tmp_path: Path
 ) -> None:
     ppo = replace(PPOConfig(), policy=PolicyRoleConfig(ranks=2, cpus=0.1), colocate=(("policy", "engines"),))
-    config = FleetConfig(initial=2, engine_cpus=0.1, kv_cache_mb=64)
+    config = FleetConfig(initial=1, engine_cpus=0.1, kv_cache_mb=64)
     places = Places(ppo.residents(config), ppo.colocate)
     fleet = Fleet(str(tiny_folder(tmp_path)), MODEL, config, start_timeout=200, place=places.of_engines)
     try:
@@ -107,7 +107,7 @@ def test_the_fleet_starts_its_engines_there_and_without_confirmed_weights_they_g
             actor.__ray_call__.remote(lambda engine: ray.get_runtime_context().get_placement_group_id())
             for actor in fleet.actors.values()
         ]
-        assert ray.get(sit, timeout=60) == [places.groups[0].id.hex()] * 2
+        assert ray.get(sit, timeout=60) == [places.groups[0].id.hex()]
         assert Places(ppo.roles()).of_engines is None
     finally:
         fleet.close()
@@ -191,6 +191,7 @@ def test_any_layout_scores_and_learns_the_same(alone: Computed, tiny_models: Pat
     assert len(set.union(*alone.places.values())) == 4  # the witness: nobody shared there
 
 
+@pytest.mark.slow
 def test_half_precision_learns_about_the_same(alone: Computed, tiny_models: Path) -> None:
     half = _compute(ALONE, replace(MODEL, dtype="bfloat16"), tiny_models)
     difference = np.concatenate(half.batch.old_logprobs) - np.concatenate(alone.batch.old_logprobs)

@@ -227,6 +227,7 @@ def test_damaged_weights_are_refused_and_the_engine_leaves(fleet: Fleet, roles: 
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_a_killed_engine_loses_no_consultation_and_is_replaced(fleet: Fleet, roles: Roles, chat: ChatFormat) -> None:
     fleet.publish(by_object_store(roles, 6))
     victim = fleet.actors["engine-0"]
@@ -255,6 +256,7 @@ def test_a_saved_policy_is_restored_bit_for_bit(roles: Roles, fleet: Fleet, chat
     assert bits() == saved
 
 
+@pytest.mark.slow
 def test_without_a_critic_three_roles_learn_from_siblings_with_kl_and_entropy_in_the_loss(
     fleet: Fleet, tiny_models: Path, chat: ChatFormat
 ) -> None:

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from zj_ray.runs.folder import Run
 from zj_ray.serving.chat import converse_with
 from zj_ray.serving.client import ask, converse
 from zj_ray.serving.serve import ANSWER_SECONDS, Endpoint, _answer, prove, served_model, serving
+from zj_ray.stages import serve as stage
+from zj_ray.stages.context import StageContext
 
 LENGTH = 256
 
@@ -97,6 +100,18 @@ def test_the_endpoint_answers_a_question(endpoint: Endpoint) -> None:
     assert ask(endpoint.url, "tiny", "你好", timeout=60)
     assert prove(endpoint, ServeConfig())
     assert os.path.basename(endpoint.url) in endpoint.curl("你好")
+
+
+def test_the_stage_asks_the_configured_question_and_leaves_the_answer(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the endpoint that is here: Ray Serve takes one of a run at a time, and another takes a minute."""
+    run = Run.open(tmp_path / "run", Config(serve=ServeConfig(port=0, question="我头痛，怎么办？")))
+    _finish(run, "ppo")
+    monkeypatch.setattr(stage, "serving", lambda *_, **__: nullcontext(endpoint))
+    manifest = stage.serve(StageContext(run))
+    assert manifest["question"] == "我头痛，怎么办？" and manifest["answer"].strip()
+    assert manifest["endpoint"]["url"] == endpoint.url
 
 
 def test_a_streamed_answer_equals_the_whole_one(endpoint: Endpoint) -> None:

@@ -40,7 +40,7 @@ def _strike(fleet: Fleet, name: str, how: str) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("how", ["dies", "hangs"])
+@pytest.mark.parametrize("how", ["dies", pytest.param("hangs", marks=pytest.mark.slow)])
 def test_an_engine_that_fails_half_way_leaves_and_the_other_serves(
     fleet: Fleet, roles: Roles, tiny_models: Path, how: str
 ) -> None:
