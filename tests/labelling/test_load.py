@@ -19,10 +19,10 @@ P95_SECONDS = 0.2  # on two cores; the full 10,000 rankings are in bench/labelli
 BUSY = 0.25  # share of the CPUs that others may use while times are measured
 
 
-@pytest.fixture(scope="module", params=[6, pytest.param(20, marks=pytest.mark.slow)])
-def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Load, int]:
-    """The run, what was measured, and how many rankings there were: 6 or 20 by each doctor."""
-    rankings = request.param * DOCTORS
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Load, int]:
+    """The run, what was measured, and how many rankings there were."""
+    rankings = 20 * DOCTORS
     run = make_run(tmp_path_factory.mktemp("load") / "run", rankings, CONFIG)
     return run, simulate(run, DOCTORS, rankings, think=1.0), rankings
 
