@@ -2,8 +2,9 @@
 
 `python -m bench.labelling`. The server is `zj label` in a process of its own, over HTTP; the doctors are asyncio tasks
 in this one, each with a session of their own: open an item, think (exponential, a second on average, where a real
-doctor takes a minute), send the ranking, go on. Printed are p50, p95 and p99 of both requests, and how many of the
-rankings that were acknowledged are not in the store, or not as they were sent.
+doctor takes a minute), send the ranking, go on. They come one after the other, as far apart as their rankings. Printed
+are p50, p95 and p99 of both requests, and how many of the rankings that were acknowledged are not in the store, or not
+as they were sent.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ class Load:
 async def work(url: str, name: str, token: str, rankings: int, think: float, load: Load) -> None:
     """One doctor: signs in, then ranks so many items, or until there are none left."""
     chance = random.Random(name)
+
+    async def pause() -> None:
+        await asyncio.sleep(chance.expovariate(1 / think) if think else 0.0)
+
+    await pause()  # fifty sign in within seconds, not in the same instant
     async with httpx.AsyncClient(base_url=url, timeout=60.0, follow_redirects=True) as http:
         csrf = field_of((await http.get("/login")).text, 'name="csrf" value')
         await http.post("/login", data={"token": token, "csrf": csrf})
@@ -74,7 +80,7 @@ async def work(url: str, name: str, token: str, rankings: int, think: float, loa
             if 'id="task"' not in page:
                 return
             task = {each: field_of(page, f"data-{each}") for each in ("item", "key", "csrf")}
-            await asyncio.sleep(chance.expovariate(1 / think) if think else 0.0)
+            await pause()
             ranks = [chance.randint(1, 4) for _ in range(4)]
             body = {"item": task["item"], "key": task["key"], "overall": ranks, "comment": "请补充用药史"}
             started = time.perf_counter()

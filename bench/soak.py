@@ -63,6 +63,10 @@ def steps_done(run: Run) -> list[dict[str, Any]]:
     return read_metrics(path) if path.exists() else []
 
 
+def seconds_of(step: dict[str, Any]) -> float:
+    return sum(value for name, value in step.items() if name.startswith("seconds_"))
+
+
 def prompts_by_step(run: Run) -> list[tuple[int, str]]:
     """(step, prompt) of every consultation, in the order of the file."""
     rows = read_jsonl(run.folder / "ppo" / "rollouts.jsonl")
@@ -116,7 +120,8 @@ class Killer:
         step = 1
         for kind in self.kinds:
             wait_for_step(self.run, step)
-            time.sleep(draw.uniform(0.0, 1.0))  # into a rollout, an update, a publication, whatever it may be
+            # Into a rollout, an update, a publication, whatever it may be.
+            time.sleep(draw.random() * seconds_of(steps_done(self.run)[-1]))
             self.killed.append((len(steps_done(self.run)), kind, kill(kind)))
             step = len(steps_done(self.run)) + 2  # only a run that has recovered gets there
 

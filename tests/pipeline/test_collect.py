@@ -14,8 +14,11 @@ from tests.helpers.driver import zj, zj_until_killed
 from tests.helpers.pipeline import CONFIG, LIMIT, NAME, FinishedRun
 from zj_ray.files import read_jsonl
 from zj_ray.rankings.store import open_rankings
+from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import read_metrics
 from zj_ray.stages.collect import round_of
+from zj_ray.stages.context import StageContext
+from zj_ray.stages.reward import read_feedback
 
 pytestmark = pytest.mark.timeout(2 * LIMIT)
 
@@ -27,8 +30,9 @@ def _give_second_member(run: Path) -> None:
     save_file({name: torch.randn_like(weight) for name, weight in load_file(heads).items()}, heads)
 
 
+@pytest.mark.parametrize("start_from", ["ppo", pytest.param("reward", marks=pytest.mark.slow)])
 def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_evaluation(
-    finished: FinishedRun, tmp_path: Path
+    finished: FinishedRun, tmp_path: Path, start_from: str
 ) -> None:
     runs, log = tmp_path / "runs", tmp_path / "zj.log"
     shutil.copytree(finished.runs, runs, symlinks=True)
@@ -56,15 +60,21 @@ def test_a_second_round_survives_a_kill_and_reaches_the_reward_model_and_the_eva
         assert any(talk[: len(context)] == context for talk in spoken)
     assert own and len(own) < len(added)
 
+    feedback = read_feedback(StageContext(Run.load(run)))
+    learnt_or_measured = {each.item.id for each in (*feedback.train, *feedback.stopping, *feedback.valid)}
+    assert learnt_or_measured == {item.id for item in items}
+
     config = tmp_path / "exact.yaml"
     config.write_text(CONFIG, encoding="utf-8")
-    again = ["--from", "reward", "--set", "ppo.init=earlier", "--allow-change", "ppo.init", "--runs", runs]
-    assert zj("run", config, *again, log=log).wait(LIMIT) == 0, log.read_text()[-3000:]
+    again = ["--from", start_from, "--set", "ppo.init=earlier", "--set", "ppo.steps=2"]
+    allowed = ["--allow-change", "ppo.init", "--allow-change", "ppo.steps", "--runs", runs]
+    assert zj("run", config, *again, *allowed, log=log).wait(LIMIT) == 0, log.read_text()[-3000:]
     [aside] = run.glob("ppo.before-*")
     before, now = (abs(read_metrics(folder / "metrics.jsonl")[0]["kl"]) for folder in (aside, run / "ppo"))
     assert before < 1e-5 < now  # the first round started as the reference, the second from where the first had come
-    second = json.loads((run / "reward" / "manifest.json").read_text())
-    assert second["held_out_pairs"] != first["held_out_pairs"]
+    if start_from == "reward":
+        second = json.loads((run / "reward" / "manifest.json").read_text())
+        assert second["held_out_pairs"] != first["held_out_pairs"]
     results = json.loads((run / "evaluate" / "results.json").read_text())
     assert results["earlier_round"]["n"] == 6
     assert "上一轮" in (run / "report.html").read_text(encoding="utf-8")

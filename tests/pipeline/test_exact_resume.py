@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ PLACES = {
     "evaluation's scores": ("zj_ray.stages.evaluate:_score", (1, 2), 0.05),
 }
 BEFORE_PPO, IN_PPO, IN_EVALUATION = list(PLACES)[:4], list(PLACES)[4:10], list(PLACES)[10:]
+STAGE = {"SFT": "sft", "sampling answers": "feedback", "between stages": "reward", "reward training": "reward"}
 
 
 @pytest.fixture
@@ -61,9 +63,15 @@ def _drawn() -> random.Random:
 
 
 def test_three_kills_leave_no_trace_in_weights_or_metrics(finished: FinishedRun, root: Path) -> None:
-    """One before PPO, one in PPO when work after the last checkpoint is lost with it, one in the evaluation."""
+    """One before PPO, one in PPO when work after the last checkpoint is lost with it, one in the evaluation.
+
+    Of the stages before PPO only the one of the kill is done again; the others are there, as nobody disturbed them.
+    """
     draw, run = _drawn(), root / "runs" / NAME
     early, in_ppo, late = draw.choice(BEFORE_PPO), draw.choice(IN_PPO), draw.choice(IN_EVALUATION)
+    shutil.copytree(finished.runs, root / "runs", symlinks=True)
+    for stage in (STAGE[early], "ppo", "evaluate"):
+        shutil.rmtree(run / stage)
     _kill(root, early, draw.randint(*PLACES[early][1]), draw)
     _kill(root, in_ppo, _call_in_the_fourth_step(in_ppo, run), draw)
     kept = [path.name for path in (run / "ppo" / "checkpoints").glob("step-*")]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -226,17 +226,19 @@ def _plans(batch: RolloutBatch, ranks: int, capacity: int) -> list[MiniBatchPlan
 
 
 def _start(
-    role: str, folder: Path, stage: int, learning_rate: float = LEARNING_RATE, objective: PolicyObjective = OBJECTIVE
+    role: str,
+    folder: Path,
+    stage: int,
+    learning_rate: float = LEARNING_RATE,
+    objective: PolicyObjective = OBJECTIVE,
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Any:
-    rank: Any = (
-        PolicyRank(ModelConfig(), 0, 60, objective)
-        if role == "policy"
-        else CriticRank(ModelConfig(), 0, 60, VALUE_CLIP)
-    )
+    config = ModelConfig(dtype=dtype)
+    rank: Any = PolicyRank(config, 0, 60, objective) if role == "policy" else CriticRank(config, 0, 60, VALUE_CLIP)
     model = rank.load_model(str(folder / role))
     if role == "critic":
         model.heads.weight.data = _living_head()
-    rank.engine = TrainEngine(model, EngineSpec(learning_rate, CLIP_NORM, stage))
+    rank.engine = TrainEngine(model, EngineSpec(learning_rate, CLIP_NORM, stage, dtype=dtype))
     rank.rank, rank.world = rank.engine.rank, rank.engine.world
     return rank
 
@@ -297,6 +299,11 @@ def _twice_without_a_learning_rate(role: str, folder: Path, stage: int, batch: R
     return [_weights(rank), _update(rank, batch, plans), _update(rank, batch, plans), _weights(rank)]
 
 
+def _one_step(role: str, folder: Path, batch: RolloutBatch, world: int, dtype: Any) -> tuple[UpdateStats, Any]:
+    rank = _start(role, folder, 2, dtype=dtype)
+    return _update(rank, batch, _plans(batch, world, SOME)[:1]), _weights(rank)
+
+
 def _with_garbage_in_the_rest(role: str, folder: Path, batch: RolloutBatch, world: int) -> tuple[Learnt, Learnt]:
     """The mini-batch of two documents, and again when all that the others have for their tokens is NaN or infinite."""
     plan = _plans(batch, world, SOME)[1:2]
@@ -318,6 +325,7 @@ def _find(rank: int, world: int, folder: Path) -> None:
                 ("still", role, stage): _twice_without_a_learning_rate(role, folder, stage, batch, world)
                 for stage in CAPACITIES
             }
+            found["half", role] = [_one_step(role, folder, batch, world, dtype) for dtype in ("bfloat16", "float32")]
     for role, stage, capacity in CASES:
         found[role, stage, capacity] = _learn(_start(role, folder, stage), batch, _plans(batch, world, capacity))
     torch.save(found, folder / f"{world}-{rank}.pt")
@@ -387,6 +395,18 @@ def test_rows_zero_stage_and_ranks_change_nothing(
     found = [rank[role, stage, capacity] for rank in ranks[world]]
     _assert_same(found[0], plain[role, "right"])
     assert all(learnt.stats == found[0].stats for learnt in found)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_half_precision_learns_about_the_same(ranks: dict[int, list[dict[Any, Any]]], role: str) -> None:
+    """In the first step: later ones differ more, where a ratio or a value lies on the other side of a clip."""
+    (stats, weights), (exact, exact_weights) = ranks[2][0]["half", role]
+    assert stats.loss == pytest.approx(exact.loss, rel=0.02, abs=0.002) and stats.loss != exact.loss
+    assert stats.grad_norm == pytest.approx(exact.grad_norm, rel=0.03) and stats.skipped == 0
+    assert all(weight.dtype == torch.bfloat16 for weight in weights.values())
+    for name, weight in weights.items():
+        if "proj" in name:  # what has not learnt at all is a whole learning rate away
+            assert (weight.float() - exact_weights[name]).abs().mean() < 0.75 * LEARNING_RATE, name
 
 
 def test_the_cases_above_are_as_different_as_they_claim(folder: Path, plain: dict[tuple[str, str], Learnt]) -> None:

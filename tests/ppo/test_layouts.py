@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from tests.helpers.tiny import MODEL, tiny_folder
+from tests.helpers.transfer import CONFIG, by_object_store
 from zj_ray.config.schema import (
     FleetConfig,
     FrozenRoleConfig,
@@ -33,24 +34,14 @@ from zj_ray.roles.placement import Places, in_turns, plan_places
 from zj_ray.roles.roles import Models, Roles
 
 SMALL = 0.1  # CPUs of a rank
-ALONE = replace(
-    PPOConfig(),
-    learning_rate=1e-2,
-    critic_learning_rate=1e-2,
-    micro_batch_tokens=96,
-    policy=PolicyRoleConfig(ranks=1, cpus=SMALL, zero_stage=0),
-    critic=LearnerRoleConfig(cpus=SMALL, zero_stage=0),
-    reward=FrozenRoleConfig(cpus=SMALL),
-    reference=FrozenRoleConfig(cpus=SMALL),
-)
-SPREAD = replace(
-    ALONE,
+# Other ranks, ZeRO stages and places than the shared roles have (tests/helpers/transfer.py), where all are apart.
+TOGETHER = replace(
+    CONFIG,
     micro_batch_tokens=40,
     colocate=(("policy", "reference"), ("critic", "reward")),
-    policy=PolicyRoleConfig(ranks=3, cpus=SMALL, zero_stage=3),
+    policy=PolicyRoleConfig(ranks=1, cpus=SMALL, zero_stage=0),
     critic=LearnerRoleConfig(ranks=2, cpus=SMALL, zero_stage=1),
     reward=FrozenRoleConfig(ranks=2, cpus=SMALL, zero_stage=3),
-    reference=FrozenRoleConfig(cpus=SMALL),
 )
 
 
@@ -142,25 +133,26 @@ def _batch() -> RolloutBatch:
     return batch
 
 
-def _compute(config: PPOConfig, model: ModelConfig, folder: Path) -> Computed:
-    """Score a batch, make three optimizer steps, and look where everybody sat."""
-    roles = Roles(config, model, seed=0, temperature=1.0, start_timeout=120, fleet=FleetConfig())
-    try:
-        roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
-        batch = _batch()
-        scores = roles.score(batch)
-        updated = roles.update(
-            batch, [[[0, 1, 2, 3], [4, 5, 6]], [[0]]], 0.0, learn_policy=True
-        )  # the last has fewer samples than ranks
-        weights = b"".join(bytes(ray.get(ref, timeout=30)) for ref in roles.weights(1).buckets)
-        groups = {
-            group.name: set(ray.get([_place(actor) for actor in group.actors], timeout=30)) for group in roles.groups
-        }
-    finally:
-        roles.close()
+def _compute(roles: Roles) -> Computed:
+    """Score a batch, make three optimizer steps, and look where everybody sits."""
+    batch = _batch()
+    scores = roles.score(batch)
+    mini_batches = [[[0, 1, 2, 3], [4, 5, 6]], [[0]]]  # the last has fewer samples than ranks
+    updated = roles.update(batch, mini_batches, 0.0, learn_policy=True)
+    weights = b"".join(bytes(ray.get(ref, timeout=30)) for ref in by_object_store(roles, 1).buckets)
+    groups = {group.name: set(ray.get([_place(actor) for actor in group.actors], timeout=30)) for group in roles.groups}
     assert updated.policy and updated.critic and updated.policy.skipped == updated.critic.skipped == 0
     norms = (updated.policy.grad_norm, updated.critic.grad_norm)
     return Computed(scores, batch, (updated.policy.loss, updated.critic.loss), norms, weights, groups)
+
+
+def _compute_anew(config: PPOConfig, model: ModelConfig, folder: Path) -> Computed:
+    roles = Roles(config, model, seed=0, temperature=1.0, start_timeout=120, fleet=FleetConfig())
+    try:
+        roles.start(Models(reference=folder / "lm", reward=folder / "reward"))
+        return _compute(roles)
+    finally:
+        roles.close()
 
 
 def _place(actor: Any) -> Any:
@@ -168,35 +160,35 @@ def _place(actor: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def alone(ray_session: None, tiny_models: Path) -> Iterator[Computed]:
-    yield _compute(ALONE, MODEL, tiny_models)
+def apart(roles: Roles) -> Computed:
+    return _compute(roles)
 
 
-def test_any_layout_scores_and_learns_the_same(alone: Computed, tiny_models: Path) -> None:
+def test_any_layout_scores_and_learns_the_same(apart: Computed, tiny_models: Path) -> None:
     """Other ranks, stages and places; gradient checkpointing too, which recomputes and must not change a number."""
-    spread = _compute(SPREAD, replace(MODEL, gradient_checkpointing=True), tiny_models)
+    together = _compute_anew(TOGETHER, replace(MODEL, gradient_checkpointing=True), tiny_models)
     for name in ("old_logprobs", "reference_logprobs", "values"):
-        for ours, theirs in zip(getattr(alone.batch, name), getattr(spread.batch, name), strict=True):
+        for ours, theirs in zip(getattr(apart.batch, name), getattr(together.batch, name), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    for ours, theirs in zip(alone.scores, spread.scores, strict=True):
+    for ours, theirs in zip(apart.scores, together.scores, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert spread.losses == pytest.approx(alone.losses, abs=1e-5) and spread.norms == pytest.approx(
-        alone.norms, rel=1e-4
-    )
+    assert together.losses == pytest.approx(apart.losses, abs=1e-5)
+    assert together.norms == pytest.approx(apart.norms, rel=1e-4)
     # Adam divides tiny gradients by tiny ones: a hundredth of a step may differ.
     np.testing.assert_allclose(
-        np.frombuffer(spread.weights, np.float32), np.frombuffer(alone.weights, np.float32), atol=1e-4
+        np.frombuffer(together.weights, np.float32), np.frombuffer(apart.weights, np.float32), atol=1e-4
     )
-    assert spread.places["policy"] == spread.places["reference"] != spread.places["critic"] == spread.places["reward"]
-    assert len(set.union(*alone.places.values())) == 4  # the witness: nobody shared there
+    places = together.places
+    assert places["policy"] == places["reference"] != places["critic"] == places["reward"]
+    assert len(set.union(*apart.places.values())) == 4  # the witness: nobody shared there
 
 
 @pytest.mark.slow
-def test_half_precision_learns_about_the_same(alone: Computed, tiny_models: Path) -> None:
-    half = _compute(ALONE, replace(MODEL, dtype="bfloat16"), tiny_models)
-    difference = np.concatenate(half.batch.old_logprobs) - np.concatenate(alone.batch.old_logprobs)
-    assert 0 < np.abs(difference).mean() < 0.05 and half.losses == pytest.approx(alone.losses, abs=0.05)
-    assert len(half.weights) == len(alone.weights) / 2
+def test_half_precision_learns_about_the_same(apart: Computed, tiny_models: Path) -> None:
+    half = _compute_anew(TOGETHER, replace(MODEL, dtype="bfloat16"), tiny_models)
+    difference = np.concatenate(half.batch.old_logprobs) - np.concatenate(apart.batch.old_logprobs)
+    assert 0 < np.abs(difference).mean() < 0.05 and half.losses == pytest.approx(apart.losses, abs=0.05)
+    assert len(half.weights) == len(apart.weights) / 2
 
 
 def test_roles_of_one_place_take_turns_and_places_work_side_by_side() -> None:

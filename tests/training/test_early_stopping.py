@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.soak import kill
-from tests.helpers.tiny import MODEL, tiny_folder
+from tests.helpers.supervised import fit_with_a_kill, spec_of, weights
+from tests.helpers.tiny import tiny_folder
 from zj_ray.config.schema import RewardTrainConfig
 from zj_ray.rankings.aspects import HEADS
 from zj_ray.runs.metrics import read_metrics
@@ -49,41 +46,12 @@ def rankings(prompts: int, seed: int) -> Examples:
     )
 
 
-def spec(root: Path, name: str, patience: int, stopping: bool = False) -> FitSpec:
-    folder = root / name
-    rankings(24, seed=0).save(folder / "train.npz")
-    rankings(16, seed=1).save(folder / "valid.npz")
+def spec(root: Path, name: str, **parts: Examples) -> FitSpec:
     config = RewardTrainConfig(
         cpus=0.1, max_steps=STEPS, epochs=99, batch_tokens=250, micro_batch_tokens=200, learning_rate=3e-3,
-        warmup=0.0, save_every=EVERY, patience=patience, stall_timeout=120,
+        warmup=0.0, save_every=EVERY, patience=2, stall_timeout=120,
     )  # fmt: skip
-    train, valid = str(folder / "train.npz"), str(folder / "valid.npz")
-    apart = None
-    if stopping:
-        rankings(16, seed=2).save(folder / "stopping.npz")
-        apart = str(folder / "stopping.npz")
-    return FitSpec(
-        objective="rankings",
-        stage="reward",
-        start=str(root / "lm"),
-        folder=str(folder),
-        train=train,
-        valid=valid,
-        config=config,
-        model=MODEL,
-        seed=0,
-        tensorboard=str(folder),
-        stopping=apart,
-    )
-
-
-def weights(of: FitSpec) -> dict[str, bytes]:
-    files = ("model.safetensors", "heads.safetensors")
-    return {
-        f"{file}/{name}": t.numpy().tobytes()
-        for file in files
-        for name, t in load_file(Path(of.folder) / "model" / file).items()
-    }
+    return spec_of(root, name, config, "rankings", train=rankings(24, seed=0), valid=rankings(16, seed=1), **parts)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(ray_session: None, root: Path) -> tuple[FitSpec, dict]:
-    patient = spec(root, "stopped", patience=2)
+    patient = spec(root, "stopped")
     return patient, fit(patient)
 
 
@@ -127,7 +95,7 @@ def test_the_weights_kept_are_those_of_that_step_and_not_the_last(root: Path, st
 def test_examples_of_their_own_decide_when_to_stop_and_what_is_reported_decides_nothing(
     root: Path, stopped: tuple[FitSpec, dict]
 ) -> None:
-    patient = spec(root, "apart", patience=2, stopping=True)
+    patient = spec(root, "apart", stopping=rankings(16, seed=2))
     result = fit(patient)
     losses, by_valid = dict(result["held_out"]), dict(stopped[1]["held_out"])
     assert min(losses, key=lambda step: losses[step]) == result["kept"] and result["steps"] < STEPS
@@ -141,22 +109,9 @@ def test_a_stage_killed_before_it_stops_ends_bit_for_bit_as_one_that_was_not(
     root: Path, stopped: tuple[FitSpec, dict]
 ) -> None:
     quiet, expected = stopped
-    disturbed = spec(root, "disturbed", patience=2)
-    killed: list[tuple[int, int]] = []
-
-    def kill_soon() -> None:
-        checkpoints, deadline = Path(disturbed.folder) / "checkpoints", time.monotonic() + 120
-        while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        pid = kill("RayTrainWorker")
-        killed.append((pid, len(read_metrics(Path(disturbed.folder) / "metrics.jsonl"))))
-
-    thread = threading.Thread(target=kill_soon, daemon=True)
-    thread.start()
-    result = fit(disturbed)
-    thread.join(10)
-    [(pid, steps)] = killed
-    assert not psutil.pid_exists(pid) and EVERY <= steps < expected["steps"]  # the witness
+    disturbed = spec(root, "disturbed")
+    result, steps = fit_with_a_kill(disturbed)
+    assert EVERY <= steps < expected["steps"]
     assert result == expected and weights(disturbed) == weights(quiet)
 
 

@@ -27,8 +27,8 @@ def test_real_dialogues_leave_little_padding_and_even_shares(real_data: Path, ra
 
 
 def test_a_finished_step_leaves_no_trajectory_behind(ray_session: None, tmp_path: Path) -> None:
-    """Engines and ranks are real actors that answer without computing; the rest of the step is the PPO stage's own."""
-    settings = config(SHAPE, 2, 1, talk={"max_turns": 3, "turn_tokens": 48}, consultations=32, epochs=1)
+    """Engine and ranks are real actors that answer without computing; the rest of the step is the PPO stage's own."""
+    settings = config(SHAPE, 1, 1, talk={"max_turns": 3, "turn_tokens": 48}, consultations=32, epochs=1)
     with idle_stage(tmp_path, settings) as loop:
         witness = Witness(loop)
         for step in range(3):
