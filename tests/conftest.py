@@ -34,6 +34,7 @@ GROUPS = {
         "training/test_supervised_resume.py",
         "training/test_performance.py",
         "weights/test_gpu.py",
+        "test_forked.py",
     ),
     # Alone, but longer than others: where several processes share the tests, the longest begin first.
     "learning": ("algorithms/test_learning.py",),
@@ -131,14 +132,17 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault(
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
     )  # as `connect` has it: one process less in a stage
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=256 << 20,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    from tests.helpers.forked import forked_workers
+
+    with forked_workers():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            object_store_memory=256 << 20,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
     SHARED.callback(ray.shutdown)
     yield
     SHARED.close()

@@ -19,6 +19,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
+from tests.helpers.forked import forked_workers
 from tests.helpers.tiny import CASE, MODEL, tiny_folder
 from zj_ray.cluster.connect import QUIET, worker_environment
 from zj_ray.config.schema import FleetConfig
@@ -147,7 +148,8 @@ def scene_of_nodes(folder: Path) -> Iterator[Scene]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=2, object_store_memory=200 << 20) for _ in range(2)]
     environment = {"env_vars": worker_environment()}
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
+    with forked_workers():
+        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
     wanted = [CONFIG.initial]
     fleet = Fleet(str(tiny_folder(folder)), MODEL, CONFIG, start_timeout=UP, wish=lambda: wanted[0])
     try:

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as zero_engine sets it: DeepSpeed looks when it is imported
+import tests.helpers.heavy  # noqa: F401
+import zj_ray.roles.critic  # noqa: F401
+import zj_ray.roles.policy  # noqa: F401
 
-import deepspeed.runtime.engine  # noqa: E402, F401
-import torch._dynamo  # noqa: E402, F401 (an optimizer brings it in)
-import transformers  # noqa: E402, F401
-
-import zj_ray.roles.critic  # noqa: E402, F401
-import zj_ray.roles.policy  # noqa: E402, F401
-import zj_ray.training.zero_engine  # noqa: E402, F401
-
-gc.freeze()  # a fork that collects garbage would copy every page of what is imported here
+gc.freeze()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.soak import learn, small_run, steps_done
+from tests.helpers.forked import forked_workers
 from zj_ray.cluster.connect import connect
 from zj_ray.data.chat import ChatFormat
 from zj_ray.data.tokenizer import load_tokenizer
@@ -87,7 +88,7 @@ def _turns(run: Run, step: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def test_a_stopped_run_asks_for_no_turn_that_was_spoken_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = small_run(tmp_path, STEPS, ranks=1, max_staleness=1, **WITHOUT_CRITIC)
     watched = Watched(monkeypatch)
-    with connect(run.config.ray, log_folder=tmp_path):
+    with forked_workers(), connect(run.config.ray, log_folder=tmp_path):
         with pytest.raises(KeyboardInterrupt):
             learn(run)
         rows = [row for _, row in read_jsonl(run.folder / "ppo" / "checkpoints" / f"step-{STOPPED_AT:06d}" / SPOKEN)]

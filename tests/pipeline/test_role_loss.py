@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from bench.soak import Killer, learn, prompts_by_step, small_run, steps_done
+from tests.helpers.forked import forked_workers
 from zj_ray.cluster.connect import connect
 from zj_ray.errors import RoleLost
 
@@ -22,7 +23,7 @@ def test_a_lost_rank_is_replaced_and_one_too_many_ends_the_run_with_its_name(tmp
     settings = {"ranks": 1, "role_restarts": 1, "advantage": "reinforce_pp", "colocate": (("policy", "reward"),)}
     quiet, disturbed = (small_run(tmp_path / name, STEPS, **settings) for name in ("quiet", "disturbed"))
     killer = Killer(disturbed, ["PolicyRank", "RewardRank"])
-    with connect(quiet.config.ray, log_folder=tmp_path):
+    with forked_workers(), connect(quiet.config.ray, log_folder=tmp_path):
         learn(quiet)
         thread = killer.start()
         with pytest.raises(RoleLost, match="role reward: a rank died"):
@@ -42,7 +43,7 @@ def test_a_lost_rank_is_replaced_and_one_too_many_ends_the_run_with_its_name(tmp
 def test_lost_ranks_are_replaced_from_the_last_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     quiet, disturbed = (small_run(tmp_path / name, STEPS) for name in ("quiet", "disturbed"))
     killer = Killer(disturbed, ["PolicyRank", "RewardRank"])
-    with connect(quiet.config.ray, log_folder=tmp_path):
+    with forked_workers(), connect(quiet.config.ray, log_folder=tmp_path):
         before = learn(quiet)
         thread = killer.start()
         with caplog.at_level("WARNING"):

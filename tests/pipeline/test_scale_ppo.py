@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.soak import LONGEST_STEP, learn, prompts_by_step, small_run, steps_done
+from tests.helpers.forked import forked_workers
 from zj_ray.cli.main import app
 from zj_ray.cluster.connect import connect
 from zj_ray.runs.folder import Run, read_status
@@ -49,7 +50,7 @@ def test_a_run_is_scaled_by_command_in_mid_run(tmp_path: Path) -> None:
             until(lambda: len(steps_done(run)) >= reached[-1][1] + 5)  # so many hold their consultations
             shown = shown or CliRunner().invoke(app, ["status", "r", "--runs", str(tmp_path)]).output
 
-    with connect(run.config.ray, log_folder=tmp_path):
+    with forked_workers(), connect(run.config.ray, log_folder=tmp_path):
         thread = threading.Thread(target=scale, daemon=True)
         thread.start()
         learn(run)

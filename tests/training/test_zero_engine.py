@@ -64,11 +64,16 @@ def _train(rank: int, world: int, stage: int, kind: str, folder: str) -> None:
         )
         assert result.applied and result.grad_norm > 0
 
+    beginning, after_a_step = Path(folder) / "beginning", Path(folder) / "after-a-step"
+    engine.save_checkpoint(beginning)
+    wait_until_saved(engine)
     step()
-    engine.save_checkpoint(Path(folder))
+    engine.load_checkpoint(beginning)  # nor is anything left of the optimizer's moments
+    step()
+    engine.save_checkpoint(after_a_step)
     step()
     wait_until_saved(engine)
-    engine.load_checkpoint(Path(folder))  # the step after the checkpoint never was
+    engine.load_checkpoint(after_a_step)  # the step after the checkpoint never was
     for _ in range(STEPS - 1):
         step()
 

@@ -203,7 +203,10 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
         raise CheckpointError(what, where=str(folder), remedy=remedy)
     optimizer = optimizer_of(engine)
     whole = engine.zero_optimization_stage() == 0  # then every rank needs all
-    for slot in slots(engine, 0 if whole else rank, 1 if whole else world):
+    own = list(slots(engine, 0 if whole else rank, 1 if whole else world))
+    for slot in own:  # several may share an owner
+        optimizer.state[slot.owner].clear()  # a checkpoint from before the first step has no moments
+    for slot in own:
         _fill(optimizer.state[slot.owner], slot, fragments)
     for name, parameter in learning.items():
         _show(parameter, name, rank, fragments)
