@@ -10,13 +10,12 @@ import psutil
 import ray
 import torch
 
-from tests.helpers.forked import SERVER, server
-
 
 class Worker:
     def describe(self) -> dict[str, object]:
         return {
             "pid": os.getpid(),
+            "worker": ray.get_runtime_context().get_worker_id(),
             "parent": psutil.Process().parent().cmdline(),
             "threads": torch.get_num_threads(),
             "mark": os.environ.get("MARK"),
@@ -27,9 +26,9 @@ class Worker:
         os._exit(3)
 
 
-def _is_ours(environment: dict[str, str] | None) -> bool:
-    """Not of another process of pytest that runs beside this one."""
-    return (environment or {}).get(SERVER) == server()
+def _is_client_of(process: psutil.Process, worker: object) -> bool:
+    words = " ".join(process.info["cmdline"] or [])
+    return "forked.py" in words and str(worker) in words
 
 
 def _started(**options: object) -> tuple[object, dict[str, object]]:
@@ -52,11 +51,10 @@ def test_a_fork_has_its_own_pid_environment_threads_and_arguments(ray_session: N
 
 
 def test_a_fork_that_ray_kills_that_leaves_or_whose_client_dies_is_gone(ray_session: None) -> None:
-    (killed, of_killed), (leaving, of_leaving), (_, orphan) = _started(), _started(), _started()
+    (killed, of_killed), (leaving, of_leaving), (_, of_orphan) = _started(), _started(), _started()
     ray.kill(killed)
     leaving.leave.remote()
     assert _ends(of_killed["pid"]) and _ends(of_leaving["pid"])
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        if "forked.py" in " ".join(process.info["cmdline"] or []) and _is_ours(process.info["environ"]):
-            process.kill()
-    assert _ends(orphan["pid"])
+    [client] = [p for p in psutil.process_iter(["cmdline"]) if _is_client_of(p, of_orphan["worker"])]
+    client.kill()
+    assert _ends(of_orphan["pid"])

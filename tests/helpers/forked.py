@@ -30,7 +30,7 @@ READY = 120.0  # until the server has imported everything [s]
 @contextmanager
 def forked_workers() -> Iterator[None]:
     """Inside, a Ray that this process starts or joins has such workers."""
-    variables = {SERVER: server(), "RAY_RUNTIME_ENV_HOOK": f"{__name__}.with_client"}
+    variables = {SERVER: _server(), "RAY_RUNTIME_ENV_HOOK": f"{__name__}.with_client"}
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -48,7 +48,7 @@ def with_client(runtime_env: dict[str, Any] | None) -> dict[str, Any]:
 
 
 @cache
-def server() -> str:
+def _server() -> str:
     """Start the server, which ends with this process; the path of its socket."""
     path = str(Path(tempfile.mkdtemp(prefix="zj-fork-")) / "socket")
     command = [sys.executable, "-c", f"from {__name__} import serve; serve({path!r})"]
