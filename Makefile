@@ -1,6 +1,6 @@
 # A fresh machine with Python 3.11 needs nothing but these. Every target sets up .venv first; the second time that is instant.
 #   make demo    the whole pipeline on small sizes, without a GPU, then its report        (runs/demo/report.html)
-#   make test    all tests, in two processes: about 25 minutes on two cores          make lint    ruff and mypy
+#   make test    all tests, in two processes: about 20 minutes on two cores          make lint    ruff and mypy
 #   make learning    two problems with a known optimum, by every advantage estimator     (docs/learning.md)
 #   make performance    every benchmark of docs/performance.md, one after the other, about fifteen minutes on an idle machine
 #   make fleet    fleets of up to 512 simulated engines, with failures: twenty minutes   (docs/fleet.md)
