@@ -31,7 +31,7 @@ def test_every_stage_is_done_and_the_summary_lacks_no_key(finished: FinishedRun)
     assert summary["ppo"]["steps"] == STEPS
     assert summary["pretrain"]["ppl_after"] < summary["pretrain"]["ppl_before"]
     assert summary["logprob_mismatch"]["mean_abs"] < 1e-4 and summary["weight_sync"]["checksum_failures"] == 0
-    assert summary["weight_sync"]["bytes"] > 100_000 and 0.5 < finished.peak_gib < 14
+    assert summary["weight_sync"]["bytes"] > 100_000 and 3 < finished.peak_gib < 14
 
 
 def test_without_patience_every_step_is_trained_and_the_last_weights_stay(finished: FinishedRun) -> None:
