@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from zj_ray.config.schema import FleetConfig
 from zj_ray.fleet.control.courier import Courier
-from zj_ray.fleet.control.roster import Roster
+from zj_ray.fleet.control.roster import LOST, Roster
 from zj_ray.fleet.turns import TurnOutput, TurnRequest
 
 DIALOGUES, TURNS = 24, 4
@@ -47,3 +47,10 @@ def test_a_dialogue_stays_where_its_prefix_is_though_others_wait_for_room() -> N
     assert max(waited) >= DIALOGUES - 3 * 2 - 1  # the others waited for just this room
     kept = sum(here == there for engines in held for here, there in pairwise(engines))
     assert kept >= 0.9 * DIALOGUES * (TURNS - 1), f"{kept} of {DIALOGUES * (TURNS - 1)}"
+
+
+def test_an_engine_that_has_left_is_lost_to_whoever_asks_it_next() -> None:
+    roster = Roster(FleetConfig(), lambda *_: None, 10.0, None, lambda _: None)
+    seat = roster.hire()
+    assert seat.actor is None
+    assert asyncio.run(roster.answer(seat, "health", 1.0, what="say how it is")) is LOST

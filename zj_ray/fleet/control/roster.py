@@ -131,7 +131,8 @@ class Roster:
 
         what: the deed in words, for the error.
         """
-        actor = seat.actor
+        if (actor := seat.actor) is None:
+            return LOST  # it has left since somebody decided to ask
         try:
             return await asyncio.wait_for(getattr(actor, method).remote(*arguments), limit)
         except TimeoutError:
