@@ -37,10 +37,11 @@ performance: install
 fleet: install
 	$(PY) -m bench.fleet --draw
 
+# A test that takes too long fails alone: pytest-timeout's other method would end all.
 soak: install
 	@echo "The longer tests, then ten random kills in one PPO run: about an hour on two cores."
 	@status=0; \
-	$(PY) -m pytest -q -s -m slow --durations=0 --durations-min=1 tests || status=1; \
+	$(PY) -m pytest -q -s -m slow -o timeout_method=signal --durations=0 --durations-min=1 tests || status=1; \
 	$(PY) -m bench.soak || status=1; exit $$status
 
 install:

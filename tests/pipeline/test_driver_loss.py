@@ -15,9 +15,9 @@ from zj_ray.config import dump_config
 from zj_ray.files import write_atomic
 from zj_ray.runs.folder import Run, read_status, wanted_rollouts
 
-pytestmark = [pytest.mark.slow, pytest.mark.resume]
-
 STEPS, LIMIT = 40, 400.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.resume, pytest.mark.timeout(4 * LIMIT)]
 
 
 def _prepared(root: Path) -> Run:
