@@ -129,11 +129,11 @@ def ray_session() -> Iterator[None]:
     """One small Ray for all tests that need one and don't break it."""
     import ray
 
+    from tests.helpers.forked import forked_workers
+
     os.environ.setdefault(
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
     )  # as `connect` has it: one process less in a stage
-    from tests.helpers.forked import forked_workers
-
     with forked_workers():
         ray.init(
             address="local",

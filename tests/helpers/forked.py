@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from typing import Any
 
 SERVER = "ZJ_TEST_FORK_SERVER"  # the path of its socket
 READY = 120.0  # until the server has imported everything [s]
+ASKING = 30.0  # for a client's message [s]
 
 
 @contextmanager
@@ -82,14 +84,16 @@ def serve(path: str) -> None:
             if readable == 0:
                 for pid in clients:
                     os.kill(pid, signal.SIGKILL)
+                shutil.rmtree(Path(path).parent)
                 os._exit(0)
             if readable is wake:
                 wake.recv(4096)
                 _tell_of_ended(clients)
             elif readable is listener:
                 client, _ = listener.accept()
-                pid = _fork(client, (wake, alarm, listener, *clients.values()))
-                clients[pid] = client
+                client.settimeout(ASKING)
+                if (pid := _fork(client, (wake, alarm, listener, *clients.values()))) is not None:
+                    clients[pid] = client
             else:  # a client has nothing to say: it has ended
                 for pid in [pid for pid, client in clients.items() if client is readable]:
                     os.kill(pid, signal.SIGKILL)
@@ -103,10 +107,14 @@ def _tell_of_ended(clients: dict[int, socket.socket]) -> None:
                 client.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _fork(client: socket.socket, others: tuple[socket.socket, ...]) -> int:
+def _fork(client: socket.socket, others: tuple[socket.socket, ...]) -> int | None:
+    """The pid of the fork, or None for a client that has ended before it had asked."""
     message, streams, _, _ = socket.recv_fds(client, 1 << 20, 3)
     while not message.endswith(b"\n"):
-        message += client.recv(1 << 20)
+        if not (more := client.recv(1 << 20)):
+            client.close()
+            return None
+        message += more
     if pid := os.fork():
         for stream in streams:
             os.close(stream)

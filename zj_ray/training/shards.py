@@ -203,10 +203,7 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
         raise CheckpointError(what, where=str(folder), remedy=remedy)
     optimizer = optimizer_of(engine)
     whole = engine.zero_optimization_stage() == 0  # then every rank needs all
-    own = list(slots(engine, 0 if whole else rank, 1 if whole else world))
-    for slot in own:  # several may share an owner
-        optimizer.state[slot.owner].clear()  # a checkpoint from before the first step has no moments
-    for slot in own:
+    for slot in slots(engine, 0 if whole else rank, 1 if whole else world):
         _fill(optimizer.state[slot.owner], slot, fragments)
     for name, parameter in learning.items():
         _show(parameter, name, rank, fragments)
@@ -221,10 +218,13 @@ def restore(engine: Any, rank: int, world: int, folder: Path) -> None:
 
 def _fill(state: dict[str, Any], slot: Slot, fragments: Fragments) -> None:
     """Copy one slot's weight and optimizer state from what was saved."""
-    for kind in fragments.kinds(slot.name):
+    kinds, single = fragments.kinds(slot.name), fragments.single(slot.name)
+    for key in state.keys() - {*kinds, *single}:
+        del state[key]  # a checkpoint from before the first step has no moments
+    for kind in kinds:
         whole = slot.owner if kind == WEIGHT else state.setdefault(kind, torch.zeros_like(slot.owner))
         slot.view(whole).copy_(fragments.read(kind, slot.name, slot.start, slot.count))
-    for key, value in fragments.single(slot.name).items():
+    for key, value in single.items():
         state[key] = torch.tensor(value, device=slot.owner.device)
 
 
