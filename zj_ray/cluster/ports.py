@@ -14,11 +14,14 @@ TRIES = 200
 
 
 def listen(host: str, port: int, *, where: str) -> socket.socket:
-    """A socket that has the port, or for 0 any free one; close it. Raises ConfigError at `where` if it can't be had."""
+    """A socket that listens on the port, or for 0 on any free one; close it. What connects from now on waits for an
+    answer, and is not refused. Raises ConfigError at `where` if the port can't be had.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         what = f"can't listen on {host}:{port} ({error.strerror})"
