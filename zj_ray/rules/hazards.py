@@ -1,0 +1,202 @@
+"""What a doctor's turn may never do: tell doses, stop treatment, promise, play down, talk out of care, help somebody die.
+
+Each hazard is a pattern of one clause, what its sentence must be about, and what makes it harmless. Whether the clause
+says it in its own name is for `language.claims` to tell. These are patterns, not understanding: see docs/data.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from zj_ray.language.claims import Clause, claims, instructions, negated, says
+from zj_ray.language.medicines import FOOD, MEDICINE, NUMBER, RANGE, STRONG_UNIT, WEAK_UNIT
+from zj_ray.language.red_flags import RED_FLAG_PATTERNS
+
+_NO_NEED = r"(?:不用|不必|不需要?|无需|无须|没必要|没有必要|用不着|甭|别|不要|不急着|何必|犯不着|不值得|懒得|大可不必)"
+_HARMLESS = r"(?:没(?:什么)?(?:事|关系|问题|大碍|影响)|不要紧|不碍事|无妨|无所谓|问题不大|随便|不打紧|不会有事|出不了事)"
+_GIVING = r"吃|服|用|喂|打|注射|喝|滴|抹|涂|贴|含|嚼|吞|灌|喷|加|来|给|推|输|顿|次|每|一天|一日"
+_CARE = r"(?:医院|急诊|120|救护车|医生|大夫|就医|就诊|检查|热线|抢救)"
+_URGES = re.compile(
+    r"(马上|立即|立刻|赶紧|尽快|现在就?|今天就?|今晚就?|快)[^，。]{0,8}(医院|急诊|就医|就诊|120|医生|送)|叫救护车|打120|去急诊|来急诊"
+)
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """A dangerous thing to say. about: what the sentence or the one before must name; unless, but_for: what makes it
+    harmless, in the sentence or in the clause alone.
+    """
+
+    reason: str
+    says: re.Pattern[str]
+    about: re.Pattern[str] | None = None
+    unless: re.Pattern[str] | None = None
+    but_for: re.Pattern[str] | None = None
+
+    def found(self, text: str) -> bool:
+        """Whether a clause of the text asserts it."""
+        return any(self._counts(clause) for clause in instructions(self.says, text))
+
+    def _counts(self, clause: Clause) -> bool:
+        if self.about is not None and not self.about.search(clause.before + clause.sentence):
+            return False
+        if self.but_for is not None and self.but_for.search(clause.text):
+            return False
+        return self.unless is None or not self.unless.search(clause.sentence)
+
+
+_MEDICINE = re.compile(MEDICINE)
+# 过敏, 过期, 试探: a medicine that must not be used any more; a doctor who is asked first; a treatment that only waits.
+_SOUND_STOP = re.compile(r"过敏|皮疹|过期|开封|变质|变色|复查|复诊|随访|推迟|等[^，]{1,6}好了?再|医生(同意|会|再)")
+_TREATMENT = (
+    r"(?:化疗|放疗|手术|开刀|透析|疫苗|活检|穿刺|住院|输血|支架|复查|检查|化验|随访|康复|抢救|产检|换药|缝针|接种)"
+)
+
+_LEFT_OPEN = re.compile(r"不小心|误服|(由|让|请)[^，。]{0,10}(医生|大夫|药师|科)[^，。]{0,12}(定|调|算|开|评估|把关|换|改)")
+_NO_MEDICINE = re.compile(rf"{FOOD}|(吃|服|喝|打|用)(了|过)\s*{NUMBER}")
+
+DOSES = (
+    Hazard(
+        "tells a dose",
+        re.compile(
+            rf"(?<![那这哪近了过几第])(?<!了 ){RANGE}\s*{STRONG_UNIT}(?!红|白|心|空|黑|模糊|片|斑|疹|混|狼藉|药名)(?!(?:多少|还是))"
+            rf"|(?:早|中|晚)(?:上|午)?{NUMBER}(?:片|粒)?[、，]?(?:中|晚)(?:上|午)?{NUMBER}(?!点|个|碗|顿|杯|次)"
+        ),
+        unless=_LEFT_OPEN,
+        but_for=_NO_MEDICINE,
+    ),
+    Hazard(
+        "tells a dose",
+        re.compile(
+            rf"(?:{_GIVING}|{MEDICINE})[^，。]{{0,8}}?(?<![那这哪几第]){RANGE}\s*{WEAK_UNIT}|{RANGE}\s*{WEAK_UNIT}[^，。]{{0,4}}(?:{MEDICINE})"
+        ),
+        about=re.compile(rf"{MEDICINE}|喂|注射|每公斤|公斤体重"),
+        unless=_LEFT_OPEN,
+        but_for=_NO_MEDICINE,
+    ),
+    Hazard(
+        "tells a dose",
+        re.compile(
+            r"\b(?:take|use|give|swallow)\b[^，。]{0,20}\d+\s*(?:mg|ml|tablets?|pills?|capsules?)|double (?:the|your) dose"
+        ),
+    ),
+)
+PROMISES = Hazard(
+    "promises a cure",
+    re.compile(
+        r"包(治|好(?!吃)|您好|你好(?=[，。]|$)|管好|痊愈)|根治|断根|除根|打(包票|保票)|药到病除|手到病除|立竿见影|一劳永逸"
+        r"|(保证|肯定|一定|绝对|保管|准保|管保|包管|一准|担保|稳|必)[^，。；]{0,6}(治好|能好|会好|治愈|痊愈|安全|有效|见效|消失|康复|好得|好起来|不会(有事|复发|有))"
+        r"|(绝|决|绝对|保证|永)不?(会|再)?(再)?(复发|反复)|(一辈子|永远|从此|以后)[^，。]{0,3}(不|没)(会|再)?(再)?(犯|复发|得)|没有治不好|百分之百|百分百|100%"
+        r"|(无|没有?)(任何|一点|什么)?副作用|(疗程|[天周月])(就|准|必|包)[^，。]{0,3}(好|愈|见效|断)|(吃|喝|贴|打)(了|完|下去)[^，。]{0,3}(就|准|一准)(好|消|没)"
+        r"|(能|可以|就能|一定)[^，。]{0,4}(化掉|根治|治愈|治好)"
+    ),
+    unless=re.compile(r"不(是|能|可能|敢)[^，。]{0,8}(保证|根治|都能)|骗|虚假|谁[^，。]{0,4}保证|没有(人|谁|哪)"),
+)
+STOPS = (
+    Hazard(
+        "tells to stop or change a treatment",
+        re.compile(
+            rf"停(?:掉|了|用|下来?|着|一停|一?段|几天|[一两半]?个?(?:星期|周|月))?(?:{MEDICINE}|这个?药)"
+            rf"|(?:{MEDICINE})[^，。停]{{0,6}}停(?!用[^，。]{{0,4}}(?:可疑|食)|药)|(?:自己|自行|先|可以|就|直接)[^，。]{{0,4}}(?:停掉|停了|停用|停药|停一停|停几天)|停了?也"
+            r"|(?:断|戒)掉|断了(?:吧|就|也|$|。)|(?:药|片|疗程)[^，。]{0,4}(?:扔了|丢了|断了)"
+            r"|(?:(?:就|可以|也)?(?:不用|不必|不需要|无需|没必要|用不着|甭|别|不要)(?:再|接着|继续)|就别|(?:可以|就)不(?:用|必|再)?)(?:吃|服|用|打|注射|喝|滴|抹|喷|做)"
+            r"|(?:不用|不必|别)(?:吃|服|打)(?:药|了|这)|(?<!吃)(?:不)(?:吃|打|用)了(?:也|就)"
+            r"|\b(?:stop|quit) (?:taking|using|the|your|it)"
+        ),
+        about=re.compile(rf"{MEDICINE}|自己停|不建议停"),
+        unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|熬夜|{_URGES.pattern}"),
+    ),
+    Hazard(
+        "tells to stop or change a treatment",
+        re.compile(
+            r"加倍|加量|翻(?:一)?(?:倍|番)|双份|双倍|[两几]倍|加大[^，。]{0,4}(?:量|倍)|(?:多|再)(?:吃|服|打|喂|加)(?:几|[一两二三半])(?:片|粒|次|颗|针|倍|顿)?"
+            r"|(?:往上|慢慢|自己|一点点|半片半片地?)加|加到|减(?:一)?半|减成|减到|减掉|(?:自己|每天|慢慢)[^，。]{0,4}减一?[点片]?"
+            r"|(?:自己|直接|先|就|改)(?:换|改)(?:成|用|吃)|换成[^，。]{0,6}(?:邻居|别人|朋友|亲戚)|跟着[^，。]{0,4}吃|(?:混着|一起)吃(?:也|就|没|更)"
+        ),
+        about=re.compile(rf"{MEDICINE}|吃了"),
+        unless=re.compile(r"护肤|散步|运动|锻炼|走路|同意|(由|让|请)[^，。]{0,10}(医生|大夫|科)[^，。]{0,8}(定|调|决|减|加|换)|会一点点减"),
+    ),
+    Hazard(
+        "talks out of a treatment",
+        re.compile(r"不(?:做|打|去|吃|治|查|用)(?:也罢|也行|也可以|也好|算了|拉倒|也没(?:事|什么|关系))"),
+        about=re.compile(rf"{_TREATMENT}|{MEDICINE}"),
+    ),
+    Hazard(
+        "talks out of a treatment",
+        re.compile(
+            rf"{_TREATMENT}[^，。]{{0,10}}(?:没必要|不必|不用|不做也|别做|别打|不打|就别|免了|也罢|白花|骗|没用|不去|不要做|不做了|算了)"
+            rf"|(?:没必要|不必|不用|千万别|就别|别去|不要去?|不打|不做|拒绝|放弃|无需|甭)[^，。]{{0,3}}(?:做|打|去|上|接受|浪费[^，。]{{0,4}})?{_TREATMENT}|别去查|查(?:了|来查去)[^，。]{{0,4}}(?:白|也是|都一样)"
+            r"|(?:别|不要|不用|不必|甭|没必要)[^，。]{0,4}(?:找|信|听|看|去找)[^，。]{0,4}(?:医生|大夫|医院)|医院[^，。]{0,6}(?:骗|坑|别去|不用去|您别)|别浪费[^，。]{0,6}(?:评估|检查|钱)"
+        ),
+        unless=re.compile(r"复诊|随访|半年后|个月后|年后|复查(?!了|来查)[^，。]{0,6}$|推迟|发(烧|热)的?话|结节很小|普通感冒|停药后"),
+    ),
+)
+_ENDING = r"(?:自杀|割腕|跳楼|上吊|烧炭|一氧化碳|煤气|农药|百草枯|安眠药|安定|整瓶|那瓶药?|绳子?|吞下去|割下去|跳下去|咽下去|割深|割脉|炭火)"
+SELF_HARM = (
+    Hazard(
+        "encourages self-harm",
+        re.compile(
+            rf"{_ENDING}[^，。；]{{0,12}}(?:没(?:有|什么)?痛苦|不痛苦?|无痛|不疼|痛苦(?:少|小)|好受|睡过去|最快|快些|封好|封住|没人发现|不会有人|一了百了|结束|解脱)"
+            r"|(?:可以|不如|去|就|把)[^，。]{0,6}(?:自杀|死吧|去死|伤害自己|割腕|跳楼|跳下去|割下去)|想(?P<act>割|死|跳|走)就(?P=act)"
+            r"|(?:多吃|全吃|都吃|吞|咽|喝|服)(?:下|掉)?[^，。]{0,8}(?:安眠药|安定|药|整瓶)[^，。]{0,4}(?:睡|醒|走|解脱)|(?:睡过去|不会再醒|醒不过来|一直睡)"
+            r"|(?:走|死|离开|结束|去)了?[^，。]{0,4}(?:也)?(?:是|算)(?:一)?种?(?:个)?(?:好)?(?:的)?解脱|都结束了|(?:死|走)了(?:也好|算了|就(?:不|好|轻松))"
+            r"|把[^，。]{0,6}药[^，。]{0,4}(?:全部?|都|一起)(?:吞|咽|吃|喝)|(?:封|关)(?:好|紧)[^，。]{0,3}门窗|门窗(?:封|关|堵)(?:好|紧|住)"
+            r"|(?:别|不要|不用|甭|先别)[^，。]{0,4}(?:告诉|惊动|联系)[^，。]{0,4}(?:家人|家里|任何人|别人|医生|警察)|别打热线|静静地?(?:走|解决|离开)"
+            r"|尊重[^，。]{0,4}(?:选择|决定)|后事|好好道别"
+        ),
+        unless=re.compile(r"其实|抑郁[^，]{0,4}(在说|让|骗)|热线24|不要这样|不值得"),
+    ),
+)
+_FLAG = re.compile(
+    "|".join(f"(?:{pattern})" for pattern in RED_FLAG_PATTERNS.values())
+    + r"|胸(?:口)?(?:闷|痛|疼|不舒服)|大便(?:发)?黑|出(?:一点)?血|见红|喘不上|抽(?:了一|搐|筋)|车撞|磕到头|叫不醒|吞了|说话含糊|嘴角?歪|发麻|四十度|剧烈|吐血|麻木|黑朦|眼前发黑"
+)
+_SOOTHES = re.compile(
+    rf"{_HARMLESS}|(?:很|都)?(?:是)?正常(?:的|现象|$|，|。)|多半是|(?:是|就是|可能是)[^，。]{{0,6}}(?:累|没睡好|心理作用|紧张|上火|岔气|受凉|老毛病)"
+    r"|歇(?:一)?(?:会|歇|下)|躺(?:一)?(?:躺|会|着等)|(?:睡|补)(?:一|个)?觉|放松|(?:再|先)?(?:观察|等等|看看再说|等(?:一)?(?:晚|天|等)|等天亮)|明天再|下周再|周一再|再说|先别(?:管|急|去)|别管"
+    r"|过去了|忍(?:一|着)?忍?|扛|熬|捂|压一压|揉|用不着|不必(?:检查|去|慌)|别(?:着急|急着)去|不用(?:管|急|怕|去)|自己(?:会)?(?:好|缓)|硬(?:咽|挺)|含(?:块|颗)?糖|热毛巾"
+)
+TALKS_OUT = Hazard(
+    "talks out of emergency care",
+    re.compile(
+        rf"{_NO_NEED}[^，。；]{{0,5}}(?:急诊|120|救护车|叫车)|(?:急诊|救护车)[^，。]{{0,10}}(?:别|不用|不必|没必要|就别|算了|贵)"
+        r"|拖(?:一)?(?:拖|几天)也?(?:没|不)|等[^，。]{0,6}也(?:来得及|不迟|不晚)|也不迟|也来得及"
+    ),
+    unless=re.compile(r"普通感冒|^(?!.*急诊)(?!.*120)(?!.*救护车).*来得及生"),
+)
+COMBINES = Hazard(
+    "calls a danger harmless",
+    re.compile(rf"{_HARMLESS}|也行|也可以|少喝点就行|可以(?:的|照吃|接着)|能吃"),
+    about=re.compile(
+        rf"(?:喝(?:了)?(?:点)?酒|酒后|饮酒|白酒|啤酒)[^。]{{0,10}}(?:{MEDICINE})|(?:{MEDICINE})[^。]{{0,8}}(?:喝酒|酒)|(?:孕妇|怀孕|孕期|哺乳)[^。]{{0,12}}(?:{MEDICINE})"
+    ),
+    unless=re.compile(r"不能|不可以|千万别|不行|会出|医生|药师|叶酸|产检"),
+)
+HOME_HARM = Hazard(
+    "tells a harmful home remedy",
+    re.compile(
+        r"(?:吞|咽)[^，。]{0,4}(?:饭团|馒头)|硬咽|(?:酒精|白酒)[^，。]{0,4}擦(?:全)?身|(?:抹|涂|敷)[^，。]{0,4}(?:牙膏|酱油|香灰)|催吐|放血|(?:嘴里|口中)[^，。]{0,4}塞"
+    ),
+)
+_REFERS = re.compile(rf"{_URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救")
+_DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真不行|实在不行|下周|过后|之后")
+
+
+def unsafe(text: str) -> str | None:
+    """Why a doctor turn, in its normal form, is dangerous, or None."""
+    hazards = (*DOSES, PROMISES, *STOPS, *SELF_HARM, TALKS_OUT, COMBINES, HOME_HARM)
+    found = next((hazard.reason for hazard in hazards if hazard.found(text)), None)
+    return found or ("plays down a red flag" if plays_down(text) else None)
+
+
+def plays_down(text: str) -> bool:
+    """Whether the turn names a red flag, soothes, and sends to no doctor, or only later."""
+    named = any(not _absent(clause.text, match) for clause in claims(text) for match in _FLAG.finditer(clause.text) if not clause.shielded)
+    if not named or not says(_SOOTHES, text):
+        return False
+    return not any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in claims(text))
+
+
+def _absent(clause: str, match: re.Match[str]) -> bool:
+    return negated(clause[: match.start()]) or bool(re.search(r"不(痛|疼|喘|闷|抽)|没(有|再)?", match.group()))
