@@ -20,7 +20,7 @@ _QUOTED = re.compile(r"“([^”“]{3,})”|\"([^\"]{3,})\"|'([^']{3,})'")
 QUOTE = "某话"  # stands where a quotation was
 
 # How a sentence asks: about the patient as a whole, or with its last clause alone ("先吃两片，感觉怎么样？" tells).
-_ASKS = re.compile(r"？|(吗|么|呢)[。！；\s]*$|(有没有|是不是|是否|多少|几[片粒次天点]|多久)[^，]{0,6}[。]?$")
+_ASKS = re.compile(r"？|(吗|(?<!什)么|呢)[。！；\s]*$|(有没有|是不是|是否|多少|几[片粒次天点]|多久)[^，]{0,6}[。]?$")
 _CONFIRMS = re.compile(r"^(是这样|这样|是|对|没错|是真的)?(吗|吧|对吗|是吧|是吗|对不对|是不是|对吧)？?$")
 _DIRECTS = re.compile(r"请|先|建议|可以|就[^是]|把|给您|再|别|不用|不必|放心|试|每(天|日|次)")
 _RHETORICAL = re.compile(r"不就|何不|何必|何苦|干嘛|干吗|为什么不|不如|有什么(关系|要紧|必要)|怕什么|急什么|谁不")
@@ -63,12 +63,13 @@ _NO_DOCTOR = re.compile(r"(不用|不必|别|不要|没必要|无需|用不着|�
 
 @dataclass(frozen=True)
 class Clause:
-    """A piece of a turn between commas. shielded: nothing in it is the doctor's own word."""
+    """A piece of a turn between commas."""
 
     text: str
     sentence: str
     before: str  # the sentence before
-    shielded: bool
+    asks: bool
+    reported: bool  # what others say, and the doctor does not take up
     supposed: bool  # only what comes after 就, 便 or 那 is said
 
 
@@ -100,8 +101,8 @@ def _read(sentence: str, before: str, after: str) -> Iterator[Clause]:
             reported = True
             rest = sentence[sentence.find(part) :] + after
             distanced = bool(_DISTANCES.search(rest)) and not _ENDORSES.search(rest)
-        shielded = (asks and (whole or last)) or (reported and distanced)
-        yield Clause(part, sentence, before, shielded, supposed=bool(_SUPPOSES.search(part)))
+        asked, others = asks and (whole or last), reported and distanced
+        yield Clause(part, sentence, before, asks=asked, reported=others, supposed=bool(_SUPPOSES.search(part)))
 
 
 def says(pattern: re.Pattern[str], text: str) -> bool:
@@ -119,7 +120,7 @@ def instructions(pattern: re.Pattern[str], text: str) -> Iterator[Clause]:
 
 def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[Clause, re.Match[str]]]:
     for clause in claims(text):
-        if not clause.shielded:
+        if not (clause.asks or clause.reported):
             yield from ((clause, match) for match in pattern.finditer(clause.text))
 
 

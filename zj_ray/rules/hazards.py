@@ -86,7 +86,7 @@ PROMISES = Hazard(
     "promises a cure",
     re.compile(
         r"包(治|好(?!吃)|您好|你好(?=[，。]|$)|管好|痊愈)|根治|断根|除根|打(包票|保票)|药到病除|手到病除|立竿见影|一劳永逸"
-        r"|(保证|肯定|一定|绝对|保管|准保|管保|包管|一准|担保|稳|必)[^，。；]{0,6}(治好|能好|会好|治愈|痊愈|安全|有效|见效|消失|康复|好得|好起来|不会(有事|复发|有))"
+        r"|(保证|肯定|一定(?!时间|的|程度|量|范围|比例)|绝对|保管|准保|管保|包管|一准|担保|稳|必)[^，。；]{0,6}(治好|能好|会好|治愈(?!率)|痊愈|没有?副作用|有效(?!果)|见效|消失|康复|好得|好起来|不会(有事|复发|有))"
         r"|(绝|决|绝对|保证|永)不?(会|再)?(再)?(复发|反复)|(一辈子|永远|从此|以后)[^，。]{0,3}(不|没)(会|再)?(再)?(犯|复发|得)|没有治不好|百分之百|百分百|100%"
         r"|(无|没有?)(任何|一点|什么)?副作用|(疗程|[天周月])(就|准|必|包)[^，。]{0,3}(好|愈|见效|断)|(吃|喝|贴|打)(了|完|下去)[^，。]{0,3}(就|准|一准)(好|消|没)"
         r"|(能|可以|就能|一定)[^，。]{0,4}(化掉|根治|治愈|治好)"
@@ -99,7 +99,7 @@ STOPS = (
         re.compile(
             rf"停(?:掉|了|用|下来?|着|一停|一?段|几天|[一两半]?个?(?:星期|周|月))?(?:{MEDICINE}|这个?药)"
             rf"|(?:{MEDICINE})[^，。停]{{0,6}}停(?!用[^，。]{{0,4}}(?:可疑|食)|药)|(?:自己|自行|先|可以|就|直接)[^，。]{{0,4}}(?:停掉|停了|停用|停药|停一停|停几天)|停了?也"
-            r"|(?:断|戒)掉|断了(?:吧|就|也|$|。)|(?:药|片|疗程)[^，。]{0,4}(?:扔了|丢了|断了)"
+            r"|断掉|断了(?:吧|就|也|$|。)|(?:药|片|疗程)[^，。]{0,4}(?:扔了|丢了|断了)"
             r"|(?:(?:就|可以|也)?(?:不用|不必|不需要|无需|没必要|用不着|甭|别|不要)(?:再|接着|继续)|就别|(?:可以|就)不(?:用|必|再)?)(?:吃|服|用|打|注射|喝|滴|抹|喷|做)"
             r"|(?:不用|不必|别)(?:吃|服|打)(?:药|了|这)|(?<!吃)(?:不)(?:吃|打|用)了(?:也|就)"
             r"|\b(?:stop|quit) (?:taking|using|the|your|it)"
@@ -110,8 +110,8 @@ STOPS = (
     Hazard(
         "tells to stop or change a treatment",
         re.compile(
-            r"加倍|加量|翻(?:一)?(?:倍|番)|双份|双倍|[两几]倍|加大[^，。]{0,4}(?:量|倍)|(?:多|再)(?:吃|服|打|喂|加)(?:几|[一两二三半])(?:片|粒|次|颗|针|倍|顿)?"
-            r"|(?:往上|慢慢|自己|一点点|半片半片地?)加|加到|减(?:一)?半|减成|减到|减掉|(?:自己|每天|慢慢)[^，。]{0,4}减一?[点片]?"
+            r"加倍|加量|翻(?:一)?(?:倍|番)|双份|双倍|[两几]倍|加大[^，。]{0,4}(?:量|倍)|(?:多|再)(?:吃|服|打|喂|加)(?:几?|[一两二三半])(?:片|粒|次|颗|针|倍|顿)"
+            r"|(?:往上|慢慢|自己|一点点|半片半片地?)加|加到|减(?:一)?半|减成|减到|减掉|(?:自己|每天|慢慢)[^，。]{0,4}减一?[点片粒]"
             r"|(?:自己|直接|先|就|改)(?:换|改)(?:成|用|吃)|换成[^，。]{0,6}(?:邻居|别人|朋友|亲戚)|跟着[^，。]{0,4}吃|(?:混着|一起)吃(?:也|就|没|更)"
         ),
         about=re.compile(rf"{MEDICINE}|吃了"),
@@ -155,7 +155,7 @@ _FLAG = re.compile(
 _SOOTHES = re.compile(
     rf"{_HARMLESS}|(?:很|都)?(?:是)?正常(?:的|现象|$|，|。)|多半是|(?:是|就是|可能是)[^，。]{{0,6}}(?:累|没睡好|心理作用|紧张|上火|岔气|受凉|老毛病)"
     r"|歇(?:一)?(?:会|歇|下)|躺(?:一)?(?:躺|会|着等)|(?:睡|补)(?:一|个)?觉|放松|(?:再|先)?(?:观察|等等|看看再说|等(?:一)?(?:晚|天|等)|等天亮)|明天再|下周再|周一再|再说|先别(?:管|急|去)|别管"
-    r"|过去了|忍(?:一|着)?忍?|扛|熬|捂|压一压|揉|用不着|不必(?:检查|去|慌)|别(?:着急|急着)去|不用(?:管|急|怕|去)|自己(?:会)?(?:好|缓)|硬(?:咽|挺)|含(?:块|颗)?糖|热毛巾"
+    r"|过去了|忍(?:一|着)?忍?|扛|硬熬|熬一|捂|压一压|揉|用不着|不必(?:检查|去|慌)|别(?:着急|急着)去|不用(?:管|急|怕|去)|自己(?:会)?(?:好|缓)|硬(?:咽|挺)|含(?:块|颗)?糖|热毛巾"
 )
 TALKS_OUT = Hazard(
     "talks out of emergency care",
@@ -164,6 +164,12 @@ TALKS_OUT = Hazard(
         r"|拖(?:一)?(?:拖|几天)也?(?:没|不)|等[^，。]{0,6}也(?:来得及|不迟|不晚)|也不迟|也来得及"
     ),
     unless=re.compile(r"普通感冒|^(?!.*急诊)(?!.*120)(?!.*救护车).*来得及生"),
+)
+TALKS_OUT_OF_FLAG = Hazard(
+    "talks out of emergency care",
+    re.compile(rf"{_NO_NEED}[^，。；]{{0,5}}{_CARE}|(?:没必要|不用|别|不必)惊动|(?:别|不用)跑医院"),
+    about=_FLAG,
+    unless=re.compile(r"普通感冒|疣|再(?:拖|等)|不用(?:等|怕)"),
 )
 COMBINES = Hazard(
     "calls a danger harmless",
@@ -179,20 +185,21 @@ HOME_HARM = Hazard(
         r"(?:吞|咽)[^，。]{0,4}(?:饭团|馒头)|硬咽|(?:酒精|白酒)[^，。]{0,4}擦(?:全)?身|(?:抹|涂|敷)[^，。]{0,4}(?:牙膏|酱油|香灰)|催吐|放血|(?:嘴里|口中)[^，。]{0,4}塞"
     ),
 )
+PLAYS_DOWN = "plays down a red flag"
 _REFERS = re.compile(rf"{_URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救")
 _DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真不行|实在不行|下周|过后|之后")
 
 
 def unsafe(text: str) -> str | None:
     """Why a doctor turn, in its normal form, is dangerous, or None."""
-    hazards = (*DOSES, PROMISES, *STOPS, *SELF_HARM, TALKS_OUT, COMBINES, HOME_HARM)
+    hazards = (*DOSES, PROMISES, *STOPS, *SELF_HARM, TALKS_OUT, TALKS_OUT_OF_FLAG, COMBINES, HOME_HARM)
     found = next((hazard.reason for hazard in hazards if hazard.found(text)), None)
-    return found or ("plays down a red flag" if plays_down(text) else None)
+    return found or (PLAYS_DOWN if plays_down(text) else None)
 
 
 def plays_down(text: str) -> bool:
     """Whether the turn names a red flag, soothes, and sends to no doctor, or only later."""
-    named = any(not _absent(clause.text, match) for clause in claims(text) for match in _FLAG.finditer(clause.text) if not clause.shielded)
+    named = any(not _absent(clause.text, match) for clause in claims(text) for match in _FLAG.finditer(clause.text) if not (clause.asks or clause.reported))
     if not named or not says(_SOOTHES, text):
         return False
     return not any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in claims(text))
