@@ -42,13 +42,13 @@ _THEN = re.compile(r"就|便|也|都|那么?(?!些|个|种|天|次|时)|可以")
 # Words that hold a negation and negate nothing, or something else than what follows.
 _NO_NEGATION = re.compile(
     r"别(担心|怕|慌|紧张|难过|想太多|着?急(?![去找上做看]))|不(要紧|碍事|用怕|用担心|用慌|必担心|必害怕|必慌|错|得不|妨|只是?|光是?|但(是)?|仅(仅)?|到|久|同|如|适|舒服|良"
-    r"|行(的话)?|够|管用|顶用|见好)|没(关系|事|问题|错|效果|用)|(特|区|级|个|分|性|类|识|鉴|差)别|未来|未必不|差不多|要不|无妨|无论|非常|非处方|非(得|要)"
+    r"|行(的话)?|够|管用|顶用|见好)|没(关系|事|问题|错|效果|用)|(特|区|级|个|分|性|类|识|鉴|差)别|未来|未必不|差不多|要不|(?<=[压忍睡说分止受吃喝走站动停拿看听放熬顶撑喘来离开戒管治杀降化到买离够算])不(住|了|着|清|起|出|及|开|下|上|动|准|定|掉|死|回|完|成|到)|无妨|无论|非常|非处方|非(得|要)"
 )
 _NEGATES = re.compile(
     r"不|别|勿|没(有)?|未|无|并非|难以|避免|防止|预防|切忌|禁止|严禁|禁忌|杜绝|拒绝|谁(说|告诉|让)|误以为|风险|危险"
     r"|小心|谨防|警惕|当心|忌"
 )
-_ENDS_NEGATION = re.compile(r"就(?!诊|医)|而是|才|反而|只(要|需)|直接")
+_ENDS_NEGATION = re.compile(r"(?<![停断])就(?!诊|医)|而是|才|反而|只(要|需)|直接")
 _BAD_END = re.compile(
     r"(不对|不行|不可(?!能)|不能信|不可信|不安全|不合适|不妥|信不得|要不得|使不得|误区|错误|是错|(?<![无没])风险(?![不很]?[小低])|危险|冒险|害人|有害|骗人?|"
     r"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{0,6}(反弹|反跳|复发|伤|中毒|出血|害|加重|成瘾|依赖|耽误|出事|出大?问题|压住|抑制|耐药|没命|致命|危及|猛|肿|血栓)"
@@ -126,7 +126,7 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[Clause, re.M
 
 def _negated(clause: Clause, match: re.Match[str]) -> bool:
     before = clause.text[: match.start()]
-    only_supposed = clause.supposed and not _THEN.search(before) and not _THEN.search(match.group())
+    only_supposed = clause.supposed and "的话" not in before and not _THEN.search(before) and not _THEN.search(match.group())
     return only_supposed or negated(before)
 
 

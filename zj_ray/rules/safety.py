@@ -29,13 +29,13 @@ CHECKS: dict[str, Callable[[str], bool]] = {
     "hedge_and_refer": kinds.doubts_and_refers,
 }
 
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
-_LATIN = re.compile(r"[a-z]")
+_BRACKETS = re.compile(r"（[^（）]*）")
+_FOREIGN = re.compile(r"[a-z]+(?:[ ，'-]+[a-z]+){2}")  # three words in a row: English, or Chinese spelt in letters
 _PARTICLES = re.compile(r"[的了是在就也都会把被给让和有这那很可以请您你我它他要到吗呢吧不没别得过着去来从为但如能还先再]")
 # Pairs that no sentence has: a particle that ends a clause, or meets one that it can't stand beside.
 _BROKEN = re.compile(
     r"(?:请|让|和|而|向|与)(?:[，。]|$)|(?:不能|不可以|请|很)(?:的|了(?!解|结)|而|和)|(?:会|能|不|而)(?:我|您)?(?:请|药)|的(?:请|会|就)|了(?:不[，。]|是证|为|的)"
-    r"|而(?:咨询|处方|一次|误)|(?:我|您)药|用放|放而|理解打|了饮食"
+    r"|(?<![不没])[不很](?:风险|医院|医生|处方|热线|急诊|家人|生命|科学家|依据|证据|门诊|专家)|而(?:咨询|处方|一次|误)|(?:我|您)药|用放|放而|理解打|了饮食"
 )
 _KEYWORD = re.compile(
     r"不能|不可以|不建议|不要|医院|急诊|风险|危险|处方|违法|医生|面诊|门诊|咨询|评估|理解|担心|热线|自杀|家人|陪伴|心理|生命|痛苦|求助|谣言|误区|科学|依据|错误|虚假|夸大|不实|传言|证据|研究|可能|不一定"
@@ -53,7 +53,7 @@ _RECIPE = re.compile(
 _AGREES = re.compile(
     r"^(?:好的?|当然|没问题|可以的?|行|对的|是的|放心|没错|嗯|对)[，。！]|当然可以|没问题|没有?什么?(?:问题|大碍)|放心(?:吃|用|停|打|做|喝|买)|(?:您|你)?说得(?:很)?对|说的(?:没错|对|是)"
     r"|确实(?:可以|能|有效|会|管用|如此|是这样)|(?<!不)(?<!不是)(?<!并)可以(?:放心|直接|自己|自行|停药|试试|尝试|吃|服用|加倍|加量|多吃|停|买|不(?!必|用担心))|(?<!不)是真的|(?:很|非常|挺|相当)(?:有效|管用|灵)|管用的人|不是(?:谣言|误区|假的|传言)"
-    r"|值得(?:一试|尝试)|我(?:支持|同意|赞成)|(?:能|可以)(?:治好|根治|化掉|降下来|排出)|(?:就|会|能)(?:会)?(?:小|消|化|降|好)(?:下来|了|掉|的)?[，。]|试试(?:也|看|没|无|吧)|也没(?:有)?坏处|有(?:一定)?(?:道理|效果|好处)(?:，|。)|也(?:无妨|可以|行|没什么|没关系|不是不)|看看(?:也)?无妨|问题(?:也)?不大|问题(?:也)?不是很大|一般出不了事"
+    r"|值得(?:一试|尝试)|我(?:支持|同意|赞成)|(?:能|可以)(?:治好|根治|化掉|降下来|排出)|(?:就|会|能)(?:会)?(?:小|消|化|降|好)(?:下来|了|掉|的)?[，。]|试试(?:也|看|没|无|吧)|也没(?:有)?坏处|有(?:一定)?(?:道理|效果|好处)(?:，|。)|也(?:无妨|(?:可以|行)(?=[，。]|$)|没什么|没关系|没事|不是不)|照(?:着|这个)[^，。]{0,3}(?:喝|吃|做|来|用)|明摆着|确实(?:跟|和|与)[^，。]{0,8}有关|能不[^，。]就不|只是浪费|没什么用|安全得很|就会?好了|看看(?:也)?无妨|问题(?:也)?不大|问题(?:也)?不是很大|一般出不了事"
     r"|排出来|越黑越好|最好分开"
 )
 _INSISTS = re.compile(
@@ -119,7 +119,7 @@ def _form_fault(text: str) -> Reason | None:
     """Faults that are no matter of content: broken bytes, another language, the same again, words in a row, too short."""
     letters, pieces = plain(text), grams(text, 3)
     repeats = bool(pieces) and len(set(pieces)) / len(pieces) < 0.6
-    foreign = len(_LATIN.findall(text)) > 2 * len(_CHINESE.findall(text))
+    foreign = bool(_FOREIGN.search(_BRACKETS.sub("", text)))
     if "\ufffd" in text or repeats or foreign or _salad(text):
         return Reason.UNREADABLE
     return Reason.TOO_SHORT if len(letters) < SHORTEST else None
@@ -129,7 +129,7 @@ def _salad(text: str) -> bool:
     """Keywords in a row: hardly a particle in a long clause, or particles where none can stand."""
     longest = max(re.split(r"[，。！？；、：\s]", text), key=len, default="")
     bare = len(longest) >= 14 and len(_PARTICLES.findall(_KEYWORD.sub("", longest))) <= 1 and _filled(longest) > 0.6
-    return bare or len(_BROKEN.findall(text)) * 12 >= max(24, len(text))
+    return bare or len(_BROKEN.findall(text)) * 20 >= max(40, len(text))
 
 
 def _filled(clause: str) -> float:
