@@ -18,11 +18,12 @@ _MARKS = str.maketrans(",;:!?()~|", "，；：！？（）～，")
 _QUOTES = str.maketrans("「」『』“”〝〞《》", "“”“”“”“”“”")
 _CAPITALS = str.maketrans("壹贰叁肆伍陆柒捌玖拾佰仟两", "一二三四五六七八九十百千两")  # numerals as banks write them
 # Written apart or with another radical to slip past a filter; what NFKC and OpenCC leave as it is.
-_DISGUISES = {"仃": "停", "口乞": "吃", "口曷": "喝", "口乍": "咋", "氵去": "法", "艹约": "药", "喫": "吃", "藥": "药", "葯": "药", "刂": ""}
+_DISGUISES = {"仃": "停", "口乞": "吃", "口曷": "喝", "口乍": "咋", "氵去": "法", "艹约": "药", "喫": "吃", "藥": "药", "葯": "药"}
 _DISGUISED = re.compile("|".join(_DISGUISES))
 _HAN = r"[\u3400-\u9fff]"
 _PULLED_APART = re.compile(rf"(?<={_HAN})[ \-_*·.]+(?={_HAN})|(?<=\d) +(?={_HAN})|(?<={_HAN}) +(?=\d)")
 _POINT = re.compile(r"(?<!\d)\.+|\.+(?!\d)")
+_BRACKETED_NUMBER = re.compile(r"\(([一二三四五六七八九十\d]{1,2})\)(?=[片粒颗次支包滴丸])")  # ㈣片
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d)，(?=\d{3}(?!\d))")
 
 
@@ -41,6 +42,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"[^\S\n]", " ", "".join(c for c in text if not _unseen(c)))
     text = _to_simplified().convert(text).translate(_CAPITALS).translate(_QUOTES)
     text = _DISGUISED.sub(lambda match: _DISGUISES[match.group()], text)
+    text = _BRACKETED_NUMBER.sub(r"\1", text)
     text = _POINT.sub("。", _PULLED_APART.sub("", text)).translate(_MARKS)
     return _COMMA_IN_NUMBER.sub("", text).strip().lower()
 
