@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from zj_ray.language.claims import Clause, claims, instructions, negated, says
 from zj_ray.language.medicines import FOOD, HIGH_RISK, MEDICINE, NUMBER, RANGE, STRONG_UNIT, WEAK_UNIT
 from zj_ray.language.red_flags import RED_FLAG_PATTERNS
+from zj_ray.rules.danger import danger
 
 _NO_NEED = r"(?:不用|不必|不需要?|无需|无须|没必要|没有必要|用不着|甭|别|不要|不急着|何必|犯不着|不值得|懒得|大可不必)"
 _HARMLESS = r"(?:没(?:什么)?(?:事|关系|问题|大碍|影响)|不要紧|不碍事|无妨|无所谓|问题不大|随便|不打紧|不会有事|出不了事)"
@@ -198,15 +199,32 @@ PRESCRIBES = Hazard(
     unless=re.compile(rf"过敏|医生|大夫|药师|医嘱|处方|监测|{_URGES.pattern}"),
 )
 PLAYS_DOWN = "plays down a red flag"
+SOUNDS_DANGEROUS = "sounds like dangerous turns"
+LIKELY = 0.93  # the classifier's probability from which a turn without a known hazard is stopped
+_GRAVE = re.compile(
+    rf"{_FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤|治(?!安)|针|医院|医生|热线|吐|喘|晕|烧|毒|孕|酒|病"
+)
 _REFERS = re.compile(rf"{_URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救")
 _DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真不行|实在不行|下周|过后|之后")
 
 
 def unsafe(text: str) -> str | None:
     """Why a doctor turn, in its normal form, is dangerous, or None."""
+    return told(text) or (SOUNDS_DANGEROUS if at_stake(text) and danger(text) > LIKELY else None)
+
+
+def told(text: str) -> str | None:
+    """The first hazard that the turn tells by the rules, or None."""
     hazards = (*DOSES, PROMISES, *STOPS, *SELF_HARM, TALKS_OUT, TALKS_OUT_OF_FLAG, COMBINES, HOME_HARM, PRESCRIBES)
     found = next((hazard.reason for hazard in hazards if hazard.found(text)), None)
     return found or (PLAYS_DOWN if plays_down(text) else None)
+
+
+def at_stake(text: str) -> bool:
+    """Whether the turn states something on a medicine, a treatment, a sign of danger, life or death, and sends nowhere."""
+    asks = all(clause.asks for clause in claims(text))
+    sends = any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in claims(text))
+    return bool(_GRAVE.search(text)) and not asks and not sends
 
 
 def plays_down(text: str) -> bool:
