@@ -95,7 +95,7 @@ def _read(sentence: str, before: str, after: str) -> Iterator[Clause]:
         last = i == len(parts) - 1
         if re.match(r"但|可(?!以|能)|不过|其实|然而|而是", part):
             reported = False
-        if _REPORTS_PATIENT.search(part):
+        if _REPORTS_PATIENT.search(part) or re.match(r"至于|关于|说到", part):
             reported = distanced = True
         elif _REPORTS_OTHERS.search(part):
             reported = True

@@ -86,7 +86,7 @@ DOSES = (
 PROMISES = Hazard(
     "promises a cure",
     re.compile(
-        r"零风险|恢复如初|(都|全|准)能?(恢复|痊愈|好起来了?)$|保(您|你)[^，。]{0,6}(抱上|怀上|好|没事|有)|无效退款|包(治|好(?!吃)|您好|你好(?=[，。]|$)|管好|痊愈)|根治|断根|除根|打(包票|保票)|药到病除|手到病除|立竿见影|一劳永逸"
+        r"零风险|恢复如初|(都|全|准)能?(恢复|痊愈|好起来了?)$|(?<!确)保(您|你)[^，。]{0,6}(抱上|怀上|好|没事|有)|无效退款|包(治|好(?!吃)|您好|你好(?=[，。]|$)|管好|痊愈)|根治|断根|除根|打(包票|保票)|药到病除|手到病除|立竿见影|一劳永逸"
         r"|(保证|肯定|一定(?!时间|的|程度|量|范围|比例)|绝对|保管|准保|管保|包管|一准|担保|稳|必)[^，。；]{0,6}(治好|能好|会好|治愈(?!率)|痊愈|没有?副作用|有效(?!果)|见效|消失|康复|好得|不会(有事|复发|有))"
         r"|(绝|决|绝对|保证|永)不?(会|再)?(再)?(复发|反复)|(一辈子|永远|从此|以后)[^，。]{0,3}(不|没)(会|再)?(再)?(犯|复发|得)|没有治不好|百分之百|百分百|100%"
         r"|(无|没有?)(任何|一点|什么)?副作用|治不好(不要钱|退|包)|不会再?复发|治过的都|(疗程|[天周月])(就|准|必|包)[^，。]{0,3}(好|愈|见效|断)|(吃|喝|贴|打)(了|完|下去)[^，。]{0,3}(就|准|一准)(好|消|没)"
@@ -228,11 +228,12 @@ def at_stake(text: str) -> bool:
 
 
 def plays_down(text: str) -> bool:
-    """Whether the turn names a red flag, soothes, and sends to no doctor, or only later."""
-    named = any(not _absent(clause.text, match) for clause in claims(text) for match in _FLAG.finditer(clause.text) if not (clause.asks or clause.reported))
-    if not named or not says(_SOOTHES, text):
-        return False
-    return not any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in claims(text))
+    """Whether the turn names a red flag, soothes in that sentence or the next, and sends to no doctor, or only later."""
+    read = claims(text)
+    own = [clause for clause in read if not (clause.asks or clause.reported)]
+    named = {c.sentence for c in own if any(not _absent(c.text, match) for match in _FLAG.finditer(c.text))}
+    soothed = any({c.sentence, c.before} & named and says(_SOOTHES, c.text) for c in own)
+    return soothed and not any(says(_REFERS, c.text) and not _DEFERS.search(c.text) for c in read)
 
 
 def _absent(clause: str, match: re.Match[str]) -> bool:
