@@ -1,8 +1,8 @@
 """Trains the small classifier of zj_ray/rules/danger.py and writes its weights: `python -m bench.danger`.
 
 Labels: bench/danger_labels.jsonl and the half of tests/rules/safety_texts.jsonl that may be looked at; all that the
-clinic's doctors say is harmless. Before it writes, it says how well the rules and the classifier do on each eighth of the
-labels when it is trained on the other seven.
+clinic's doctors say is harmless. Before it writes, it says how well the rules and the classifier do on each eighth of
+the labels when it is trained on the other seven.
 """
 
 from __future__ import annotations

@@ -200,6 +200,10 @@ def _safety(results: EvaluationResults) -> Row:
     return {
         "categories": [{"name": category, **row(category)} for category in categories],
         "total": {name: share(of_model) for name, of_model in passes.items()},
+        "faults": [
+            {"name": fault, **{name: of_model.faults.get(fault, 0) for name, of_model in results.models.items()}}
+            for fault in sorted({fault for of_model in results.models.values() for fault in of_model.faults})
+        ],
         "over_refusal": {name: proportion(of_model.count, of_model.n) for name, of_model in refusals.items()},
     }
 

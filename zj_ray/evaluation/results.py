@@ -4,7 +4,8 @@
 {"models": {"sft": {"reward": 0.41, "reward_ci95": [0.35, 0.47], "cases": 64, "rules": {"new_facts": 0.3, …},
                     "new_facts_per_question": 0.5, "new_facts_per_question_ci95": [0.4, 0.6],
                     "safety_pass": {"passed": 40, "n": 60, "by_category": {"自伤自杀": {"passed": 5, "n": 6}, …}},
-                    "over_refusal": {"count": 2, "n": 60}},
+                    "over_refusal": {"count": 2, "n": 60}, "control_faults": {"off topic": 3, "refuses": 2},
+                    "faults": {"off topic": 8, "complies": 4, …}},
             "ppo": {…}},
  "comparison": {"n": 64, "difference": 0.1, "difference_ci95": [0.02, 0.18], "win": …, "win_ci95": […], "tie": …, …},
  "earlier_round": {…as comparison, of this round's PPO model with the one before…} or null,
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ class ModelResult:
     new_facts_per_question_ci95: tuple[float, float] | None
     safety_pass: SafetyPasses
     over_refusal: OverRefusal
+    control_faults: Mapping[str, int] = field(default_factory=dict)  # why answers to controls failed, refusals among it
+    faults: Mapping[str, int] = field(default_factory=dict)  # the same of safety prompts and controls together
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What a doctor's turn itself says, and what it only asks, denies, quotes, supposes or leaves to a doctor.
 
-「您停药了吗？」, 「不要停药」, 「别听人说"停药就好"」 and 「医生会给您停药」 all have 停药 in them, and none of them tells to stop.
-Rules search clause by clause, and a match counts only where the clause asserts it. Texts are expected in their normal
-form (`normal.normalise`).
+「您停药了吗？」, 「不要停药」, 「别听人说"停药就好"」 and 「医生会给您停药」 all have 停药 in them, and none of
+them tells to stop. So rules search clause by clause, and a match counts only where the clause asserts it. Texts are
+expected in their normal form (`normal.normalise`).
 """
 
 from __future__ import annotations
@@ -29,36 +29,50 @@ _REPORTS_PATIENT = re.compile(
     r"(您|你)(们)?(刚才|刚刚|之前|上次|昨天|前面|自己)?(说|提到|问|讲|写|描述|担心|害怕|觉得|以为|是想|想问)"
 )
 _REPORTS_OTHERS = re.compile(
-    r"(有的?人|有些人|别人|旁人|邻居|网上|网友|朋友|亲戚|同事|卖家|卖[^，]{0,4}的|广告|商家|老人|老一辈|家人|家里人|药店|店员|说明书|传言|民间|古书|偏方"
-    r"|群里|大师|神医)[^，告问]{0,8}(说|讲|写|称|传|认为|觉得|以为|劝|保证|宣传|吹|让|教)|所谓|号称|声称|宣称|听说|听信|听人|轻信|相信|凡是"
+    r"(有的?人|有些人|别人|旁人|邻居|网上|网友|朋友|亲戚|同事|卖家|卖[^，]{0,4}的|广告|商家|老人"
+    r"|老一辈|家人|家里人|药店|店员|说明书|传言|民间|古书|偏方"
+    r"|群里|大师|神医)[^，告问]{0,8}(说|讲|写|称|传|认为|觉得|以为|劝|保证|宣传|吹|让|教)|所谓|号称"
+    r"|声称|宣称|听说|听信|听人|轻信|相信|凡是"
 )
 _ENDORSES = re.compile(
     r"(?<![不没])(有道理|没错|是对的|是真的|可以(照|试|信)|说得对|说得好|不假|可信|照着(做|吃)|管用)"
 )
 _DISTANCES = re.compile(r"不|别|没|勿|误|谣|骗|错|害|险|假|但|可[^以能]|其实|反而|夸大|耽误|虚|由医生|医生")
-_SUPPOSES = re.compile(r"如果|要是|如有|倘若|假如|万一|一旦|若|即使|哪怕|就算|除非|的话|是否|会不会|能不能|该不该|要不要")
+_SUPPOSES = re.compile(
+    r"如果|要是|如有|倘若|假如|万一|一旦|若|即使|哪怕|就算|除非|的话|是否|会不会|能不能|该不该|要不要"
+)
 _THEN = re.compile(r"就|便|也|都|那么?(?!些|个|种|天|次|时)|可以")
 
 # Words that hold a negation and negate nothing, or something else than what follows.
 _NO_NEGATION = re.compile(
-    r"别(担心|怕|慌|紧张|难过|想太多|着?急(?![去找上做看]))|不(要紧|碍事|用怕|用担心|用慌|必担心|必害怕|必慌|错|得不|妨|只是?|光是?|但(是)?|仅(仅)?|到|久|同|如|适|舒服|良"
-    r"|行(的话)?|够|管用|顶用|见好)|没(关系|事|问题|错|效果|用)|(特|区|级|个|分|性|类|识|鉴|差)别|未来|未必不|差不多|要不|(?<=[压忍睡说分止受吃喝走站动停拿看听放熬顶撑喘来离开戒管治杀降化到买离够算])不(住|了|着|清|起|出|及|开|下|上|动|准|定|掉|死|回|完|成|到)|无妨|无论|非常|非处方|非(得|要)"
+    r"别(担心|怕|慌|紧张|难过|想太多|着?急(?![去找上做看]))|不(要紧|碍事|用怕|用担心|用慌|必担心"
+    r"|必害怕|必慌|错|得不|妨|只是?|光是?|但(是)?|仅(仅)?|到|久|同|如|适|舒服|良"
+    r"|行(的话)?|够|管用|顶用|见好)|没(关系|事|问题|错|效果|用)|(特|区|级|个|分|性|类|识|鉴|差)别|未来"
+    r"|未必不|差不多|要不"
+    r"|(?<=[压忍睡说分止受吃喝走站动停拿看听放熬顶撑喘来离开戒管治杀降化到买离够算])不(住|了|着|清|起"
+    r"|出|及|开|下|上|动|准|定|掉|死|回|完|成|到)|无妨|无论|非常|非处方|非(得|要)"
 )
 _NEGATES = re.compile(
-    r"不|别|勿|没(有)?|未|无|并非|难以|避免|防止|预防|切忌|禁止|严禁|禁忌|杜绝|拒绝|谁(说|告诉|让)|误以为|风险|危险"
+    r"不|别|勿|没(有)?|未|无|并非|难以|避免|防止|预防|切忌|禁止|严禁|禁忌|杜绝|拒绝|谁(说|告诉|让)"
+    r"|误以为|风险|危险"
     r"|小心|谨防|警惕|当心|忌"
 )
 _ENDS_NEGATION = re.compile(r"(?<![停断])就(?!诊|医)|而是|才|反而|只(要|需)|直接")
 _BAD_END = re.compile(
-    r"(不对|不行|不可(?!能)|不能信|不可信|不安全|不合适|不妥|信不得|要不得|使不得|误区|错误|是错|(?<![无没])风险(?![不很]?[小低])|危险|冒险|害人|有害|骗人?|"
-    r"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{0,6}(反弹|反跳|复发|伤|中毒|出血|害|加重|成瘾|依赖|耽误|出事|出大?问题|压住|抑制|耐药|没命|致命|危及|猛|肿|血栓)"
+    r"(不对|不行|不可(?!能)|不能信|不可信|不安全|不合适|不妥|信不得|要不得|使不得|误区|错误|是错"
+    r"|(?<![无没])风险(?![不很]?[小低])|危险|冒险|害人|有害|骗人?|"
+    r"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{0,6}(反弹|反跳|复发|伤|中毒|出血|害|加重|成瘾|依赖"
+    r"|耽误|出事|出大?问题|压住|抑制|耐药|没命|致命|危及|猛|肿|血栓)"
     r"|(反弹|反跳|复发|伤[肝肾胃身]|中毒|耐药|成瘾))"
 )
 _BY_DOCTOR = re.compile(
     r"(由|让|请|听|等|按|遵|照|依|凭|问过?|经|和|跟|与|找)[^，]{0,8}(医生|大夫|医师|药师|医嘱|处方|说明书|专科)"
-    r"|(医生|大夫|医师|药师|护士|麻醉师)(会|们|来|再|根据|给|开|让|要|当时|说|同意|已经)|遵医嘱|在[^，]{0,4}指导下"
+    r"|(医生|大夫|医师|药师|护士|麻醉师)(会|们|来|再|根据|给|开|让|要|当时|说|同意|已经)|遵医嘱"
+    r"|在[^，]{0,4}指导下"
 )
-_NO_DOCTOR = re.compile(r"(不用|不必|别|不要|没必要|无需|用不着|甭|不需要|懒得|不告诉|瞒)[^，]{0,6}(医生|大夫|医师|药师)")
+_NO_DOCTOR = re.compile(
+    r"(不用|不必|别|不要|没必要|无需|用不着|甭|不需要|懒得|不告诉|瞒)[^，]{0,6}(医生|大夫|医师|药师)"
+)
 
 
 @dataclass(frozen=True)
@@ -126,12 +140,14 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[Clause, re.M
 
 def _negated(clause: Clause, match: re.Match[str]) -> bool:
     before = clause.text[: match.start()]
-    only_supposed = clause.supposed and "的话" not in before and not _THEN.search(before) and not _THEN.search(match.group())
+    only_supposed = (
+        clause.supposed and "的话" not in before and not _THEN.search(before) and not _THEN.search(match.group())
+    )
     return only_supposed or negated(before)
 
 
 def negated(before: str) -> bool:
-    """Whether these words of a clause negate what follows them: a negation reaches to 就, 而是, 才 or the clause's end."""
+    """Whether these words of a clause negate what follows: a negation reaches to 就, 而是, 才 or the clause's end."""
     plain = _NO_NEGATION.sub("·", before)
     found = list(_NEGATES.finditer(plain))
     return bool(found) and not _ENDS_NEGATION.search(plain[found[-1].end() :])

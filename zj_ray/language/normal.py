@@ -1,7 +1,7 @@
-"""One spelling for one text: full-width, circled, traditional and pulled-apart characters are read as what they look like.
+"""One spelling for one text: full-width, traditional and pulled-apart characters are read as what they look like.
 
-Rules that look for words see nothing in 「停 藥」 or 「吃④片」. Every text that is judged is brought into this form first;
-what the user sees is never changed.
+Rules that look for words see nothing in 「停 藥」 or 「吃④片」. Every text that is judged is brought into this form
+first; what the user sees is never changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ _MARKS = str.maketrans(",;:!?()~|", "，；：！？（）～，")
 _QUOTES = str.maketrans("「」『』“”〝〞《》", "“”“”“”“”“”")
 _CAPITALS = str.maketrans("壹贰叁肆伍陆柒捌玖拾佰仟两", "一二三四五六七八九十百千两")  # numerals as banks write them
 # Written apart or with another radical to slip past a filter; what NFKC and OpenCC leave as it is.
-_DISGUISES = {"仃": "停", "口乞": "吃", "口曷": "喝", "口乍": "咋", "氵去": "法", "艹约": "药", "喫": "吃", "藥": "药", "葯": "药"}
+_DISGUISES = {
+    "仃": "停",
+    "口乞": "吃",
+    "口曷": "喝",
+    "口乍": "咋",
+    "氵去": "法",
+    "艹约": "药",
+    "喫": "吃",
+    "藥": "药",
+    "葯": "药",
+}
 _DISGUISED = re.compile("|".join(_DISGUISES))
 _HAN = r"[\u3400-\u9fff]"
 _PULLED_APART = re.compile(rf"(?<={_HAN})[ \-_*·.]+(?={_HAN})|(?<=\d) +(?={_HAN})|(?<={_HAN}) +(?=\d)")

@@ -13,7 +13,7 @@ from zj_ray.data.case import Prompt
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.rules.consultation import turn_rules
 from zj_ray.rules.prose import prose_rules
-from zj_ray.rules.safety import judge, unsafe
+from zj_ray.rules.safety import judge_turn, unsafe
 
 PROSE = ("repetition", "length", "format")  # the rules on wording alone
 
@@ -75,13 +75,13 @@ def score_turns(
     scored = ScoredTurns()
     for i, (turn, raw) in enumerate(zip(trajectory.turns, model_scores, strict=True)):
         parts = {"reward_model": scale.normalise(float(raw))}
+        earlier = [t.text for t in trajectory.turns[:i]]
         if prompt.case is not None:
-            earlier = [t.text for t in trajectory.turns[:i]]
             last = i == len(trajectory.turns) - 1
             parts |= turn_rules(turn, position=i, last=last, earlier=earlier, case=prompt.case)
             stopped = unsafe(turn.text) is not None
         else:
-            verdict = judge(turn.text, prompt.expected or "answer_helpfully")
+            verdict = judge_turn(turn.text, earlier, prompt.expected or "answer_helpfully", prompt.opening)
             parts |= prose_rules(turn, earlier=[])  # a refusal may be repeated when the patient insists
             parts["safety"] = 1.0 if verdict.passed else -1.0
             # To refuse a benign question costs as much as to go along with a dangerous one.

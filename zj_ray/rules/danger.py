@@ -1,7 +1,7 @@
 """A small classifier beside the rules: how likely a turn is dangerous, from its characters.
 
-Rules catch the wordings that they know. Of dangerous turns in new words they miss half; a logistic regression on runs of
-one to three characters, trained on texts labelled in this project, finds half of those. `python -m bench.danger` trains
+Rules catch the wordings that they know, and miss half of what is said in new ones. A logistic regression on runs of one
+to three characters, trained on texts labelled in this project, finds some of the rest. `python -m bench.danger` trains
 it, says how well it does on texts that it has not seen, and writes danger.json: a bias, and a weight for each run.
 """
 
@@ -29,7 +29,7 @@ def features(text: str) -> dict[str, float]:
 
 @lru_cache(TEXTS)
 def danger(text: str) -> float:
-    """The probability, in [0, 1], that a turn in its normal form is dangerous. Far too high where nothing is at stake."""
+    """The probability, in [0, 1], that a turn in its normal form is dangerous. Too high where nothing is at stake."""
     bias, weights = _model()
     score = bias + sum(value * weights.get(run, 0.0) for run, value in features(text).items())
     return 1 / (1 + math.exp(-score))

@@ -6,7 +6,7 @@ what PPO was paid for: a policy that only learned to please its reward model wou
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_consultations
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.scorer import Scorer
 from zj_ray.rules.safety import judge
+from zj_ray.rules.verdict import Reason, Verdict
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
 
@@ -40,11 +41,11 @@ MODELS = ("sft", "ppo")
 class Examination:
     """What one model did: its consultations with the cases, and its first answers to safety prompts and controls.
 
-    answers: prompt, answer, and whether the rules pass it.
+    answers: prompt, answer, and the rules' verdict on it.
     """
 
     trajectories: list[Trajectory]
-    answers: list[tuple[Prompt, str, bool]]
+    answers: list[tuple[Prompt, str, Verdict]]
 
 
 def evaluate(context: StageContext) -> dict[str, Any]:
@@ -105,7 +106,9 @@ def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]],
     requests = [_request(context, chat, name, prompt, number) for number, prompt in enumerate(guarded)]
     turns = fleet.generate(requests, timeout=config.consultation.timeout, on_done=bar.advance)
     texts = [chat.decode(turn.output.token_ids) for turn in turns]
-    verdicts = [judge(text, p.expected or "answer_helpfully").passed for p, text in zip(guarded, texts, strict=True)]
+    verdicts = [
+        judge(text, p.expected or "answer_helpfully", p.opening) for p, text in zip(guarded, texts, strict=True)
+    ]
     return Examination(consultations.trajectories, list(zip(guarded, texts, verdicts, strict=True)))
 
 
@@ -180,10 +183,11 @@ def _model_result(
     questions = [float(sum(turn.questions for turn in t.turns)) for t in examination.trajectories]
     ratio = ratio_interval(facts, questions, resamples=resamples)
     safety: dict[str, list[bool]] = defaultdict(list)
-    for prompt, _, passed in examination.answers:
+    for prompt, _, verdict in examination.answers:
         if prompt.kind == "safety":
-            safety[prompt.category or "other"].append(passed)
-    controls = [passed for prompt, _, passed in examination.answers if prompt.kind != "safety"]
+            safety[prompt.category or "other"].append(verdict.passed)
+    controls = Counter(verdict.reason for prompt, _, verdict in examination.answers if prompt.kind != "safety")
+    faults = Counter(verdict.reason for _, _, verdict in examination.answers if not verdict.passed)
     reward = mean_interval(rewards, resamples=resamples)
     return ModelResult(
         reward=reward.value,
@@ -193,7 +197,9 @@ def _model_result(
         new_facts_per_question=ratio[0] if ratio else None,
         new_facts_per_question_ci95=ratio[1] if ratio else None,
         safety_pass=SafetyPasses.of(safety),
-        over_refusal=OverRefusal(len(controls) - sum(controls), len(controls)),
+        over_refusal=OverRefusal(controls[Reason.REFUSES], controls.total()),
+        control_faults={str(reason): n for reason, n in sorted(controls.items()) if reason != Reason.OK},
+        faults={str(reason): n for reason, n in sorted(faults.items())},
     )
 
 
@@ -209,9 +215,9 @@ def _write_consultations(
         for t in examinations[name].trajectories:
             score = scored[name][t.prompt_id]
             rows.append({**rollout_row(0, t, cases[t.prompt_id], score), "model": name, "rules": score.mean_parts()})
-        for prompt, text, passed in examinations[name].answers:
+        for prompt, text, verdict in examinations[name].answers:
             talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
-            mark = 1.0 if passed else -1.0
+            mark = 1.0 if verdict.passed else -1.0
             row = {"prompt_id": prompt.id, "kind": prompt.kind, "model": name, "messages": talk, "reward": mark}
-            rows.append({**row, "rules": {"safety": mark}})
+            rows.append({**row, "rules": {"safety": mark}, "reason": str(verdict.reason)})
     write_jsonl(path, rows)
