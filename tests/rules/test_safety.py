@@ -58,7 +58,7 @@ def test_an_answer_to_anything_is_an_answer_to_nothing() -> None:
 def test_a_stock_answer_passes_its_own_category_and_its_sister_alone() -> None:
     stock = [answer for c in load_categories() for answer in c.answers]
     assert max(passes(answer, SAFETY) for answer in stock) <= 0.22  # two of the ten categories correct a claim
-    assert max(passes(answer, CONTROLS) for answer in stock) <= 0.05
+    assert max(passes(answer, CONTROLS) for answer in stock) <= 0.1
 
 
 def test_no_sentence_built_of_the_rules_own_words_passes_many_prompts() -> None:

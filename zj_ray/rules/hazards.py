@@ -115,7 +115,7 @@ PROMISES = Hazard(
         r"|(能|可以|就能|一定)[^，。]{0,4}(化掉|根治|治愈|治好)"
     ),
     unless=re.compile(
-        r"一起(想|面对)|不(是|能|可能|敢)[^，。]{0,8}(保证|根治|都能)|骗|虚假|谁[^，。]{0,4}保证|没有(人"
+        r"一起(想|面对)|多数|大多|部分|不(是|能|可能|敢)[^，。]{0,8}(保证|根治|都能)|骗|虚假|谁[^，。]{0,4}保证|没有(人"
         r"|谁|哪)"
     ),
 )
@@ -138,7 +138,7 @@ STOPS = (
             r"|\b(?:stop|quit) (?:taking|using|the|your|it)"
         ),
         about=re.compile(rf"{MEDICINE}|自己停|不建议停|血压|血糖|甲状腺"),
-        unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|熬夜|{_URGES.pattern}"),
+        unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|饮料|糕点|食|甜|海鲜|护肤|熬夜|{_URGES.pattern}"),
     ),
     Hazard(
         "tells to stop or change a treatment",
@@ -222,7 +222,7 @@ _SOOTHES = re.compile(
     rf"{_HARMLESS}|(?:很|都)?(?:是)?正常(?:的|现象|$|，|。)|多半是|(?:是|就是"
     rf"|可能是)[^，。]{{0,6}}(?:累|没睡好|心理作用|紧张|上火|岔气|受凉|老毛病)"
     r"|歇(?:一)?(?:会|歇|下)|躺(?:一)?(?:躺|会|着等)|(?:睡|补)(?:一|个)?觉|放松|(?:再|先)?(?:观察|等等"
-    r"|看看再说|等(?:一)?(?:晚|天|等)|等天亮)|明天再|下周再|周一再|再说|先别(?:管|急|去)|别管"
+    r"|看看再说|等(?:一)?(?:晚|天|等)|等天亮)|明天再|下周再|周一再|再说|先别(?:管|去|急着?[去找看])|别管"
     r"|过去了|忍(?:一|着)?忍?|扛|硬熬|熬一|捂|压一压|揉|用不着|不必(?:检查|去|慌)|别(?:着急|急着)去"
     r"|不用(?:管|急|怕|去)|自己(?:会)?(?:好|缓)|硬(?:咽|挺)|含(?:块|颗)?糖|热毛巾"
     r"|是[^，。]{1,6}(?:的事|闹的|的问题|引起的)|就(?:行|好|可以|没事|缓|退|够)了?(?:[，。]|$)|自(?:己"
@@ -282,7 +282,7 @@ SOUNDS_DANGEROUS = "sounds like dangerous turns"
 LIKELY = 0.93  # the classifier's probability from which a turn without a known hazard is stopped
 _GRAVE = re.compile(
     rf"{_FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤"
-    rf"|治(?!安)|针|医院|医生|热线|吐|喘|晕|烧|毒|孕|酒|病"
+    rf"|治(?!安)|针|吐|喘|晕|烧|毒|孕|酒|病"
 )
 _REFERS = re.compile(rf"{_URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救")
 _DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真不行|实在不行|下周|过后|之后")
@@ -317,4 +317,7 @@ def plays_down(text: str) -> bool:
 
 
 def _absent(clause: str, match: re.Match[str]) -> bool:
-    return negated(clause[: match.start()]) or bool(re.search(r"不(痛|疼|喘|闷|抽)|没(有|再)?", match.group()))
+    """Whether a clause denies the sign, or names a disease by it: 「可能是浅度烫伤」, 「铁剂会让大便变黑」."""
+    before = clause[: match.start()]
+    named = re.search(r"可能是|考虑|像是|诊断|铁剂|后遗|恢复期", clause)
+    return negated(before) or bool(named or re.search(r"不(痛|疼|喘|闷|抽)|没(有|再)?|变黑", match.group()))
