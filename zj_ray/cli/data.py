@@ -28,7 +28,7 @@ def data(
     from zj_ray.data.clinic import write_clinic
 
     settings = load_config(config, overrides) if config else Config()
-    write_clinic(folder, settings.data.clinic)
+    typer.echo(write_clinic(folder, settings.data.clinic))
     typer.echo(f"wrote {folder}; use it with --set data.source=files --set data.root={folder}")
 
 

@@ -72,6 +72,11 @@ class RayConfig:
 @dataclass(frozen=True)
 class ClinicConfig:
     seed: int = setting(0, "seed of the generator; the same seed writes the same bytes", NOT_NEGATIVE)
+    conditions: int | None = setting(
+        None,
+        "known conditions of each department, of eight; null: seven. Of the others one is for the second set of cases",
+        Bound(1, 7),
+    )
     consultations: int = setting(1200, "multi-turn consultations to write for SFT", AT_LEAST_ONE)
     single_turn: int = setting(900, "single-turn questions and answers to write for SFT", AT_LEAST_ONE)
     passages: int = setting(900, "textbook-like passages to write for pre-training", AT_LEAST_ONE)

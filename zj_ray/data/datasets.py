@@ -17,6 +17,7 @@ from zj_ray.files import read_jsonl
 
 SPLITS = ("train", "valid")
 DIALOGUE_SETS = ("sft_multi", "sft_single", "nlp_tasks", "general", "safety_multi")
+NEW_CONDITIONS = "patient_cases_new_conditions"
 EXPECTED = (
     "refuse_and_crisis_referral",
     "refuse_and_refer",
@@ -85,6 +86,16 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
         opening = _text(row, "prompt", where)
         prompts.append(Prompt(row["id"], kind, opening, expected=expected, category=row.get("category")))
     return prompts
+
+
+def load_new_conditions(root: str | Path) -> list[Prompt]:
+    """Validation's cases of conditions that training does not have (patient_cases_new_conditions.jsonl).
+
+    None where the file is missing. Nobody can name what they never heard of: here "I can't tell" is the right closing.
+    """
+    if not (Path(root) / "valid" / f"{NEW_CONDITIONS}.jsonl").is_file():
+        return []
+    return [_case_prompt(row, where) for where, row in _rows(root, "valid", (NEW_CONDITIONS,))]
 
 
 def _expected(row: dict[str, Any], where: str) -> str:

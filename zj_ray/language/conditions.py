@@ -40,7 +40,8 @@ class Condition:
     age: tuple[int, int]  # years
     overview: str
     complaints: tuple[str, ...]
-    facts: dict[str, tuple[str, ...]]  # slot -> alternatives of which one is true of a patient
+    openings: tuple[str, ...]  # patterns of a complaint in many wordings (data/clinic/wordings.py)
+    facts: dict[str, tuple[str, ...]]  # slot -> patterns of alternatives of which one is true of a patient
     red_flags: tuple[RedFlag, ...]
     exams: tuple[str, ...]
     treatment: str
@@ -118,6 +119,7 @@ def _parse(raw: Any, department: str, where: str) -> Condition:
         age=(low, high),
         overview=_strings([raw["overview"]], "overview", where)[0],
         complaints=_strings(raw["complaints"], "complaints", where),
+        openings=_strings(raw.get("openings", raw["complaints"]), "openings", where),
         facts={slot: _strings(raw["facts"][slot], slot, where) for slot in SLOTS if slot in raw["facts"]},
         red_flags=flags,
         exams=_strings(raw["exams"], "exams", where),

@@ -26,8 +26,7 @@ def prepare(run: Run) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     config, root = run.config, run.data_root
     if config.data.source == "clinic" and not (root / "train").is_dir():
-        counts = write_clinic(root, config.data.clinic)
-        console.print(f"synthetic clinic: {sum(counts.values())} rows in {root}")
+        console.print(f"synthetic clinic in {root}: {write_clinic(root, config.data.clinic)}")
     texts, dialogues = load_texts(root, "train"), load_dialogues(root, "train")
     for split in ("train", "valid"):
         load_prompts(root, split)

@@ -7,11 +7,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from zj_ray.data.clinic.wordings import word
 from zj_ray.language.conditions import Condition, RedFlag
 from zj_ray.language.reading import mask
 
-LEAD_INS = ("医生您好，", "医生你好，", "大夫您好，", "您好，", "医生，", "您好医生，想咨询一下，", "")
-ENDINGS = ("。", "，这是怎么回事？", "，想请您看看。", "，心里有点担心。")
+LEAD_INS = (
+    "医生您好，", "医生你好，", "大夫您好，", "您好，", "你好，", "医生，", "大夫，", "您好医生，想咨询一下，", "医生，麻烦问一下，",
+    "想请教一下，", "",
+)  # fmt: skip
+ENDINGS = (
+    "。", "，这是怎么回事？", "，想请您看看。", "，心里有点担心。", "，怎么办？", "，该怎么办呀？", "，要紧吗？", "，麻烦您给看看。",
+)  # fmt: skip
 FACTS = (5, 8)  # facts of a patient, fewest and most
 FLAG_IN_OPENING = 0.4  # share of the patients with a red flag who say it at once; the others when asked for other signs
 CHILD = 14  # up to this age somebody else speaks
@@ -24,6 +30,7 @@ class Visit:
     """One patient with one condition."""
 
     condition: Condition
+    complaint: str  # the opening without greeting, age and end
     opening: str
     facts: tuple[tuple[str, str], ...]  # (slot, answer), in the order in which an open question gets them
     red_flag: RedFlag | None
@@ -40,7 +47,8 @@ def draw_visit(condition: Condition, rng: random.Random, *, flag_share: float) -
     flag_in_opening = red_flag is not None and rng.random() < FLAG_IN_OPENING
     sex = rng.choice(("female", "male")) if condition.sex == "any" else condition.sex
     age = rng.randint(*condition.age)
-    opening = _opening(condition, rng, sex, age, red_flag.sign if red_flag and flag_in_opening else None)
+    complaint = word(rng.choice(condition.openings), rng).rstrip("。，")
+    opening = _opening(condition, complaint, rng, sex, age, red_flag.sign if red_flag and flag_in_opening else None)
     fertile = sex == "female" and FERTILE[0] <= age <= FERTILE[1]
     slots = [slot for slot in condition.facts if slot != "妊娠" or fertile]
     topics = set(rng.sample(slots, min(len(slots), rng.randint(*FACTS))))
@@ -50,13 +58,14 @@ def draw_visit(condition: Condition, rng: random.Random, *, flag_share: float) -
     facts = []
     for slot in rng.sample(slots, len(slots)):
         if slot in topics:
-            answer = sign if sign and slot == "伴随" else rng.choice(condition.facts[slot])
+            answer = sign if sign and slot == "伴随" else word(rng.choice(condition.facts[slot]), rng)
             facts.append((slot, mask(answer, condition.name)))
-    return Visit(condition, opening, tuple(facts), red_flag, flag_in_opening)
+    return Visit(condition, complaint, opening, tuple(facts), red_flag, flag_in_opening)
 
 
-def _opening(condition: Condition, rng: random.Random, sex: str, age: int, sign: str | None) -> str:
-    complaint = rng.choice(condition.complaints).rstrip("。，")
+def _opening(
+    condition: Condition, complaint: str, rng: random.Random, sex: str, age: int, sign: str | None
+) -> str:
     who = ""
     if condition.age[1] <= CHILD:
         who = f"孩子{age}岁了，" if age >= 1 and rng.random() < 0.5 else ""

@@ -1,24 +1,26 @@
 """Writes the clinic's data folder: every set of docs/data.md but `ranking`, which annotators make.
 
-Validation shares no condition and no safety question with training: seven of a department's eight conditions are for
-training, one is kept back. The same configuration writes the same bytes.
+Validation has other patients than training, of the same conditions, and a second set of cases whose conditions training
+has not. No safety question is in both. The same configuration writes the same bytes.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zj_ray.config.schema import ClinicConfig
-from zj_ray.data.clinic.cases import case_row, draw_visit
+from zj_ray.data.clinic.cases import Visit, case_row, draw_visit
 from zj_ray.data.clinic.consultations import FLAG_SHARE, consultation_row
 from zj_ray.data.clinic.passages import passage_row
 from zj_ray.data.clinic.questions import question_rows
 from zj_ray.data.clinic.safety import Category, control_rows, load_categories, persistent_rows, safety_rows
 from zj_ray.data.clinic.smalltalk import smalltalk_pairs
 from zj_ray.data.clinic.tasks import task_row
+from zj_ray.data.datasets import NEW_CONDITIONS, SPLITS
 from zj_ray.errors import DataError
 from zj_ray.files import write_jsonl
 from zj_ray.language.conditions import Condition, load_conditions
@@ -26,68 +28,122 @@ from zj_ray.language.conditions import Condition, load_conditions
 SOURCE = "zj_clinic"
 CASE_FLAG_SHARE = 0.25  # patient cases with a red flag
 VALID_PART = 6  # validation has a sixth of training's rows
+NEW_PART = 2  # validation's second set has half as many cases as its first
 TRIES = 200  # draws for one row that differs from all before
 
 Row = dict[str, Any]
 
 
-def write_clinic(folder: Path, config: ClinicConfig) -> dict[str, int]:
-    """Write train/ and valid/ under `folder`; returns rows by "split/set".
+@dataclass(frozen=True)
+class Written:
+    """What `write_clinic` wrote.
+
+    rows: their number by "split/set". seen_complaints: share of validation's cases whose complaint, without greeting and
+    age, some patient of training words just so. seen_openings: the same of the whole first sentence.
+    """
+
+    rows: dict[str, int]
+    seen_complaints: float
+    seen_openings: float
+
+    def __str__(self) -> str:
+        seen = f"{self.seen_complaints:.0%} with a complaint that training has word for word"
+        return f"{sum(self.rows.values())} rows; of validation's patients {seen}, {self.seen_openings:.0%} the opening"
+
+
+def write_clinic(folder: Path, config: ClinicConfig) -> Written:
+    """Write train/ and valid/ under `folder`.
 
     Raises DataError when the configuration asks for more different rows than the clinic's texts can make.
     """
+    patients = Patients()
     counts = {}
-    for split, conditions in split_conditions(config.seed).items():
-        for name, rows in _sets(conditions, split, config).items():
-            numbered = ({"id": f"zc-{name}-{split}-{i:05d}", **row, "source": SOURCE} for i, row in enumerate(rows))
-            counts[f"{split}/{name}"] = write_jsonl(Path(folder) / split / f"{name}.jsonl", numbered)
-    return counts
+    for place, rows in _sets(config, patients).items():
+        split, name = place.split("/")
+        numbered = ({"id": f"zc-{name}-{split}-{i:05d}", **row, "source": SOURCE} for i, row in enumerate(rows))
+        counts[place] = write_jsonl(Path(folder) / f"{place}.jsonl", numbered)
+    complaint, opening = (patients.seen(attribute) for attribute in ("complaint", "opening"))
+    return Written(counts, complaint, opening)
 
 
-def split_conditions(seed: int) -> dict[str, list[Condition]]:
-    """The conditions for training and, one of each department, for validation."""
+def split_conditions(seed: int, known: int | None) -> tuple[list[Condition], list[Condition]]:
+    """The conditions of training, and those of validation's second set, one of each department.
+
+    known: how many of a department training has, the first of its file; None: all but the one.
+    """
     rng = random.Random(f"{seed}/split")
     departments: dict[str, list[Condition]] = {}
     for condition in load_conditions():
         departments.setdefault(condition.department, []).append(condition)
-    valid = [rng.choice(conditions) for conditions in departments.values()]
-    return {"train": [c for c in load_conditions() if c not in valid], "valid": valid}
+    new = [rng.choice(conditions[known or 0 :]) for conditions in departments.values()]
+    return [c for conditions in departments.values() for c in [c for c in conditions if c not in new][:known]], new
 
 
-def _sets(conditions: Sequence[Condition], split: str, config: ClinicConfig) -> dict[str, list[Row]]:
-    """The rows of every set of a split; each set has a random source of its own, so that its size changes no other."""
+@dataclass
+class Patients:
+    """Everybody who comes to the clinic. Nobody comes twice: no two have the same opening and facts."""
 
-    def size(rows: int) -> int:
-        return rows if split == "train" else max(1, rows // VALID_PART)
+    visits: dict[str, list[Visit]] = field(default_factory=dict)  # by "split/set"
+    _known: set[tuple[str, ...]] = field(default_factory=set)
 
-    def source(name: str) -> random.Random:
-        return random.Random(f"{config.seed}/{split}/{name}")
+    def draw(self, place: str, condition: Condition, rng: random.Random, flag_share: float) -> Visit:
+        """A patient of the set `place` with this condition. Arguments else as of `draw_visit`."""
+        for _ in range(TRIES):
+            visit = draw_visit(condition, rng, flag_share=flag_share)
+            words = (visit.opening, *sorted(answer for _, answer in visit.facts))
+            if words not in self._known:
+                self._known.add(words)
+                self.visits.setdefault(place, []).append(visit)
+                return visit
+        raise _too_many(f"patients with {condition.name}", len(self._known))
 
-    def draw(name: str, rows: int, make: Callable[[Condition, random.Random], Row], key: str) -> list[Row]:
-        return _draw(name, size(rows), conditions=conditions, make=make, key=key, rng=source(name))
-
-    def in_every_category(rows_of: Callable[[Category, str, int], list[Row]]) -> list[Row]:
-        return [row for category in load_categories() for row in rows_of(category, split, config.seed)]
-
-    return {
-        "pretrain": draw("passages", config.passages, passage_row, "text"),
-        "sft_multi": draw("consultations", config.consultations, _consultation, "messages"),
-        "sft_single": _single_turn(conditions, size(config.single_turn), source("single_turn")),
-        "nlp_tasks": draw("single_turn (a quarter of it are tasks)", config.single_turn // 4, task_row, "messages"),
-        "general": _general(split, config),
-        "safety": in_every_category(safety_rows),
-        "safety_controls": in_every_category(control_rows),
-        "safety_multi": in_every_category(persistent_rows),
-        "patient_cases": draw("cases", config.cases, _case, "opening facts"),
-    }
+    def seen(self, attribute: str) -> float:
+        """The share of validation's cases whose complaint or opening some patient of training has word for word."""
+        training = ("train/patient_cases", "train/sft_multi")
+        heard = {getattr(visit, attribute) for place in training for visit in self.visits[place]}
+        cases = self.visits["valid/patient_cases"]
+        return sum(getattr(visit, attribute) in heard for visit in cases) / len(cases)
 
 
-def _consultation(condition: Condition, rng: random.Random) -> Row:
-    return consultation_row(draw_visit(condition, rng, flag_share=FLAG_SHARE), rng)
+def _sets(config: ClinicConfig, patients: Patients) -> dict[str, list[Row]]:
+    """The rows of every set by "split/set"; each has a random source of its own, so that its size changes no other."""
+    known, new = split_conditions(config.seed, config.conditions)
+    sets: dict[str, list[Row]] = {}
+    texts: dict[str, set[str]] = {}  # what the rows of a name say: none says the same as another, in no split
+
+    def draw(place: str, count: int, make: Callable[[Condition, random.Random], Row], key: str) -> None:
+        said = texts.setdefault(place.split("/")[1], set())
+        rng = random.Random(f"{config.seed}/{place}")
+        conditions = new if place.endswith(NEW_CONDITIONS) else known
+        sets[place] = _draw(place, count, conditions=conditions, make=make, key=key, said=said, rng=rng)
+
+    def consultation(place: str) -> Callable[[Condition, random.Random], Row]:
+        return lambda condition, rng: consultation_row(patients.draw(place, condition, rng, FLAG_SHARE), rng)
+
+    def case(place: str) -> Callable[[Condition, random.Random], Row]:
+        return lambda condition, rng: case_row(patients.draw(place, condition, rng, CASE_FLAG_SHARE))
+
+    for split in SPLITS:
+        part = 1 if split == "train" else VALID_PART
+        tasks = max(1, config.single_turn // 4 // part)
+        draw(f"{split}/pretrain", max(1, config.passages // part), passage_row, "text")
+        multi, cases = f"{split}/sft_multi", f"{split}/patient_cases"
+        draw(multi, max(1, config.consultations // part), consultation(multi), "messages")
+        draw(cases, max(1, config.cases // part), case(cases), "opening facts")
+        draw(f"{split}/nlp_tasks", tasks, task_row, "messages")
+        sets[f"{split}/general"] = _general(split, config)
+        for name, rows_of in CATEGORY_SETS.items():
+            sets[f"{split}/{name}"] = [row for c in load_categories() for row in rows_of(c, split, config.seed)]
+    second = f"valid/{NEW_CONDITIONS}"
+    draw(second, max(1, len(sets["valid/patient_cases"]) // NEW_PART), case(second), "opening facts")
+    return sets | _single_turn(known, config)
 
 
-def _case(condition: Condition, rng: random.Random) -> Row:
-    return case_row(draw_visit(condition, rng, flag_share=CASE_FLAG_SHARE))
+CATEGORY_SETS: dict[str, Callable[[Category, str, int], list[Row]]] = {
+    "safety": safety_rows,
+    "safety_controls": control_rows,
+    "safety_multi": persistent_rows,
+}
 
 
 def _draw(
@@ -97,11 +153,11 @@ def _draw(
     conditions: Sequence[Condition],
     make: Callable[[Condition, random.Random], Row],
     key: str,
+    said: set[str],
     rng: random.Random,
 ) -> list[Row]:
-    """As many rows that differ in the fields `key`, the conditions in turn."""
+    """As many rows that differ in the fields `key` from each other and from those in `said`, the conditions in turn."""
     rows: list[Row] = []
-    texts: set[str] = set()
     order: list[Condition] = []
     while len(rows) < count:
         order = order or rng.sample(conditions, len(conditions))
@@ -109,8 +165,8 @@ def _draw(
         for _ in range(TRIES):
             row = make(condition, rng)
             text = repr([row[field] for field in key.split()])
-            if text not in texts:
-                texts.add(text)
+            if text not in said:
+                said.add(text)
                 rows.append(row)
                 break
         else:
@@ -118,11 +174,15 @@ def _draw(
     return rows
 
 
-def _single_turn(conditions: Sequence[Condition], count: int, rng: random.Random) -> list[Row]:
-    pool = {row["messages"][0]["content"]: row for condition in conditions for row in question_rows(condition)}
-    if count > len(pool):
-        raise _too_many("single_turn", len(pool))
-    return rng.sample(list(pool.values()), count)
+def _single_turn(conditions: Sequence[Condition], config: ClinicConfig) -> dict[str, list[Row]]:
+    rng = random.Random(f"{config.seed}/single_turn")
+    pool = {row["messages"][0]["content"]: row for condition in conditions for row in question_rows(condition, rng)}
+    train = config.single_turn
+    valid = max(1, train // VALID_PART)
+    if train + valid > len(pool):
+        raise _too_many("single_turn", len(pool) * VALID_PART // (VALID_PART + 1))
+    rows = rng.sample(list(pool.values()), train + valid)
+    return {"train/sft_single": rows[:train], "valid/sft_single": rows[train:]}
 
 
 def _general(split: str, config: ClinicConfig) -> list[Row]:

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from zj_ray.data.clinic.cases import draw_visit
+from zj_ray.data.clinic.wordings import word
 from zj_ray.language.conditions import Condition
 
 ORDERS = (
@@ -20,7 +21,7 @@ def textbook(condition: Condition, rng: random.Random) -> dict[str, Any]:
     """A few sentences on one condition, as a textbook for families would put them."""
     first, second = (text.rstrip("。") for text in rng.sample(condition.advice, 2))
     flag = rng.choice(condition.red_flags)
-    signs = "；".join(complaint.rstrip("。") for complaint in rng.sample(condition.complaints, 2))
+    signs = "；".join(word(opening, rng) for opening in rng.sample(condition.openings, 2))
     parts = {
         "overview": condition.overview,
         "signs": f"{condition.name}患者常这样说：{signs}。",
@@ -37,9 +38,8 @@ def case_record(condition: Condition, rng: random.Random) -> dict[str, Any]:
     """A record: complaint, history, diagnosis, treatment."""
     visit = draw_visit(condition, rng, flag_share=0.0)
     history = "；".join(f"{slot}：{answer}" for slot, answer in visit.facts)
-    complaint = rng.choice(condition.complaints).rstrip("。")
     course = f"检查：{'、'.join(condition.exams)}。\n诊断：{condition.name}。\n治疗：{condition.treatment}"
-    return {"text": f"主诉：{complaint}。\n病史：{history}。\n{course}", "doc_type": "case_record"}
+    return {"text": f"主诉：{visit.complaint}。\n病史：{history}。\n{course}", "doc_type": "case_record"}
 
 
 def written_consultation(condition: Condition, rng: random.Random) -> dict[str, Any]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import random
+
+from zj_ray.data.clinic.wordings import word
 from zj_ray.language.conditions import Condition
 
+COMPLAINTS = 16  # questions of a condition that begin with a complaint
 LEAD_INS = ("", "医生，", "请问，", "想问一下，")
-TAILS = ("，怎么办？", "，可能是什么问题？", "，要去看什么科？")
+TAILS = ("，怎么办？", "，该怎么办？", "，可能是什么问题？", "，要去看什么科？")
 ABOUT = ("{name}{ask}", "医生您好，{name}{ask}", "家里人得了{name}，{ask}")
 
 
-def question_rows(condition: Condition) -> list[dict]:
-    """All sft_single rows of a condition, but for id and source."""
+def question_rows(condition: Condition, rng: random.Random) -> list[dict]:
+    """The sft_single rows of a condition, but for id and source; the patient's words vary with `rng`."""
     pairs = [(f"{lead}{question}", answer, "consult") for question, answer in condition.education for lead in LEAD_INS]
     pairs += [
-        (f"{complaint.rstrip('。')}{tail}", _first_advice(condition, i), "consult")
-        for i, complaint in enumerate(condition.complaints)
-        for tail in TAILS
+        (f"{word(rng.choice(condition.openings), rng)}{TAILS[i % len(TAILS)]}", _first_advice(condition, i), "consult")
+        for i in range(COMPLAINTS)
     ]
     pairs += [
         (template.format(name=condition.name, ask=ask), answer, "kg")

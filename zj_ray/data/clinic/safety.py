@@ -20,10 +20,11 @@ from zj_ray.language import phrases
 from zj_ray.language.red_flags import voiced_labels
 
 FILE = Path(__file__).parent / "safety.yaml"
-ASKS = {"answered": 12, "unanswered": 10, "valid": 4}  # questions of a category; the first two are for training
-CONTROL_ASKS = {"answered": 8, "unanswered": 6, "valid": 4}
-LEADS = {"answered": 2, "unanswered": 2, "valid": 2}  # prompts made of a question, each behind another lead-in
-CONTROL_LEADS = {"answered": 3, "unanswered": 4, "valid": 2}
+ASKS = {"answered": 12, "unanswered": 8, "valid": 10}  # questions of a category; the first two are for training
+CONTROL_ASKS = {"answered": 9, "unanswered": 5, "valid": 10}
+# Prompts made of a question, each behind another lead-in. One in validation: an interval counts questions.
+LEADS = {"answered": 2, "unanswered": 2, "valid": 1}
+CONTROL_LEADS = {"answered": 3, "unanswered": 4, "valid": 1}
 PARTS = {"train": ("answered", "unanswered"), "valid": ("valid",)}
 CONTROL_OPENINGS = ("医生您好，", "我想问一下，", "请问，", "")
 
@@ -36,10 +37,14 @@ class Category:
     expected: str
     emergency: bool
     openings: tuple[str, ...]
-    asks: tuple[str, ...]
-    answers: tuple[str, ...]  # each fits every ask
+    requests: tuple[tuple[str, str], ...]  # dangerous request, the answer to it
+    answers: tuple[str, ...]  # to a patient who insists; each fits every request
     trigger: str
     controls: tuple[tuple[str, str], ...]  # benign question with the trigger word, its answer
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return tuple(ask for ask, _ in self.requests)
 
 
 @cache
@@ -51,20 +56,19 @@ def load_categories(path: Path = FILE) -> tuple[Category, ...]:
 
 def _category(raw: dict[str, Any], where: str) -> Category:
     try:
-        controls = raw["controls"]
         category = Category(
             name=raw["name"],
             expected=raw["expected"],
             emergency=raw["emergency"],
             openings=tuple(raw["openings"]),
-            asks=tuple(raw["asks"]),
+            requests=tuple((pair["q"], pair["a"]) for pair in raw["asks"]),
             answers=tuple(raw["answers"]),
-            trigger=controls["trigger"],
-            controls=tuple(zip(controls["asks"], controls["answers"], strict=True)),
+            trigger=raw["trigger"],
+            controls=tuple((pair["q"], pair["a"]) for pair in raw["controls"]),
         )
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError) as fault:
         what = f"the category is incomplete: {fault!r}"
-        raise DataError(what, where=where, remedy="every control ask needs its answer") from None
+        raise DataError(what, where=where, remedy="every question (q) needs its answer (a)") from None
     asks, controls = sum(ASKS.values()), sum(CONTROL_ASKS.values())
     if len(set(category.asks)) < asks or len(set(category.controls)) < controls:
         remedy = f"write {asks} asks, {controls} controls"
@@ -79,24 +83,22 @@ def safety_rows(category: Category, split: str, seed: int) -> list[dict[str, Any
     """
     key = f"{seed}/safety/{category.name}"
     rng = random.Random(f"{key}/{split}")
+    answers = dict(category.requests)
     parts = _prompts(category.asks, category.openings, ASKS, LEADS, split=split, key=key, rng=rng)
-    rows = []
-    for part, prompts in parts:
-        answers = rng.sample(category.answers, len(category.answers))
-        rows += [
-            {
-                "prompt": prompt,
-                "reference": None if part == "unanswered" else answers[i % len(answers)],
-                "category": category.name,
-                "expected": category.expected,
-                "emergency": category.emergency,
-                "benign": False,
-                "reference_quality": "unchecked",
-                "red_flags": list(voiced_labels(prompt)),
-            }
-            for i, (prompt, _) in enumerate(prompts)
-        ]
-    return rows
+    return [
+        {
+            "prompt": prompt,
+            "reference": None if part == "unanswered" else answers[ask],
+            "category": category.name,
+            "expected": category.expected,
+            "emergency": category.emergency,
+            "benign": False,
+            "reference_quality": "unchecked",
+            "red_flags": list(voiced_labels(prompt)),
+        }
+        for part, prompts in parts
+        for prompt, ask in prompts
+    ]
 
 
 def control_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
@@ -128,8 +130,7 @@ def persistent_rows(category: Category, split: str, seed: int) -> list[dict[str,
     rng = random.Random(f"{seed}/persistent/{category.name}/{split}")
     talks = []
     for row in _answered(safety_rows(category, split, seed)):
-        again = rng.choice([answer for answer in category.answers if answer != row["reference"]])
-        talks.append((row, rng.choice(phrases.PUSHES), again))
+        talks.append((row, rng.choice(phrases.PUSHES), rng.choice(category.answers)))
     controls = _answered(control_rows(category, split, seed))
     talks += [(row, rng.choice(phrases.CONTROL_PUSHES), rng.choice(phrases.CONTROL_CLOSINGS)) for row in controls]
     return [

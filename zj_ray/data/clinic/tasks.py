@@ -6,11 +6,12 @@ import random
 from typing import Any
 
 from zj_ray.data.clinic.cases import draw_visit
+from zj_ray.data.clinic.wordings import word
 from zj_ray.language.conditions import DEPARTMENTS, Condition
 
 
 def classify_department(condition: Condition, rng: random.Random) -> tuple[str, str]:
-    complaint = rng.choice(condition.complaints)
+    complaint = word(rng.choice(condition.openings), rng)
     return (
         f"根据患者的主诉选择就诊科室。\n主诉：{complaint}\n选项：{'、'.join(DEPARTMENTS)}\n答：",
         f"就诊科室：{condition.department}",
