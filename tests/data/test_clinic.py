@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,27 @@ from zj_ray.config.schema import ClinicConfig
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.clinic import write_clinic
 from zj_ray.data.clinic.cases import case_row, draw_visit
-from zj_ray.data.clinic.clinic import split_conditions
+from zj_ray.data.clinic.clinic import Patients, Written, split_conditions
 from zj_ray.data.clinic.consultations import DOCTOR_TURN, STYLES, Consultation
 from zj_ray.data.clinic.safety import load_categories
-from zj_ray.data.datasets import EXPECTED, load_dialogues, load_general, load_prompts, load_texts
+from zj_ray.data.clinic.wordings import word, wordings
+from zj_ray.data.datasets import (
+    EXPECTED,
+    load_dialogues,
+    load_general,
+    load_new_conditions,
+    load_prompts,
+    load_texts,
+)
 from zj_ray.errors import DataError
 from zj_ray.language import phrases
 from zj_ray.language.conditions import DEPARTMENTS, load_conditions
 from zj_ray.language.reading import advises, asked_slots, asks_openly, questions, refers_to_emergency
 from zj_ray.language.red_flags import RED_FLAG_PATTERNS, voiced_labels
 from zj_ray.patients.scripted import ScriptedPatient
-from zj_ray.rules.safety import unsafe
+from zj_ray.rules.safety import judge, unsafe
+
+DEMO = ClinicConfig(conditions=2, single_turn=600)  # as in configs/demo.yaml
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +46,12 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clinic(folder, ClinicConfig())
     assert time.monotonic() - started < 10
     return folder
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Written]:
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, write_clinic(folder, DEMO)
 
 
 def rows(folder: Path, split: str, name: str) -> list[dict]:
@@ -49,12 +66,31 @@ def test_every_department_has_eight_complete_conditions() -> None:
             len(c.complaints) == 4
             and len(c.advice) == 4
             and 2 <= len(c.exams) <= 4
-            and c.red_flags
+            and len(c.red_flags) >= 2
             and len(c.education) == 2
         ), c.name
         assert all(len(alternatives) == 3 for alternatives in c.facts.values()) and len(c.facts) >= 8, c.name
         assert all(flag.label in RED_FLAG_PATTERNS for flag in c.red_flags), c.name
         assert not any(c.name in complaint for complaint in c.complaints), c.name
+
+
+def test_every_complaint_and_fact_has_many_wordings() -> None:
+    taught, _ = split_conditions(seed=0, known=2)
+    for c in load_conditions():
+        openings = set().union(*map(wordings, c.openings))
+        assert len(openings) >= 12, c.name
+        assert not [text for text in openings if set(text) & set("()|") or c.name in text], c.name
+        if c in taught:
+            assert len(openings) >= 150 and len(c.red_flags) >= 3, c.name
+            assert not [slot for slot, a in c.facts.items() if len(set().union(*map(wordings, a))) < 6], c.name
+
+
+def test_a_pattern_stands_for_its_texts_and_for_nothing_else() -> None:
+    texts = wordings("(这两天|昨天起)头痛，没有发烧")
+    assert len(texts) == 12 and {"这两天头疼，不发烧", "昨天起头痛，没发烧"} <= texts
+    rng = random.Random(0)
+    assert {word("(这两天|昨天起)头痛，没有发烧", rng) for _ in range(300)} == texts
+    assert wordings("来月经就痛经，止疼药也不管用") == {"来月经就痛经，止疼药也不管用"}  # names stay as they are
 
 
 def test_keywords_know_every_sign_of_the_clinic() -> None:
@@ -87,7 +123,38 @@ def test_safety_categories_are_complete() -> None:
     categories = load_categories()
     assert len(categories) == 10 and {c.expected for c in categories} == set(EXPECTED) - {"answer_helpfully"}
     for c in categories:
-        assert len(set(c.asks)) == 26 and len(set(c.answers)) == 6 and len(set(c.controls)) == 18, c.name
+        assert len(set(c.asks)) == 30 and len(set(c.answers)) == 6 and len(set(c.controls)) == 24, c.name
+    assert len({ask for c in categories for ask in c.asks}) == 300
+    assert len({ask for c in categories for ask, _ in c.controls}) == 240
+
+
+def alike(first: str, second: str) -> float:
+    """The share of character pairs that two questions have in common."""
+    texts = (first.rstrip("？。"), second.rstrip("？。"))
+    one, other = ({text[i : i + 2] for i in range(len(text) - 1)} for text in texts)
+    return len(one & other) / len(one | other)
+
+
+def test_no_safety_question_is_another_in_other_words() -> None:
+    assert alike("止痛药饭前吃还是饭后吃比较好？", "止痛药是饭前吃还是饭后吃好？") > 0.5
+    for c in load_categories():
+        for asks in (c.asks, [ask for ask, _ in c.controls]):
+            pairs = [(alike(a, b), a, b) for i, a in enumerate(asks) for b in asks[:i]]
+            assert max(pairs)[0] < 0.45, max(pairs)
+
+
+def test_every_answer_fits_its_own_question_and_hardly_any_of_another_kind() -> None:
+    rng = random.Random(0)
+    asks = [(c.name, c.expected, ask) for c in load_categories() for ask in c.asks]
+    controls = [(c.name, "answer_helpfully", ask) for c in load_categories() for ask, _ in c.controls]
+    elsewhere = []
+    for c in load_categories():
+        for pairs, expected, others in ((c.requests, c.expected, asks), (c.controls, "answer_helpfully", controls)):
+            strangers = [other for other in others if other[0] != c.name]
+            for ask, answer in pairs:
+                assert judge(answer, expected, ask).passed, (ask, answer)
+                elsewhere += [judge(answer, kind, prompt).passed for _, kind, prompt in rng.sample(strangers, 8)]
+    assert sum(elsewhere) / len(elsewhere) < 0.05
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
@@ -96,7 +163,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path
         write_clinic(tmp_path / name, small)
     write_clinic(tmp_path / "c", ClinicConfig(seed=1, consultations=60, single_turn=60, passages=60, cases=60))
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.jsonl"))
-    assert len(files) == 18
+    assert len(files) == 19
     for file in files:
         assert filecmp.cmp(tmp_path / "a" / file, tmp_path / "b" / file, shallow=False)
         assert not filecmp.cmp(tmp_path / "a" / file, tmp_path / "c" / file, shallow=False)
@@ -110,8 +177,9 @@ def test_sizes_are_those_of_the_configuration(clinic: Path) -> None:
     }
     assert list(sizes.values()) == [config.consultations, config.single_turn, config.passages, config.cases, 225, 225]
     assert len(rows(clinic, "valid", "sft_multi")) == config.consultations // 6
-    assert len(rows(clinic, "train", "safety")) == 440 and len(rows(clinic, "valid", "safety")) >= 60
-    assert len(rows(clinic, "valid", "safety_controls")) >= 60
+    assert len(rows(clinic, "valid", "patient_cases")) == 66 and len(load_new_conditions(clinic)) == 33
+    for name, trained in (("safety", 400), ("safety_controls", 470)):
+        assert len(rows(clinic, "train", name)) == trained and len(rows(clinic, "valid", name)) == 100
 
 
 def test_no_text_comes_twice_and_none_is_in_both_splits(clinic: Path) -> None:
@@ -124,16 +192,58 @@ def test_no_text_comes_twice_and_none_is_in_both_splits(clinic: Path) -> None:
         assert len(set(texts)) == len(texts), name
 
 
-def test_conditions_and_safety_questions_are_never_in_both_splits(clinic: Path) -> None:
-    split = split_conditions(ClinicConfig().seed)
-    assert (
-        {c.department for c in split["valid"]} == set(DEPARTMENTS)
-        and len(split["train"]) == 98
-        and len(split["valid"]) == 14
-    )
-    unseen = {c.name for c in split["valid"]}
-    assert {row["reference"]["diagnosis"] for row in rows(clinic, "valid", "patient_cases")} == unseen
-    assert not {row["reference"]["diagnosis"] for row in rows(clinic, "train", "patient_cases")} & unseen
+@pytest.mark.parametrize(("known", "taught"), [(None, 98), (2, 28), (7, 98)])
+def test_new_conditions_are_one_of_each_department_and_never_taught(known: int | None, taught: int) -> None:
+    for seed in range(5):
+        train, new = split_conditions(seed, known)
+        assert len(train) == taught and len(new) == 14 and {c.department for c in new} == set(DEPARTMENTS)
+        assert not {c.name for c in train} & {c.name for c in new}
+    assert "偏头痛" in {c.name for c in split_conditions(0, 2)[0]}  # what the demo's endpoint is asked about
+
+
+def test_validation_has_other_patients_of_the_conditions_that_were_taught(demo: tuple[Path, Written]) -> None:
+    folder, written = demo
+    train, new = split_conditions(DEMO.seed, DEMO.conditions)
+
+    def patients(prompts: list[Prompt]) -> set[tuple[str, ...]]:
+        return {(p.opening, *sorted(fact.answer for fact in p.case.facts)) for p in prompts if p.case is not None}
+
+    taught, unseen = (patients(load_prompts(folder, split)) for split in ("train", "valid"))
+    assert len(taught) == DEMO.cases and len(unseen) == DEMO.cases // 6 and not taught & unseen
+    for split in ("train", "valid"):
+        named = {row["reference"]["diagnosis"] for row in rows(folder, split, "patient_cases")}
+        assert named == {c.name for c in train}
+        for name in ("sft_multi", "sft_single", "nlp_tasks", "pretrain"):
+            said = (folder / split / f"{name}.jsonl").read_text(encoding="utf-8")
+            assert not [c.name for c in new if c.name in said], name
+    second = load_new_conditions(folder)
+    assert {p.case.reference["diagnosis"] for p in second if p.case is not None} == {c.name for c in new}
+    ids = [p.id for p in (*second, *load_prompts(folder, "valid"), *load_prompts(folder, "train"))]
+    assert len(set(ids)) == len(ids)
+    assert load_new_conditions(folder / "train") == []
+    first = {row["messages"][0]["content"] for row in rows(folder, "train", "sft_multi")}
+    first |= {row["opening"] for row in rows(folder, "train", "patient_cases")}
+    seen = [row["opening"] in first for row in rows(folder, "valid", "patient_cases")]
+    assert written.seen_openings == sum(seen) / len(seen)
+    assert written.seen_complaints < 0.2 and f"{written.seen_complaints:.0%} with a complaint" in str(written)
+
+
+def test_a_complaint_that_was_taught_word_for_word_is_seen() -> None:
+    clinic, condition = Patients(), load_conditions()[0]
+    for place in ("train/patient_cases", "train/sft_multi", "valid/patient_cases"):
+        clinic.draw(place, condition, random.Random(place), 0.0)
+    (told,) = clinic.visits["train/sft_multi"]
+    clinic.visits["valid/patient_cases"].append(replace(told, opening="再说一遍。"))
+    assert clinic.seen("complaint") >= 0.5 and clinic.seen("opening") < 1
+
+
+def test_nobody_comes_to_the_clinic_twice() -> None:
+    clinic, condition = Patients(), load_conditions()[0]
+    one, other = (clinic.draw("train/sft_multi", condition, random.Random(7), 0.0) for _ in range(2))
+    assert one.opening != other.opening or set(one.facts) != set(other.facts)
+
+
+def test_safety_questions_are_never_in_both_splits(clinic: Path) -> None:
     for name in ("safety", "safety_controls"):
         prompts = {part: [row["prompt"] for row in rows(clinic, part, name)] for part in ("train", "valid")}
         asks = [
@@ -145,11 +255,11 @@ def test_conditions_and_safety_questions_are_never_in_both_splits(clinic: Path) 
             ask: {part for part, texts in prompts.items() if any(text.endswith(ask) for text in texts)} for ask in asks
         }
         assert all(len(parts) == 1 for parts in where.values())
-        assert Counter(next(iter(parts)) for parts in where.values())["train"] in (220, 140)
+        assert Counter(next(iter(parts)) for parts in where.values())["train"] in (200, 140)
 
 
 def test_part_of_the_safety_questions_is_for_rollouts_alone(clinic: Path) -> None:
-    for name, with_answer, without in (("safety", 240, 200), ("safety_controls", 240, 240)):
+    for name, with_answer, without in (("safety", 240, 160), ("safety_controls", 270, 200)):
         train = rows(clinic, "train", name)
         assert sum(row["reference"] is not None for row in train) == with_answer
         assert sum(row["reference"] is None for row in train) == without
@@ -179,10 +289,11 @@ def test_every_consultation_has_three_or_four_doctor_turns_and_ends_in_advice_af
         assert [text.endswith(phrases.CUE) for text in patient] == [False] * (len(doctor) - 1) + [True]
 
 
-def test_no_doctor_of_the_clinic_says_what_the_safety_gate_stops(clinic: Path) -> None:
-    spoken = {
-        m["content"] for row in rows(clinic, "train", "sft_multi") for m in row["messages"] if m["role"] == "assistant"
-    }
+def test_no_doctor_of_the_clinic_says_what_the_safety_gate_stops(clinic: Path, demo: tuple[Path, Written]) -> None:
+    talks = rows(clinic, "train", "sft_multi") + rows(demo[0], "train", "sft_multi")
+    spoken = {m["content"] for row in talks for m in row["messages"] if m["role"] == "assistant"}
+    spoken |= {f"您好，考虑是{c.name}，{advice}" for c in load_conditions() for advice in c.advice}
+    spoken |= {f"这种情况不能等，{flag.action}" for c in load_conditions() for flag in c.red_flags}
     assert {text: reason for text in spoken if (reason := unsafe(text))} == {}
 
 

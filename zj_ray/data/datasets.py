@@ -17,7 +17,6 @@ from zj_ray.files import read_jsonl
 
 SPLITS = ("train", "valid")
 DIALOGUE_SETS = ("sft_multi", "sft_single", "nlp_tasks", "general", "safety_multi")
-NEW_CONDITIONS = "patient_cases_new_conditions"
 EXPECTED = (
     "refuse_and_crisis_referral",
     "refuse_and_refer",
@@ -93,9 +92,10 @@ def load_new_conditions(root: str | Path) -> list[Prompt]:
 
     None where the file is missing. Nobody can name what they never heard of: here "I can't tell" is the right closing.
     """
-    if not (Path(root) / "valid" / f"{NEW_CONDITIONS}.jsonl").is_file():
+    name = "patient_cases_new_conditions"
+    if not (Path(root) / "valid" / f"{name}.jsonl").is_file():
         return []
-    return [_case_prompt(row, where) for where, row in _rows(root, "valid", (NEW_CONDITIONS,))]
+    return [_case_prompt(row, where) for where, row in _rows(root, "valid", (name,))]
 
 
 def _expected(row: dict[str, Any], where: str) -> str:

@@ -7,6 +7,7 @@ has not. No safety question is in both. The same configuration writes the same b
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,26 +21,32 @@ from zj_ray.data.clinic.questions import question_rows
 from zj_ray.data.clinic.safety import Category, control_rows, load_categories, persistent_rows, safety_rows
 from zj_ray.data.clinic.smalltalk import smalltalk_pairs
 from zj_ray.data.clinic.tasks import task_row
-from zj_ray.data.datasets import NEW_CONDITIONS, SPLITS
 from zj_ray.errors import DataError
 from zj_ray.files import write_jsonl
 from zj_ray.language.conditions import Condition, load_conditions
 
 SOURCE = "zj_clinic"
+SPLITS = ("train", "valid")
+NEW_CONDITIONS = "patient_cases_new_conditions"  # validation's second set of cases
 CASE_FLAG_SHARE = 0.25  # patient cases with a red flag
 VALID_PART = 6  # validation has a sixth of training's rows
 NEW_PART = 2  # validation's second set has half as many cases as its first
 TRIES = 200  # draws for one row that differs from all before
 
 Row = dict[str, Any]
+CATEGORY_SETS: dict[str, Callable[[Category, str, int], list[Row]]] = {
+    "safety": safety_rows,
+    "safety_controls": control_rows,
+    "safety_multi": persistent_rows,
+}
 
 
 @dataclass(frozen=True)
 class Written:
     """What `write_clinic` wrote.
 
-    rows: their number by "split/set". seen_complaints: share of validation's cases whose complaint, without greeting and
-    age, some patient of training words just so. seen_openings: the same of the whole first sentence.
+    rows: their number by "split/set". seen_complaints: share of validation's cases whose complaint, without greeting
+    and age, some patient of training words just so. seen_openings: the same of all that the patient says first.
     """
 
     rows: dict[str, int]
@@ -108,14 +115,13 @@ class Patients:
 def _sets(config: ClinicConfig, patients: Patients) -> dict[str, list[Row]]:
     """The rows of every set by "split/set"; each has a random source of its own, so that its size changes no other."""
     known, new = split_conditions(config.seed, config.conditions)
-    sets: dict[str, list[Row]] = {}
-    texts: dict[str, set[str]] = {}  # what the rows of a name say: none says the same as another, in no split
+    sets = _single_turn(known, config)
+    said: dict[str, set[str]] = defaultdict(set)  # the texts of each set: none comes twice, in whatever split
 
-    def draw(place: str, count: int, make: Callable[[Condition, random.Random], Row], key: str) -> None:
-        said = texts.setdefault(place.split("/")[1], set())
-        rng = random.Random(f"{config.seed}/{place}")
+    def draw(place: str, asked: str, rows: int, make: Callable[[Condition, random.Random], Row]) -> None:
         conditions = new if place.endswith(NEW_CONDITIONS) else known
-        sets[place] = _draw(place, count, conditions=conditions, make=make, key=key, said=said, rng=rng)
+        rng = random.Random(f"{config.seed}/{place}")
+        sets[place] = _draw(asked, rows, conditions=conditions, make=make, said=said[place.split("/")[1]], rng=rng)
 
     def consultation(place: str) -> Callable[[Condition, random.Random], Row]:
         return lambda condition, rng: consultation_row(patients.draw(place, condition, rng, FLAG_SHARE), rng)
@@ -125,25 +131,17 @@ def _sets(config: ClinicConfig, patients: Patients) -> dict[str, list[Row]]:
 
     for split in SPLITS:
         part = 1 if split == "train" else VALID_PART
-        tasks = max(1, config.single_turn // 4 // part)
-        draw(f"{split}/pretrain", max(1, config.passages // part), passage_row, "text")
-        multi, cases = f"{split}/sft_multi", f"{split}/patient_cases"
-        draw(multi, max(1, config.consultations // part), consultation(multi), "messages")
-        draw(cases, max(1, config.cases // part), case(cases), "opening facts")
-        draw(f"{split}/nlp_tasks", tasks, task_row, "messages")
+        multi, cases, tasks = (f"{split}/{name}" for name in ("sft_multi", "patient_cases", "nlp_tasks"))
+        draw(f"{split}/pretrain", "passages", config.passages // part, passage_row)
+        draw(multi, "consultations", config.consultations // part, consultation(multi))
+        draw(cases, "cases", config.cases // part, case(cases))
+        draw(tasks, "single_turn (a quarter of it are tasks)", config.single_turn // 4 // part, task_row)
         sets[f"{split}/general"] = _general(split, config)
         for name, rows_of in CATEGORY_SETS.items():
             sets[f"{split}/{name}"] = [row for c in load_categories() for row in rows_of(c, split, config.seed)]
     second = f"valid/{NEW_CONDITIONS}"
-    draw(second, max(1, len(sets["valid/patient_cases"]) // NEW_PART), case(second), "opening facts")
-    return sets | _single_turn(known, config)
-
-
-CATEGORY_SETS: dict[str, Callable[[Category, str, int], list[Row]]] = {
-    "safety": safety_rows,
-    "safety_controls": control_rows,
-    "safety_multi": persistent_rows,
-}
+    draw(second, "cases", config.cases // VALID_PART // NEW_PART, case(second))
+    return sets
 
 
 def _draw(
@@ -152,19 +150,18 @@ def _draw(
     *,
     conditions: Sequence[Condition],
     make: Callable[[Condition, random.Random], Row],
-    key: str,
     said: set[str],
     rng: random.Random,
 ) -> list[Row]:
-    """As many rows that differ in the fields `key` from each other and from those in `said`, the conditions in turn."""
+    """As many rows, at least one, that differ from each other and from those in `said`, the conditions in turn."""
     rows: list[Row] = []
     order: list[Condition] = []
-    while len(rows) < count:
+    while len(rows) < max(1, count):
         order = order or rng.sample(conditions, len(conditions))
         condition = order.pop()
         for _ in range(TRIES):
             row = make(condition, rng)
-            text = repr([row[field] for field in key.split()])
+            text = repr(row)
             if text not in said:
                 said.add(text)
                 rows.append(row)

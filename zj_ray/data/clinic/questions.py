@@ -44,8 +44,8 @@ def _first_advice(condition: Condition, index: int) -> str:
 
 
 def _topics(condition: Condition) -> list[tuple[str, str]]:
-    flags = "；".join(flag.action.rstrip("。") for flag in condition.red_flags)
-    signs = "；".join(flag.sign for flag in condition.red_flags)
+    flags = "；".join(flag.action.rstrip("。") for flag in condition.red_flags[:2])
+    signs = "或者".join(f"“{flag.sign}”" for flag in condition.red_flags[:2])
     first, second = (text.rstrip("。") for text in condition.advice[:2])
     return [
         ("要做哪些检查？", f"{condition.name}常做的检查有{'、'.join(condition.exams)}，具体由医生面诊后决定。"),
@@ -53,5 +53,5 @@ def _topics(condition: Condition) -> list[tuple[str, str]]:
         ("平时要注意什么？", f"{first}。{second}。"),
         ("是怎么回事？", condition.overview),
         ("应该挂什么科？", f"{condition.name}可以挂{condition.department}，由医生面诊后决定检查和治疗。"),
-        ("什么情况要去急诊？", f"如果出现这样的情况：{signs}，不要等待。{flags}。"),
+        ("什么情况要去急诊？", f"像{signs}这样的情况，不要等待。{flags}。"),
     ]

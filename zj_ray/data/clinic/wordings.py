@@ -43,7 +43,7 @@ def _exchanged(text: str) -> list[tuple[str, ...]]:
 
 @cache
 def _equals() -> tuple[re.Pattern[str], dict[str, tuple[str, ...]]]:
-    """What finds the words that have equals, and by the name of the group that matched the words that may stand there."""
+    """What finds the words that have equals, and their equals by the name of the group that matched."""
     raw = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8"))
     groups = {f"equals{i}": (expression, tuple(words)) for i, (expression, words) in enumerate(raw.items())}
     finder = "|".join(f"(?P<{name}>{expression})" for name, (expression, _) in groups.items())
