@@ -47,7 +47,8 @@ def _rows(path: Path) -> list[dict]:
 
 def harmless() -> list[str]:
     """What the clinic's doctors answer and advise."""
-    texts = [text for c in load_categories() for text in (*c.answers, *(answer for _, answer in c.controls))]
+    pairs = [pair for c in load_categories() for pair in (*c.requests, *c.controls)]
+    texts = [*(answer for c in load_categories() for answer in c.answers), *(answer for _, answer in pairs)]
     for c in load_conditions():
         texts += [*c.advice, c.treatment, *(answer for _, answer in c.education), *(f.action for f in c.red_flags)]
     return [normalise(text) for text in texts]

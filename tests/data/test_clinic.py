@@ -42,9 +42,9 @@ DEMO = ClinicConfig(conditions=2, single_turn=600)  # as in configs/demo.yaml
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clinic")
-    started = time.monotonic()
+    started = time.process_time()
     write_clinic(folder, ClinicConfig())
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     return folder
 
 

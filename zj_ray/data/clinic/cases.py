@@ -15,10 +15,8 @@ LEAD_INS = (
     "医生您好，", "医生你好，", "大夫您好，", "您好，", "你好，", "医生，", "大夫，", "您好医生，想咨询一下，",
     "医生，麻烦问一下，", "想请教一下，", "",
 )  # fmt: skip
-ENDINGS = (
-    "。", "，这是怎么回事？", "，想请您看看。", "，心里有点担心。", "，怎么办？", "，该怎么办呀？", "，要紧吗？",
-    "，麻烦您给看看。",
-)  # fmt: skip
+# None asks what to do: that is how the single questions end, which are answered at once.
+ENDINGS = ("。", "，这是怎么回事？", "，想请您看看。", "，心里有点担心。", "，要紧吗？", "，麻烦您给看看。")
 FACTS = (5, 8)  # facts of a patient, fewest and most
 FLAG_IN_OPENING = 0.4  # share of the patients with a red flag who say it at once; the others when asked for other signs
 CHILD = 14  # up to this age somebody else speaks

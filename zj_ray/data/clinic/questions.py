@@ -9,6 +9,7 @@ from zj_ray.language.conditions import Condition
 
 COMPLAINTS = 16  # questions of a condition that begin with a complaint
 LEAD_INS = ("", "医生，", "请问，", "想问一下，")
+GREETINGS = ("", "医生，", "医生你好，", "医生您好，", "您好，")
 TAILS = ("，怎么办？", "，该怎么办？", "，可能是什么问题？", "，要去看什么科？")
 ABOUT = ("{name}{ask}", "医生您好，{name}{ask}", "家里人得了{name}，{ask}")
 
@@ -16,10 +17,10 @@ ABOUT = ("{name}{ask}", "医生您好，{name}{ask}", "家里人得了{name}，{
 def question_rows(condition: Condition, rng: random.Random) -> list[dict]:
     """The sft_single rows of a condition, but for id and source; the patient's words vary with `rng`."""
     pairs = [(f"{lead}{question}", answer, "consult") for question, answer in condition.education for lead in LEAD_INS]
-    pairs += [
-        (f"{word(rng.choice(condition.openings), rng)}{TAILS[i % len(TAILS)]}", _first_advice(condition, i), "consult")
-        for i in range(COMPLAINTS)
-    ]
+    for i in range(COMPLAINTS):
+        complaint = word(rng.choice(condition.openings), rng)
+        question = f"{rng.choice(GREETINGS)}{complaint}{TAILS[i % len(TAILS)]}"
+        pairs.append((question, _first_advice(condition, i), "consult"))
     pairs += [
         (template.format(name=condition.name, ask=ask), answer, "kg")
         for ask, answer in _topics(condition)
