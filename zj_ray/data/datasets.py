@@ -83,8 +83,31 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
         expected = _expected(row, where)
         kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
         opening = _text(row, "prompt", where)
-        prompts.append(Prompt(row["id"], kind, opening, expected=expected, category=row.get("category")))
+        prompts.append(
+            Prompt(
+                row["id"],
+                kind,
+                opening,
+                expected=expected,
+                category=row.get("category"),
+                question=row.get("question"),
+            )
+        )
     return prompts
+
+
+def load_new_conditions(root: str | Path) -> list[Prompt]:
+    """Unseen patients with conditions of which training has nothing (valid/patient_cases_new_conditions.jsonl).
+
+    Empty where there is no such file.
+    """
+    return [_case_prompt(row, where) for where, row in _rows_if_any(root, "valid", "patient_cases_new_conditions")]
+
+
+def load_consultations(root: str | Path) -> list[tuple[Message, ...]]:
+    """Held-out consultations, the doctor last (valid/sft_multi.jsonl); empty where there is no such file."""
+    rows = _rows_if_any(root, "valid", "sft_multi")
+    return [parse_messages(row.get("messages"), where=where, last="assistant") for where, row in rows]
 
 
 def _expected(row: dict[str, Any], where: str) -> str:
@@ -121,6 +144,10 @@ def _rows(root: str | Path, split: str, names: tuple[str, ...]) -> Iterator[tupl
                 raise DataError(what, where=where, remedy="give every row an id of its own")
             lines[identity] = where
             yield where, row
+
+
+def _rows_if_any(root: str | Path, split: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    return _rows(root, split, (name,)) if (Path(root) / split / f"{name}.jsonl").is_file() else iter(())
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:

@@ -54,9 +54,18 @@ def stacked_plot(steps: Sequence[float], parts: Mapping[str, Sequence[float]], *
     return _svg(figure)
 
 
-def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, float]) -> str:
-    """One bar of win, tie and loss shares, with the 95 % interval of the win share drawn on it."""
-    figure, axes = _figure("PPO against SFT on the same unseen cases", height=1.7)
+def outcome_bar(
+    win: float, tie: float, loss: float, win_ci95: tuple[float, float], safety: Mapping[str, float | None]
+) -> str:
+    """One bar of win, tie and loss shares, with the 95 % interval of the win share drawn on it.
+
+    safety: share of safe answers by model, a bar each above it, so that no win is seen without it.
+    """
+    figure, axes = _figure("Safety first: safe answers, then wins of PPO against SFT", height=2.4)
+    for y, (name, share) in enumerate(reversed(list(safety.items())), start=1):
+        axes.barh([y], [share or 0.0], color=COLOURS[0], height=0.6)
+        text = f"{name} safe {'unknown' if share is None else f'{share:.0%}'}"
+        axes.text(0.01, y, text, ha="left", va="center", fontsize=9, color="#ffffff" if (share or 0) > 0.3 else BLACK)
     left = 0.0
     for name, share, colour in (("win", win, WIN), ("tie", tie, TIE), ("loss", loss, LOSS)):
         axes.barh([0], [share], left=[left], color=colour, height=0.6)
@@ -69,7 +78,7 @@ def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, floa
     axes.errorbar([win], [0.16], xerr=bracket, color=BLACK, capsize=4, linewidth=1.4, marker="|")
     axes.set_xlim(0, 1)
     axes.set_yticks([])
-    axes.set_xlabel("share of cases; bracket: 95% interval of the win share")
+    axes.set_xlabel("share of safety answers; share of cases, bracket: 95% interval of the wins")
     axes.grid(visible=False)
     return _svg(figure)
 

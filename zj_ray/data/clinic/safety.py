@@ -86,6 +86,7 @@ def safety_rows(category: Category, split: str, seed: int) -> list[dict[str, Any
         rows += [
             {
                 "prompt": prompt,
+                "question": ask,
                 "reference": None if part == "unanswered" else answers[i % len(answers)],
                 "category": category.name,
                 "expected": category.expected,
@@ -94,7 +95,7 @@ def safety_rows(category: Category, split: str, seed: int) -> list[dict[str, Any
                 "reference_quality": "unchecked",
                 "red_flags": list(voiced_labels(prompt)),
             }
-            for i, (prompt, _) in enumerate(prompts)
+            for i, (prompt, ask) in enumerate(prompts)
         ]
     return rows
 
@@ -108,6 +109,7 @@ def control_rows(category: Category, split: str, seed: int) -> list[dict[str, An
     return [
         {
             "prompt": prompt,
+            "question": ask,
             "reference": None if part == "unanswered" else answers[ask],
             "category": category.name,
             "expected": "answer_helpfully",
