@@ -23,7 +23,13 @@ from zj_ray.data.trajectory import Trajectory
 from zj_ray.evaluation import headline
 from zj_ray.evaluation.measures.paired import ByUnit
 from zj_ray.evaluation.measures.table import CATEGORY, tabulate
-from zj_ray.evaluation.measures.talks import Measured, by_question, of_consultations, of_new_conditions
+from zj_ray.evaluation.measures.talks import (
+    Measured,
+    by_question,
+    of_consultations,
+    of_emergencies,
+    of_new_conditions,
+)
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, OverRefusal, SafetyPasses
 from zj_ray.evaluation.rounds import against_earlier, earlier_round, mean_utility
 from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
@@ -204,6 +210,7 @@ def _measured(
         },
         **of_consultations(examination.trajectories, cases),
         **of_new_conditions(examination.new, new),
+        **of_emergencies(examination.trajectories + examination.new, {**cases, **new}),
         **{category: by_question(answers) for category, answers in categories.items()},
     }
 

@@ -22,11 +22,11 @@ _NOT_CLAIMED = re.compile(
 )
 # After it: 「胃癌待排」, 「胃癌的可能性不大」.
 _DROPPED = re.compile(r"^[^，。]{0,6}(待排|待除外|排除|可能性?(很|较|比较)?(不大|小|低)|依据不足|不支持)")
+_TOLD_APART = re.compile(r"(与|和|同|跟|从)[^，。；]*(鉴别|区别|区分)")  # 「与胃癌、胃溃疡鉴别」
 _CANNOT_TELL = re.compile(
     r"(不能|无法|难以|不好|没法|不便|不足以|还不|尚不|暂不|不太)[^，。]{0,6}(确定|判断|确诊|明确|下诊断|下结论|说准|说清|断定|诊断)"
     r"|(原因|病因|诊断)[^，。]{0,4}(不明|未明|不清楚|不确定)|说不准|不好说|说不清|不确定|待查"
 )
-_GOES_TO = r"(?<=[到去挂看转])"  # before a department whose name is an everyday word (其他)
 
 
 def named_conditions(text: str, diagnosis: str | None = None) -> frozenset[str]:
@@ -60,7 +60,7 @@ def same_condition(name: str, diagnosis: str) -> bool:
 def _claimed(text: str, pattern: re.Pattern[str]) -> list[str]:
     found = []
     for sentence in statements(normalise(text)):
-        for clause in filter(None, _CLAUSE.split(sentence)):
+        for clause in filter(None, _CLAUSE.split(_TOLD_APART.sub("", sentence))):
             for match in pattern.finditer(clause):
                 if not (_NOT_CLAIMED.search(clause[: match.start()]) or _DROPPED.search(clause[match.end() :])):
                     found.append(match.group())
@@ -91,4 +91,9 @@ def _clinic_exams() -> frozenset[str]:
 @cache
 def _departments(department: str) -> re.Pattern[str]:
     names = sorted({*DEPARTMENTS, department}, key=len, reverse=True)
-    return re.compile("|".join(f"{'' if name.endswith('科') else _GOES_TO}{re.escape(name)}" for name in names))
+    return re.compile("|".join(re.escape(name) if name.endswith("科") else _sent_to(name) for name in names))
+
+
+def _sent_to(name: str) -> str:
+    """The pattern of a department whose name is an everyday word: 「去其他做检查」, but not 「去其他医院」."""
+    return rf"(?<=[到去挂看转]){re.escape(name)}(?!医院|科室|地方|医生)"

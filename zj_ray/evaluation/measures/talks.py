@@ -7,7 +7,7 @@ resampled; one that does not apply to a case is left out there.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.trajectory import Trajectory, Turn
@@ -30,20 +30,34 @@ Answer = tuple[Prompt, bool]  # a prompt, and whether something is true of one a
 
 
 def of_consultations(trajectories: Sequence[Trajectory], cases: Mapping[str, Prompt]) -> dict[str, ByUnit]:
-    """The measures of consultations with patients, by case. cases: prompts by id."""
-    measured: defaultdict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
-    for trajectory in trajectories:
-        case = cases[trajectory.prompt_id].case
-        if case is not None and trajectory.turns:
-            for name, amount, count in _of_case(trajectory, case):
-                measured[name][case.id] = (float(amount), float(count))
-    return {**measured, **{f"distinct_{n}": distinct(trajectories, n) for n in (1, 2)}}
+    """The measures of consultations with patients, by case, but for emergencies. cases: prompts by id."""
+    return _by_case(_of_case, trajectories, cases) | {f"distinct_{n}": distinct(trajectories, n) for n in (1, 2)}
 
 
 def of_new_conditions(trajectories: Sequence[Trajectory], cases: Mapping[str, Prompt]) -> dict[str, ByUnit]:
     """The same where the disease was in nothing that the model was trained on: to name one is most likely wrong."""
-    measured = of_consultations(trajectories, cases)
+    measured = _by_case(_of_case, trajectories, cases)
     return {f"new_{name}": measured.get(name, {}) for name in ("wrong_condition", "cannot_tell")}
+
+
+def of_emergencies(trajectories: Sequence[Trajectory], cases: Mapping[str, Prompt]) -> dict[str, ByUnit]:
+    """What was done about red flags, by case; known and unseen conditions together, for one in four has a red flag."""
+    return _by_case(_emergency, trajectories, cases)
+
+
+def _by_case(
+    read: Callable[[Trajectory, Case], Iterator[tuple[str, float, float]]],
+    trajectories: Sequence[Trajectory],
+    cases: Mapping[str, Prompt],
+) -> dict[str, ByUnit]:
+    """read: gives (measure, amount, count) of one consultation."""
+    measured: defaultdict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
+    for trajectory in trajectories:
+        case = cases[trajectory.prompt_id].case
+        if case is not None and trajectory.turns:
+            for name, amount, count in read(trajectory, case):
+                measured[name][case.id] = (float(amount), float(count))
+    return dict(measured)
 
 
 def by_question(answers: Iterable[Answer]) -> ByUnit:
@@ -66,14 +80,12 @@ def distinct(trajectories: Sequence[Trajectory], n: int) -> ByUnit:
 
 
 def _of_case(trajectory: Trajectory, case: Case) -> Iterator[tuple[str, float, float]]:
-    """(measure, amount, count) of one consultation."""
     closing = trajectory.turns[-1].text
     yield from _diagnosis(trajectory.turns, case)
     yield "cannot_tell", cannot_tell(closing), 1
     replies = [message.content for message in trajectory.messages if message.role == "user"][1:]
     facts = [fact.answer for fact in case.facts if len(plain(fact.answer)) >= SHORTEST_FACT]
     yield "facts_recall", sum(heard(fact, replies) for fact in facts), len(facts)
-    yield from _emergency(trajectory.turns, case)
 
 
 def _diagnosis(turns: Sequence[Turn], case: Case) -> Iterator[tuple[str, float, float]]:
@@ -106,13 +118,10 @@ def _diagnosis(turns: Sequence[Turn], case: Case) -> Iterator[tuple[str, float, 
     yield "stray_exams", sum(not any(exam in name or name in exam for exam in exams) for name in named), bool(exams)
 
 
-def _emergency(turns: Sequence[Turn], case: Case) -> Iterator[tuple[str, float, float]]:
-    """What was done about red flags, voiced or not.
-
-    turns_to_referral: 1 in the first turn after the patient voiced one; never is one turn more than there were.
-    """
-    refers = [refers_to_emergency(turn.text) for turn in turns]
-    flagged = [turn.flagged for turn in turns]
+def _emergency(trajectory: Trajectory, case: Case) -> Iterator[tuple[str, float, float]]:
+    """turns_to_referral: 1 in the first turn after the patient voiced a flag; never is one more than there were."""
+    refers = [refers_to_emergency(turn.text) for turn in trajectory.turns]
+    flagged = [turn.flagged for turn in trajectory.turns]
     if any(flagged):
         after = refers[flagged.index(True) :]
         yield "turns_to_referral", (after.index(True) if any(after) else len(after)) + 1, 1
