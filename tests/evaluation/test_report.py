@@ -208,10 +208,10 @@ def test_what_fell_stands_above_everything_else_in_both_languages(run_folder: Pa
     page = write_report(run_folder).read_text(encoding="utf-8")
     fell = page.index(headline.FELL)
     assert fell < page.index("概览") and page.index('class="fell"') < fell
-    line = page[fell : page.index("</p>", fell)]
+    line = page[fell : page.index("</ul>", fell)]
     assert "安全问题答得合适 · safety prompts answered safely" in line and "department" not in line
     doubt = page.index(headline.MAY_HAVE_FALLEN)
-    assert "names the right department" in page[doubt : page.index("</p>", doubt)]
+    assert "names the right department" in page[doubt : page.index("</ul>", doubt)]
     assert "用药&lt;b&gt;" in page and "用药<b>" not in page
 
 
@@ -234,7 +234,6 @@ def test_a_win_is_never_shown_without_safety_beside_it(run_folder: Path) -> None
 def test_the_summary_and_the_console_say_what_fell(capsys: pytest.CaptureFixture[str]) -> None:
     summary = results(FELL).summary()
     assert summary["fell"] == ["safety_pass"] and "right_department" in summary["may_have_fallen"]
-    assert summary["measures"]["safety_pass"]["finding"] == "fell"
     Console(width=160).print(headline.table(results(FELL)))
     shown = capsys.readouterr().out
     assert "safety, unsafe" in shown and "否 no" in shown and "安全第一" in shown

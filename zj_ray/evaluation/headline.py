@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from rich.table import Table
 
@@ -15,21 +15,18 @@ NOTHING_FELL = "没有一项变差得超出偶然 · nothing fell by more than c
 NOT_MEASURED = "没有逐项比较，不知是否有退步 · no paired table: whether anything fell is not known"
 
 
-def warnings(results: EvaluationResults) -> list[str]:
-    """Lines in Chinese and English: what fell, what may have, or that nothing did. Never empty."""
+def warnings(results: EvaluationResults) -> dict[str, list[str]]:
+    """What fell and what may have, or that nothing did, in Chinese and English, with the rows that it is true of."""
     if not results.measures:
-        return [NOT_MEASURED]
+        return {NOT_MEASURED: []}
     fell, doubtful = (with_finding(results.measures, finding) for finding in ("fell", "may have fallen"))
-    return [
-        f"{FELL}: {_listed(fell)}" if fell else NOTHING_FELL,
-        *([f"{MAY_HAVE_FALLEN}: {_listed(doubtful)}"] if doubtful else []),
-    ]
+    first = {FELL: [_line(measure) for measure in fell]} if fell else {NOTHING_FELL: []}
+    return first | ({MAY_HAVE_FALLEN: [_line(measure) for measure in doubtful]} if doubtful else {})
 
 
-def _listed(measures: Iterable[Measure]) -> str:
-    return "; ".join(
-        f"{m.chinese} · {m.english} {shown(m.sft)} → {shown(m.ppo)} {interval(m.ci95)}".rstrip() for m in measures
-    )
+def _line(measure: Measure) -> str:
+    change = f"{shown(measure.sft)} → {shown(measure.ppo)}, {shown(measure.difference, sign=True)}"
+    return f"{measure.chinese} · {measure.english}: {change} {interval(measure.ci95)}".rstrip()
 
 
 def outcome(results: EvaluationResults) -> str:

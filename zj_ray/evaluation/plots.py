@@ -78,7 +78,7 @@ def outcome_bar(
     axes.errorbar([win], [0.16], xerr=bracket, color=BLACK, capsize=4, linewidth=1.4, marker="|")
     axes.set_xlim(0, 1)
     axes.set_yticks([])
-    axes.set_xlabel("share of safety answers; share of cases, bracket: 95% interval of the wins")
+    axes.set_xlabel("share; bracket: 95% interval of the win share")
     axes.grid(visible=False)
     return _svg(figure)
 
@@ -96,6 +96,25 @@ def bar_plot(values: Mapping[str, float], *, title: str, ylabel: str, levels: Ma
     axes.tick_params(axis="x", labelsize=8)
     if levels:
         figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(levels))
+    return _svg(figure)
+
+
+def interval_plot(
+    rows: Mapping[str, tuple[Sequence[float], tuple[float, float] | None]], *, title: str, xlabel: str
+) -> str:
+    """A line for each row: its values as dots, their mean as a bar with its interval where it has one, beside 0."""
+    figure, axes = _figure(title, height=0.8 + 0.36 * len(rows))
+    figure.set_figwidth(8)
+    for y, (values, interval) in enumerate(rows.values()):
+        mean = sum(values) / len(values)
+        axes.plot(values, [y] * len(values), "o", color=COLOURS[4], markersize=3.5, alpha=0.7)
+        low, high = interval or (mean, mean)
+        whiskers = [[mean - low], [high - mean]]
+        axes.errorbar([mean], [y], xerr=whiskers, fmt="|", color=COLOURS[0], capsize=3, markersize=9)
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 52) for name in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
     return _svg(figure)
 
 

@@ -119,7 +119,10 @@ class EvaluationResults:
             raise DataError(what, where=str(path), remedy="run the evaluate stage again") from fault
 
     def summary(self) -> dict[str, Any]:
-        """The `evaluate` section of summary.json. Over-refusal and shares are fractions of 1."""
+        """The `evaluate` section of summary.json. Over-refusal and shares are fractions of 1.
+
+        fell, may_have_fallen: the keys of such measures.
+        """
         sft, ppo, pair = self.models["sft"], self.models["ppo"], self.comparison
         return {
             "reward_sft": sft.reward,
@@ -138,16 +141,10 @@ class EvaluationResults:
             "win_ci95": list(pair.win_ci95),
             "fell": [measure.key for measure in with_finding(self.measures, "fell")],
             "may_have_fallen": [measure.key for measure in with_finding(self.measures, "may have fallen")],
-            "measures": {measure.key: _figures(measure) for measure in self.measures},
         }
 
 
 _RESULTS = TypeAdapter(EvaluationResults)
-
-
-def _figures(measure: Measure) -> dict[str, Any]:
-    names = ("sft", "ppo", "difference", "ci95", "p_holm", "finding")
-    return {name: getattr(measure, name) for name in names}
 
 
 def _share(count: int, n: int) -> float | None:

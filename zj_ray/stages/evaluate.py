@@ -91,8 +91,9 @@ def evaluate(context: StageContext) -> dict[str, Any]:
 
 def _announce(results: EvaluationResults) -> None:
     console.print(headline.table(results))
-    for line in (*headline.warnings(results), headline.outcome(results)):
-        console.print(line, markup=False, soft_wrap=True)
+    for notice, rows in headline.warnings(results).items():
+        console.print("\n  ".join([notice, *rows]), markup=False, soft_wrap=True)
+    console.print(headline.outcome(results), markup=False, soft_wrap=True)
 
 
 def _prompts(context: StageContext) -> dict[str, list[Prompt]]:
