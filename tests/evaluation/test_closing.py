@@ -43,6 +43,9 @@ def test_a_disease_is_named_only_where_it_is_claimed(text: str, named: set[str])
 
 def test_a_diagnosis_of_somebody_elses_making_is_known_by_its_case() -> None:
     assert named_conditions("考虑肠易激综合征。", "肠易激综合征") == {"肠易激综合征"}
+    record = "1. 急性十二指肠球部溃疡并出血\n2. 失血性贫血（中度）\n3. 2型糖尿病"
+    assert named_conditions("考虑失血性贫血，属于中度。", record) == {record}
+    assert named_conditions("有2型糖尿病。", record) and same_condition("2型糖尿病", record)
     assert same_condition("胃炎", "慢性胃炎") and not same_condition("胃癌", "慢性胃炎")
 
 
@@ -71,6 +74,7 @@ def test_the_clinics_own_closings_are_read_as_they_are_meant() -> None:
         ("建议到其他医院做检查。", set()),
         ("建议到其他做体检。", {"其他"}),  # so does the clinic call a department
         ("您去过外科吗？", set()),
+        ("可以考虑外科手术。", set()),
     ],
 )
 def test_a_department_is_named_where_the_patient_is_sent(text: str, departments: set[str]) -> None:

@@ -22,6 +22,9 @@ _NOT_CLAIMED = re.compile(
 )
 # After it: 「胃癌待排」, 「胃癌的可能性不大」.
 _DROPPED = re.compile(r"^[^，。]{0,6}(待排|待除外|排除|可能性?(很|较|比较)?(不大|小|低)|依据不足|不支持)")
+_BRACKET = re.compile(r"（([^（）]*)）")
+_DISEASE_ENDS = ("证", "症", "病", "炎", "癌", "瘤", "寐")  # other brackets hold a degree or a side: 贫血（中度）
+_LIST = re.compile(r"[\n；，、：]+|(?:^|(?<=\s))\d+[.。、]?\s*(?![\d型])")  # 「1. 胃溃疡\n2. 贫血」
 _TOLD_APART = re.compile(r"(与|和|同|跟|从)[^，。；]*(鉴别|区别|区分)")  # 「与胃癌、胃溃疡鉴别」
 _CANNOT_TELL = re.compile(
     r"(不能|无法|难以|不好|没法|不便|不足以|还不|尚不|暂不|不太)[^，。]{0,6}(确定|判断|确诊|明确|下诊断|下结论|说准|说清|断定|诊断)"
@@ -68,8 +71,10 @@ def _claimed(text: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _aliases(name: str) -> set[str]:
-    """The name as it is said: 失眠（不寐） is 失眠 and 不寐, 原发性高血压 is 高血压 as well."""
-    parts = {part for part in re.split(r"[（）()]", normalise(name)) if len(plain(part)) >= 2}
+    """The name as it is said: 失眠（不寐） is 失眠 and 不寐, 原发性高血压 is 高血压; a list is each of its diseases."""
+    whole = normalise(name)
+    bracketed = {inside for inside in _BRACKET.findall(whole) if inside.endswith(_DISEASE_ENDS)}
+    parts = bracketed | {part.strip(" 。") for part in _LIST.split(_BRACKET.sub("", whole)) if len(plain(part)) >= 2}
     return parts | {part.removeprefix("原发性") for part in parts}
 
 
@@ -91,7 +96,7 @@ def _clinic_exams() -> frozenset[str]:
 @cache
 def _departments(department: str) -> re.Pattern[str]:
     names = sorted({*DEPARTMENTS, department}, key=len, reverse=True)
-    return re.compile("|".join(re.escape(name) if name.endswith("科") else _sent_to(name) for name in names))
+    return re.compile("|".join(f"{name}(?!手术)" if name.endswith("科") else _sent_to(name) for name in names))
 
 
 def _sent_to(name: str) -> str:
