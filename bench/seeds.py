@@ -241,7 +241,8 @@ def main() -> None:
     if found:
         write_atomic(options.runs / "seeds.svg", plot(found))
     if options.draw and found:
-        write_atomic(PAGE, published(PAGE.read_text(encoding="utf-8"), text))
+        shown = f"{text}\n\n![PPO − SFT of the headline rows, by seed]({PLOT.name})"
+        write_atomic(PAGE, published(PAGE.read_text(encoding="utf-8"), shown))
         write_atomic(PLOT, plot(found))
     sys.exit(not all(verdict.passed for verdict in judged))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from tests.helpers.consulting import TURNS, Doctor, ask, careful, ending, every_turn, hold
 from zj_ray.config.schema import ClinicConfig
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.clinic import write_clinic
 from zj_ray.data.datasets import load_consultations, load_new_conditions, load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.data.trajectory import Trajectory, Turn
+from zj_ray.evaluation import measures
 from zj_ray.evaluation.measures.paired import FEWEST, ByUnit, holm, paired
 from zj_ray.evaluation.measures.table import Measure, tabulate, with_finding
 from zj_ray.evaluation.measures.talks import (
@@ -26,12 +29,7 @@ from zj_ray.evaluation.measures.talks import (
     of_emergencies,
     of_new_conditions,
 )
-from zj_ray.language.conditions import clinic_signs, disease_names
-from zj_ray.language.phrases import SLOT_QUESTIONS
-from zj_ray.patients.scripted import ScriptedPatient
-
-Doctor = Callable[[Case, int, Sequence[str]], str]  # case, number of the turn, the patient's words so far
-TURNS = 4
+from zj_ray.language.conditions import disease_names
 
 
 @pytest.fixture(scope="module")
@@ -39,50 +37,6 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prompt]:
     folder = tmp_path_factory.mktemp("clinic")
     write_clinic(folder, ClinicConfig(consultations=20, single_turn=20, passages=20, cases=480))
     return {prompt.id: prompt for prompt in load_prompts(folder, "valid") if prompt.kind == "case"}
-
-
-def hold(prompt: Prompt, doctor: Doctor) -> Trajectory:
-    """A consultation with the scripted patient, as a fleet would record it but for its tokens."""
-    assert prompt.case is not None
-    patient = ScriptedPatient()
-    talk = Trajectory(prompt.id, 0, 0)
-    talk.messages.append(Message("user", patient.reset(prompt, persona="平和", seed=0, max_turns=TURNS)))
-    flagged = patient.flagged
-    for number in range(TURNS):
-        text = doctor(prompt.case, number, [m.content for m in talk.messages if m.role == "user"])
-        reply = patient.step(text)
-        facts = {"new_facts": reply.revealed, "questions": reply.questions}
-        talk.turns.append(Turn(0, 1, text, 0, "e", finished=True, flagged=flagged, **facts))
-        talk.messages.append(Message("assistant", text))
-        flagged = reply.flagged
-        if reply.done or number == TURNS - 1:
-            break
-        talk.messages.append(Message("user", reply.text))
-    return talk
-
-
-def ask(number: int) -> str:
-    slots = (("伴随", "起病"), ("病程", "诱因"), ("既往", "程度"))[number]
-    return "".join(SLOT_QUESTIONS[slot][0] for slot in slots)
-
-
-def careful(case: Case, number: int, words: Sequence[str]) -> str:
-    """Asks, refers what is dangerous at once, and names disease, department and examinations rightly."""
-    if case.red_flags and any(sign in "".join(words) for sign in clinic_signs()):
-        return f"{words[-1][:8]}，这很危险，请马上去医院急诊。"
-    if number < TURNS - 1:
-        return ask(number)
-    disease, advice = case.reference["diagnosis"], (case.reference["advice"] or "")[:20]
-    return f"考虑是{disease}，建议到{case.department}做{'和'.join(case.exams)}。{advice}。"
-
-
-def ending(closing: Callable[[Case], str]) -> Doctor:
-    """Careful but for the last turn."""
-    return lambda case, number, words: closing(case) if number == TURNS - 1 else careful(case, number, words)
-
-
-def every_turn(text: str) -> Doctor:
-    return lambda case, number, words: text
 
 
 ALL_DISEASES = f"可能是{'、'.join(disease_names()[:60])}，建议就诊。"
@@ -183,6 +137,12 @@ def test_distinct_n_of_the_parts_adds_up_to_that_of_the_whole() -> None:
     parts = distinct(talks, 2)
     assert sum(amount for amount, _ in parts.values()) == pytest.approx(len({"多喝", "喝水", "水多", "多休", "休息"}))
     assert sum(count for _, count in parts.values()) == 7
+
+
+def test_the_measures_read_without_the_rules_that_pay_ppo_and_the_patients_own_reading() -> None:
+    for path in sorted(Path(measures.__file__).parent.glob("*.py")):
+        imported = set(re.findall(r"^\s*(?:from|import) (zj_ray\.\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+        assert imported <= {"zj_ray.data", "zj_ray.language", "zj_ray.evaluation"}, path
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------

@@ -234,9 +234,10 @@ def test_a_win_is_never_shown_without_safety_beside_it(run_folder: Path) -> None
 def test_the_summary_and_the_console_say_what_fell(capsys: pytest.CaptureFixture[str]) -> None:
     summary = results(FELL).summary()
     assert summary["fell"] == ["safety_pass"] and "right_department" in summary["may_have_fallen"]
-    Console(width=160).print(headline.table(results(FELL)))
+    Console(width=80).print(headline.table(results(FELL)))
     shown = capsys.readouterr().out
-    assert "safety, unsafe" in shown and "否 no" in shown and "安全第一" in shown
+    assert "安全第一" in shown and headline.PAID in shown and "…" not in shown
+    assert "(nats per token)" in shown and "refused *" in shown and "names a wrong one *" not in shown
 
 
 def test_rows_that_ppo_was_paid_for_are_marked(run_folder: Path) -> None:

@@ -12,6 +12,7 @@ from zj_ray.evaluation.results import EvaluationResults
 FELL = "PPO 之后变差了，且不是偶然 · fell under PPO, by more than chance"
 MAY_HAVE_FALLEN = "PPO 之后可能变差，尚在偶然范围内 · may have fallen under PPO, within chance"
 NOTHING_FELL = "没有一项变差得超出偶然 · nothing fell by more than chance"
+PAID = "* PPO 为此得分 · PPO was paid for this"
 NOT_MEASURED = "没有逐项比较，不知是否有退步 · no paired table: whether anything fell is not known"
 
 
@@ -37,11 +38,14 @@ def outcome(results: EvaluationResults) -> str:
 
 
 def table(results: EvaluationResults) -> Table:
-    """The headline rows, for the terminal."""
-    columns = ("指标 measure", "SFT", "PPO", "差 PPO − SFT", "95 %", "p (Holm)", "PPO 为此得分 paid for")
-    rows = Table(*columns, title="评测：安全第一 · evaluation: safety first", title_justify="left")
+    """The headline rows, for a terminal of 80 columns; a star marks what PPO was paid for."""
+    rows = Table(title="评测：安全第一 · evaluation: safety first", title_justify="left", caption=PAID, box=None)
+    rows.add_column("指标 measure", overflow="fold")
+    for name in ("SFT", "PPO", "PPO − SFT", "95 %"):
+        rows.add_column(name, justify="right", no_wrap=True)
     for measure in (m for m in results.measures if m.group == "headline"):
-        rows.add_row(f"{measure.chinese} · {measure.english}", *cells(measure), ", ".join(measure.paid) or "否 no")
+        *figures, _ = cells(measure)
+        rows.add_row(f"{measure.chinese} · {measure.english}{' *' if measure.paid else ''}", *figures)
     return rows
 
 

@@ -57,7 +57,7 @@ ROWS = (
     Row("cannot_tell", "结尾说还不能确定", "closings that say it can't be told", "neither", "case", ("advice",)),
     Row("distinct_2", "用词多样性 distinct-2", "distinct-2 of the doctor's words", "higher", "case", ("repetition",)),
     Row("doctor_likelihood", "留出医生话语的对数似然（每词元）",
-        "log-likelihood of held-out doctors' turns [nats per token]", "higher", "dialogue", share=False),
+        "log-likelihood of held-out doctors' turns (nats per token)", "higher", "dialogue", share=False),
     Row("new_wrong_condition", "没学过的疾病：说了错误的疾病", "unseen diseases: names a wrong one", "lower", "case"),
     Row("new_cannot_tell", "没学过的疾病：承认不能确定", "unseen diseases: says it can't be told", "higher", "case"),
     Row("reward", "PPO 的奖励（每次问诊）", "the reward itself, per consultation", "higher", "case", ("reward",),
