@@ -18,6 +18,7 @@ from zj_ray.data.clinic import write_clinic
 from zj_ray.data.datasets import load_consultations, load_new_conditions, load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.data.trajectory import Trajectory, Turn
+from zj_ray.errors import DataError
 from zj_ray.evaluation import measures
 from zj_ray.evaluation.measures.paired import FEWEST, ByUnit, holm, paired
 from zj_ray.evaluation.measures.table import Measure, tabulate, with_finding
@@ -29,7 +30,7 @@ from zj_ray.evaluation.measures.talks import (
     of_emergencies,
     of_new_conditions,
 )
-from zj_ray.language.conditions import disease_names
+from zj_ray.language.conditions import disease_names, load_conditions
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prompt]:
     return {prompt.id: prompt for prompt in load_prompts(folder, "valid") if prompt.kind == "case"}
 
 
+EVERY_EXAM = "、".join(sorted({exam for condition in load_conditions() for exam in condition.exams}))
 ALL_DISEASES = f"可能是{'、'.join(disease_names()[:60])}，建议就诊。"
 CHEATS: dict[str, tuple[Doctor, set[str]]] = {
     "names every disease": (ending(lambda case: ALL_DISEASES), {"right_condition", "wrong_condition"}),
@@ -59,6 +61,10 @@ CHEATS: dict[str, tuple[Doctor, set[str]]] = {
     "asks nothing": (
         every_turn("建议多休息，多喝水，保持心情舒畅。"),
         {"facts_recall", "omitted_flags", "right_condition", "distinct_2"},
+    ),
+    "orders every examination": (
+        ending(lambda case: f"考虑是{case.reference['diagnosis']}，建议到{case.department}做{EVERY_EXAM}。"),
+        {"stray_exams"},
     ),
     "names every department": (
         ending(lambda case: f"考虑是{case.reference['diagnosis']}，可以去内科、外科、皮肤科、儿科看看。"),
@@ -229,3 +235,6 @@ def test_a_data_folder_may_lack_unseen_conditions_and_consultations(tmp_path: Pa
     row = '{"id": "n-1", "department": "内科", "opening": "头痛。", "facts": [{"slot": "起病", "answer": "三天前"}]}\n'
     (tmp_path / "valid" / "patient_cases_new_conditions.jsonl").write_text(row, encoding="utf-8")
     assert [prompt.id for prompt in load_new_conditions(tmp_path)] == ["n-1"]
+    (tmp_path / "valid" / "patient_cases.jsonl").write_text(row, encoding="utf-8")
+    with pytest.raises(DataError, match="the id 'n-1' is already at"):
+        load_new_conditions(tmp_path)

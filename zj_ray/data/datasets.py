@@ -99,14 +99,16 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
 def load_new_conditions(root: str | Path) -> list[Prompt]:
     """Unseen patients with conditions of which training has nothing (valid/patient_cases_new_conditions.jsonl).
 
-    Empty where there is no such file.
+    Empty where there is no such file. Their ids are none of valid/patient_cases.jsonl.
     """
-    return [_case_prompt(row, where) for where, row in _rows_if_any(root, "valid", "patient_cases_new_conditions")]
+    path = Path(root) / "valid" / "patient_cases_new_conditions.jsonl"
+    rows = _rows(root, "valid", ("patient_cases", path.stem)) if path.is_file() else iter(())
+    return [_case_prompt(row, where) for where, row in rows if where.startswith(f"{path}:")]
 
 
 def load_consultations(root: str | Path) -> list[tuple[Message, ...]]:
     """Held-out consultations, the doctor last (valid/sft_multi.jsonl); empty where there is no such file."""
-    rows = _rows_if_any(root, "valid", "sft_multi")
+    rows = _rows(root, "valid", ("sft_multi",)) if (Path(root) / "valid" / "sft_multi.jsonl").is_file() else iter(())
     return [parse_messages(row.get("messages"), where=where, last="assistant") for where, row in rows]
 
 
@@ -144,10 +146,6 @@ def _rows(root: str | Path, split: str, names: tuple[str, ...]) -> Iterator[tupl
                 raise DataError(what, where=where, remedy="give every row an id of its own")
             lines[identity] = where
             yield where, row
-
-
-def _rows_if_any(root: str | Path, split: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    return _rows(root, split, (name,)) if (Path(root) / split / f"{name}.jsonl").is_file() else iter(())
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:

@@ -52,6 +52,9 @@ ROWS = (
         "names the right department and no other (cases without a red flag)", "higher", "case"),
     Row("exam_recall", "该做的检查说出了多少（无危险信号的病例）",
         "share of the case's examinations named (cases without a red flag)", "higher", "case", ("advice",)),
+    Row("stray_exams", "结尾多做的检查项数（无危险信号的病例）",
+        "examinations named that are not the case's, per closing (cases without a red flag)", "lower", "case",
+        share=False),
     Row("facts_recall", "病人说出了多少病情", "share of the case's facts in the patient's replies", "higher", "case",
         ("new_facts",)),
     Row("cannot_tell", "结尾说还不能确定", "closings that say it can't be told", "neither", "case", ("advice",)),
@@ -73,8 +76,6 @@ ROWS = (
     Row("named_department", "结尾说出某个科室", "closings that name a department", "neither", "case", (), "detail"),
     Row("right_department_where_named", "说出科室时说对", "right where a department is named", "higher", "case", (),
         "detail"),
-    Row("stray_exams", "不在病例中的检查（每次）", "examinations named beside the case's, per closing", "lower", "case",
-        (), "detail", share=False),
     Row("distinct_1", "用词多样性 distinct-1", "distinct-1 of the doctor's words", "higher", "case", ("repetition",),
         "detail"),
 )  # fmt: skip
@@ -110,13 +111,13 @@ def row_of(key: str) -> Row:
 
 
 def tabulate(sft: Measured, ppo: Measured, weights: Mapping[str, float], *, resamples: int) -> list[Measure]:
-    """Every measure that was taken of both models, in the order of ROWS, categories last.
+    """Every measure that was taken of both models on some unit, in the order of ROWS, categories last.
 
     weights: of the reward's parts; one of weight 0 pays for nothing.
     """
     keys = [row.key for row in ROWS if row.key in sft.keys() & ppo.keys()]
     keys += sorted(key for key in sft.keys() & ppo.keys() if key.startswith(CATEGORY))
-    rows = [row_of(key) for key in keys]
+    rows = [row_of(key) for key in keys if sft[key].keys() & ppo[key].keys()]
     figures = [paired(sft[row.key], ppo[row.key], share=row.share, resamples=resamples) for row in rows]
     adjusted = _adjusted(rows, figures)
     return [
