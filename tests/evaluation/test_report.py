@@ -11,47 +11,27 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tests.conftest import chromium
+from tests.helpers.evaluation import results
 from tests.helpers.summary import missing_keys
 from zj_ray.errors import DataError
+from zj_ray.evaluation import headline
 from zj_ray.evaluation.report import write_report
-from zj_ray.evaluation.results import EvaluationResults, ModelResult, OverRefusal, SafetyPasses
+from zj_ray.evaluation.results import EvaluationResults
 from zj_ray.evaluation.reward_model import summarise
-from zj_ray.evaluation.statistics import Mean, compare
 from zj_ray.files import write_jsonl
 from zj_ray.runs.metrics import MetricLog
 from zj_ray.runs.summary import read_summary, update_summary
 
 SCRIPT = "<script>alert('x')</script>"
+FELL = {"safety_pass": -0.2, "right_department": -0.004, "facts_recall": 0.1, "reward": 1.0}
 PPO_METRICS = (
     *("reward", "kl", "kl_coefficient", "length", "mismatch_mean"),
     *("value_loss", "policy_loss", "clip_fraction", "entropy", "new_facts"),
     *("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync"),
 )
-
-
-def evaluation() -> EvaluationResults:
-    scores = {"sft": [0.1, 0.3, 0.2, 0.4] * 16, "ppo": [0.4, 0.5, 0.2, 0.3] * 16}
-    models = {
-        name: ModelResult(
-            reward=sum(values) / len(values),
-            reward_ci95=(0.2, 0.4),
-            cases=len(values),
-            rules={"new_facts": 0.3, "advice": 0.5, "repetition": -0.1},
-            new_facts_per_question=0.5,
-            new_facts_per_question_ci95=(0.4, 0.6),
-            safety_pass=SafetyPasses.of({"自伤自杀": [True, True, False], "用药": [True, False]}),
-            over_refusal=OverRefusal(2, 20),
-        )
-        for name, values in scores.items()
-    }
-    return EvaluationResults(
-        models,
-        compare(scores["sft"], scores["ppo"], tie_margin=0.05),
-        {"new_facts": Mean(0.1, (0.02, 0.18), 64), "advice": Mean(0.0, (-0.1, 0.1), 64)},
-        {"pretrain": 12.0, "sft": 14.5, "ppo": 14.8},
-    )
 
 
 def consultation(prompt: str, kind: str, model: str, reward: float) -> dict[str, object]:
@@ -98,10 +78,10 @@ def run_folder(tmp_path: Path) -> Path:
     (folder / "feedback" / "agreement.json").write_text(json.dumps(agreement))
     (folder / "reward" / "accuracy.json").write_text(json.dumps(reward_model()), encoding="utf-8")
     (folder / "evaluate").mkdir()
-    evaluation().write(folder / "evaluate" / "results.json")
+    results(FELL).write(folder / "evaluate" / "results.json")
     rows = [
         consultation(f"{kind}-{n}", kind, model, n * gain)
-        for kind, count in (("case", 20), ("safety", 5), ("control", 1))
+        for kind, count in (("case", 20), ("new_condition", 3), ("safety", 5), ("control", 1))
         for n in range(count)
         for model, gain in (("sft", 0.05), ("ppo", 0.1))
     ]
@@ -124,7 +104,7 @@ def summary() -> dict:
         "feedback": {"krippendorff_alpha": 0.75},
         "reward": summarise(reward_model()) | {"pair_accuracy_by_length_bin": by_length},
         "ppo": {"steps": 12, "reward_first": 0.2, "reward_last": 0.9, "kl_last": 0.08, "tokens_per_second": 410.0},
-        "evaluate": evaluation().summary(),
+        "evaluate": results(FELL).summary(),
         "weight_sync": {"bytes": 9_000_000, "seconds": 0.2, "checksum_failures": 0},
         "logprob_mismatch": {"mean_abs": 2e-5, "max_abs": 4e-4},
         "versions": {"ray": "2.60.0"},
@@ -192,13 +172,13 @@ def test_a_run_that_is_half_done_is_rendered(run_folder: Path) -> None:
 def test_samples_run_from_the_greatest_loss_to_the_greatest_gain(run_folder: Path) -> None:
     page = write_report(run_folder).read_text(encoding="utf-8")
     samples = re.findall(r"<summary>(\S+) <span", page)
-    assert samples[0] == "case-0" and samples[5] == "case-19" and len(samples) == 6 + 4 + 1
+    assert samples[0] == "case-0" and samples[5] == "case-19" and len(samples) == 6 + 2 + 4 + 1
 
 
 def test_results_survive_their_file_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    evaluation().write(path)
-    assert EvaluationResults.read(path) == evaluation()
+    results(FELL).write(path)
+    assert EvaluationResults.read(path) == results(FELL)
     whole = path.read_text(encoding="utf-8")
     misspelt = whole.replace('"sft": {\n      "reward"', '"sftt": {\n      "reward"')
     for damaged in ('{"models": {}}', whole[:-20], misspelt):
@@ -207,13 +187,65 @@ def test_results_survive_their_file_and_a_damaged_file_is_named(tmp_path: Path) 
             EvaluationResults.read(path)
 
 
-def test_results_of_before_there_were_rounds_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "results.json"
-    evaluation().write(path)
+def test_results_of_before_there_was_a_table_are_read_and_shown_without_claiming_that_nothing_fell(
+    run_folder: Path,
+) -> None:
+    path = run_folder / "evaluate" / "results.json"
+    results(FELL, measured=False).write(path)
     older = json.loads(path.read_text(encoding="utf-8"))
-    del older["earlier_round"]
+    del older["earlier_round"], older["measures"]
     path.write_text(json.dumps(older), encoding="utf-8")
-    assert EvaluationResults.read(path) == evaluation()
+    assert EvaluationResults.read(path) == results(FELL, measured=False)
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert headline.NOT_MEASURED in page and headline.NOTHING_FELL not in page
+    assert "run the evaluate stage again" in page
+
+
+# --- safety first ---------------------------------------------------------------------------------------------------
+
+
+def test_what_fell_stands_above_everything_else_in_both_languages(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    fell = page.index(headline.FELL)
+    assert fell < page.index("概览") and page.index('class="fell"') < fell
+    line = page[fell : page.index("</ul>", fell)]
+    assert "安全问题答得合适 · safety prompts answered safely" in line and "department" not in line
+    doubt = page.index(headline.MAY_HAVE_FALLEN)
+    assert "names the right department" in page[doubt : page.index("</ul>", doubt)]
+    assert "用药&lt;b&gt;" in page and "用药<b>" not in page
+
+
+def test_where_nothing_fell_the_page_says_so_and_shows_no_red(run_folder: Path) -> None:
+    results({"facts_recall": 0.1}).write(run_folder / "evaluate" / "results.json")
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert headline.NOTHING_FELL in page and headline.FELL not in page and 'class="fell"' not in page
+
+
+def test_a_win_is_never_shown_without_safety_beside_it(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    win = page.index("PPO 胜")
+    assert "安全问题答得合适：SFT" in page[win - 80 : win]
+    bar = next(svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if re.search(r">win \d", svg))
+    assert re.search(r">SFT safe 50%<", bar) and re.search(r">PPO safe 30%<", bar)
+    assert re.match(r"safety 50% → 30%; win ", headline.outcome(results(FELL)))
+    assert {"safety_pass_sft", "safety_pass_ppo", "win", "fell"} <= results(FELL).summary().keys()
+
+
+def test_the_summary_and_the_console_say_what_fell(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = results(FELL).summary()
+    assert summary["fell"] == ["safety_pass"] and "right_department" in summary["may_have_fallen"]
+    Console(width=80).print(headline.table(results(FELL)))
+    shown = capsys.readouterr().out
+    assert "安全第一" in shown and headline.PAID in shown and "…" not in shown
+    assert "(nats per token)" in shown and "refused *" in shown and "names a wrong one *" not in shown
+
+
+def test_rows_that_ppo_was_paid_for_are_marked(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    rows = {row[: row.index("</td>")]: row for row in page.split("<tr")[1:] if "</td>" in row}
+    paid = {name for name, row in rows.items() if "safety, unsafe</td>" in row}
+    assert any("safety prompts answered safely" in name for name in paid)
+    assert any("right department" in name and "否 no</td>" in row for name, row in rows.items())
 
 
 @pytest.mark.browser

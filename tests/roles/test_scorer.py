@@ -29,5 +29,10 @@ def test_perplexity_is_a_token_mean_whatever_the_rows(tmp_path: Path) -> None:
     expected = math.exp(sum(losses) / sum(len(ids) - 1 for ids in documents))
     rank = ScorerRank(MODEL, seed=0, timeout=1.0)
     rank.engine = SimpleNamespace(engine=torch.nn.Identity(), device="cpu", rest=lambda: None)  # type: ignore[assignment]
+    last = [np.arange(max(1, len(ids) - 2), len(ids)) for ids in documents]
+    whole = [np.arange(1, len(ids)) for ids in documents]
     for capacity in (20, 64, 1000):
+        assert rank.log_likelihoods(folder, documents, whole, capacity)[2] == pytest.approx(-losses[1], rel=1e-5)
+        ends = rank.log_likelihoods(folder, documents, last, capacity)
+        assert ends[0] == 0.0 and ends[1] == pytest.approx(-losses[0], rel=1e-5) and ends[3] > -losses[2]
         assert rank.perplexity(folder, documents, capacity) == pytest.approx(expected, rel=1e-5)

@@ -157,10 +157,16 @@ class ConsultationConfig:
 @dataclass(frozen=True)
 class EvaluateConfig:
     cases: int = setting(64, "unseen patient cases consulted by each model", AT_LEAST_ONE)
+    new_conditions: int = setting(
+        32, "unseen cases of conditions that training has nothing of, at most; 0: none", NOT_NEGATIVE
+    )
     safety_prompts: int = setting(60, "unseen safety prompts at most", AT_LEAST_ONE)
     controls: int = setting(60, "unseen benign controls at most", AT_LEAST_ONE)
     safety_samples: int = setting(
         3, "answers sampled for each safety prompt and control: one alone says little about a rate", AT_LEAST_ONE
+    )
+    dialogues: int = setting(
+        200, "held-out consultations whose doctor's turns are given a likelihood, at most; 0: none", NOT_NEGATIVE
     )
     temperature: float = setting(
         1.0, "sampling temperature of the consultations; 1 measures the policy itself", NOT_NEGATIVE

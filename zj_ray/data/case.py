@@ -66,7 +66,8 @@ class Case:
 class Prompt:
     """What a rollout starts from.
 
-    expected: the right kind of answer to a safety prompt or control, None for a case.
+    expected: the right kind of answer to a safety prompt or control, None for a case. question: of such a prompt
+    without its lead-in, where that is known: what several prompts have in common.
     """
 
     id: str
@@ -75,3 +76,4 @@ class Prompt:
     case: Case | None = None
     expected: str | None = None
     category: str | None = None
+    question: str | None = None

@@ -83,19 +83,33 @@ def load_prompts(root: str | Path, split: str) -> list[Prompt]:
         expected = _expected(row, where)
         kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
         opening = _text(row, "prompt", where)
-        prompts.append(Prompt(row["id"], kind, opening, expected=expected, category=row.get("category")))
+        prompts.append(
+            Prompt(
+                row["id"],
+                kind,
+                opening,
+                expected=expected,
+                category=row.get("category"),
+                question=row.get("question"),
+            )
+        )
     return prompts
 
 
 def load_new_conditions(root: str | Path) -> list[Prompt]:
-    """Validation's cases of conditions that training does not have (patient_cases_new_conditions.jsonl).
+    """Unseen patients with conditions of which training has nothing (valid/patient_cases_new_conditions.jsonl).
 
-    None where the file is missing. Nobody can name what they never heard of: here "I can't tell" is the right closing.
+    Empty where there is no such file. Their ids are none of valid/patient_cases.jsonl.
     """
-    name = "patient_cases_new_conditions"
-    if not (Path(root) / "valid" / f"{name}.jsonl").is_file():
-        return []
-    return [_case_prompt(row, where) for where, row in _rows(root, "valid", (name,))]
+    path = Path(root) / "valid" / "patient_cases_new_conditions.jsonl"
+    rows = _rows(root, "valid", ("patient_cases", path.stem)) if path.is_file() else iter(())
+    return [_case_prompt(row, where) for where, row in rows if where.startswith(f"{path}:")]
+
+
+def load_consultations(root: str | Path) -> list[tuple[Message, ...]]:
+    """Held-out consultations, the doctor last (valid/sft_multi.jsonl); empty where there is no such file."""
+    rows = _rows(root, "valid", ("sft_multi",)) if (Path(root) / "valid" / "sft_multi.jsonl").is_file() else iter(())
+    return [parse_messages(row.get("messages"), where=where, last="assistant") for where, row in rows]
 
 
 def _expected(row: dict[str, Any], where: str) -> str:

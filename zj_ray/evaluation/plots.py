@@ -54,9 +54,18 @@ def stacked_plot(steps: Sequence[float], parts: Mapping[str, Sequence[float]], *
     return _svg(figure)
 
 
-def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, float]) -> str:
-    """One bar of win, tie and loss shares, with the 95 % interval of the win share drawn on it."""
-    figure, axes = _figure("PPO against SFT on the same unseen cases", height=1.7)
+def outcome_bar(
+    win: float, tie: float, loss: float, win_ci95: tuple[float, float], safety: Mapping[str, float | None]
+) -> str:
+    """One bar of win, tie and loss shares, with the 95 % interval of the win share drawn on it.
+
+    safety: share of safe answers by model, a bar each above it, so that no win is seen without it.
+    """
+    figure, axes = _figure("Safety first: safe answers, then wins of PPO against SFT", height=2.4)
+    for y, (name, share) in enumerate(reversed(list(safety.items())), start=1):
+        axes.barh([y], [share or 0.0], color=COLOURS[0], height=0.6)
+        text = f"{name} safe {'unknown' if share is None else f'{share:.0%}'}"
+        axes.text(0.01, y, text, ha="left", va="center", fontsize=9, color="#ffffff" if (share or 0) > 0.3 else BLACK)
     left = 0.0
     for name, share, colour in (("win", win, WIN), ("tie", tie, TIE), ("loss", loss, LOSS)):
         axes.barh([0], [share], left=[left], color=colour, height=0.6)
@@ -69,7 +78,7 @@ def outcome_bar(win: float, tie: float, loss: float, win_ci95: tuple[float, floa
     axes.errorbar([win], [0.16], xerr=bracket, color=BLACK, capsize=4, linewidth=1.4, marker="|")
     axes.set_xlim(0, 1)
     axes.set_yticks([])
-    axes.set_xlabel("share of cases; bracket: 95% interval of the win share")
+    axes.set_xlabel("share; bracket: 95% interval of the win share")
     axes.grid(visible=False)
     return _svg(figure)
 
@@ -87,6 +96,25 @@ def bar_plot(values: Mapping[str, float], *, title: str, ylabel: str, levels: Ma
     axes.tick_params(axis="x", labelsize=8)
     if levels:
         figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(levels))
+    return _svg(figure)
+
+
+def interval_plot(
+    rows: Mapping[str, tuple[Sequence[float], tuple[float, float] | None]], *, title: str, xlabel: str
+) -> str:
+    """A line for each row: its values as dots, their mean as a bar with its interval where it has one, beside 0."""
+    figure, axes = _figure(title, height=0.8 + 0.36 * len(rows))
+    figure.set_figwidth(8)
+    for y, (values, interval) in enumerate(rows.values()):
+        mean = sum(values) / len(values)
+        axes.plot(values, [y] * len(values), "o", color=COLOURS[4], markersize=3.5, alpha=0.7)
+        low, high = interval or (mean, mean)
+        whiskers = [[mean - low], [high - mean]]
+        axes.errorbar([mean], [y], xerr=whiskers, fmt="|", color=COLOURS[0], capsize=3, markersize=9)
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 52) for name in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
     return _svg(figure)
 
 

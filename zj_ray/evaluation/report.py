@@ -20,14 +20,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from zj_ray.config.schema import STAGES
-from zj_ray.evaluation import plots
+from zj_ray.evaluation import headline, plots
+from zj_ray.evaluation.measures.table import with_finding
 from zj_ray.evaluation.results import MODELS, EvaluationResults, Passes
-from zj_ray.evaluation.statistics import Mean, Proportion, proportion
+from zj_ray.evaluation.statistics import Mean
 from zj_ray.files import read_json, read_jsonl, write_atomic
 from zj_ray.runs.metrics import read_metrics, versions
 from zj_ray.runs.summary import read_summary
 
-SAMPLES = {"case": 6, "safety": 4, "control": 2}  # consultations shown side by side
+SAMPLES = {"case": 6, "new_condition": 2, "safety": 4, "control": 2}  # consultations shown side by side
 STAGE_NAMES = {
     "pretrain": "继续预训练 · continued pre-training",
     "sft": "监督微调 · supervised fine-tuning",
@@ -59,7 +60,8 @@ FINDINGS = {
     "sft": "loss {sft.loss_before} → {sft.loss_after}",
     "reward": "pair accuracy {reward.pair_accuracy}, ceiling {reward.pair_accuracy_ceiling}",
     "ppo": "{ppo.steps} steps, reward {ppo.reward_first} → {ppo.reward_last}, KL {ppo.kl_last}",
-    "evaluate": "reward SFT {evaluate.reward_sft}, PPO {evaluate.reward_ppo}",
+    "evaluate": "safety {evaluate.safety_pass_sft} → {evaluate.safety_pass_ppo}, "
+    "reward {evaluate.reward_sft} → {evaluate.reward_ppo}",
 }
 
 Row = dict[str, Any]
@@ -81,9 +83,7 @@ def write_report(run_folder: Path) -> Path:
         losses=_loss_plots(folder),
         ppo=_ppo_plots(folder),
         results=results,
-        components=_components(results) if results else [],
-        outcome=_outcome(results) if results else "",
-        safety=_safety(results) if results else {},
+        evaluation=_evaluation(results) if results else {},
         reward=_reward(summary.get("reward") or {}, read_json(folder / "reward" / "accuracy.json") or {}),
         agreement=read_json(folder / "feedback" / "agreement.json"),
         samples=_samples(folder / "evaluate" / "consultations.jsonl"),
@@ -97,6 +97,7 @@ def _environment() -> Environment:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters |= {"number": _number, "share": _share, "interval": _interval, "duration": _duration}
+    environment.filters |= {"cells": headline.cells}
     return environment
 
 
@@ -161,8 +162,23 @@ def _ppo_plots(folder: Path) -> list[Markup]:
     return [Markup(svg) for svg in drawings]
 
 
+def _evaluation(results: EvaluationResults) -> Row:
+    """SFT against PPO: what fell, the tables of measures, what PPO was paid for, wins beside safety, faults."""
+    groups = ("headline", "category", "detail")
+    faults = sorted({fault for of_model in results.models.values() for fault in of_model.faults})
+    return {
+        "warnings": headline.warnings(results),
+        "fell": bool(with_finding(results.measures, "fell")),
+        "tables": {group: [m for m in results.measures if m.group == group] for group in groups},
+        "components": _components(results),
+        "outcome": _outcome(results),
+        "passes": {name: results.models[name].safety_pass for name in MODELS},
+        "faults": {fault: [results.models[name].faults.get(fault, 0) for name in MODELS] for fault in faults},
+    }
+
+
 def _components(results: EvaluationResults) -> list[Row]:
-    """The table of SFT against PPO: the reward, facts for each question, and each rule with its paired interval."""
+    """What PPO was paid for: the reward, facts for each question, and each rule with its paired interval."""
     sft, ppo, pair = results.models["sft"], results.models["ppo"], results.comparison
     reward = _component("reward", sft.reward, ppo.reward, Mean(pair.difference, pair.difference_ci95, pair.n))
     facts = _component("new facts per question", sft.new_facts_per_question, ppo.new_facts_per_question, None)
@@ -180,32 +196,13 @@ def _component(name: str, sft: float | None, ppo: float | None, difference: Mean
 
 
 def _outcome(results: EvaluationResults) -> Markup:
-    pair = results.comparison
-    return Markup(plots.outcome_bar(pair.win, pair.tie, pair.loss, pair.win_ci95))
+    pair, passes = results.comparison, {name.upper(): results.models[name].safety_pass for name in MODELS}
+    safety = {name: _of(passed) for name, passed in passes.items()}
+    return Markup(plots.outcome_bar(pair.win, pair.tie, pair.loss, pair.win_ci95, safety))
 
 
-def _safety(results: EvaluationResults) -> Row:
-    """Safety passes by category and over-refusal, each as a proportion with its interval, of the two models."""
-    passes = {name: results.models[name].safety_pass for name in MODELS}
-    refusals = {name: results.models[name].over_refusal for name in MODELS}
-
-    def share(passes: Passes) -> Proportion:
-        return proportion(passes.passed, passes.n)
-
-    def row(category: str) -> Row:
-        nobody = Passes(0, 0)
-        return {name: share(of_model.by_category.get(category, nobody)) for name, of_model in passes.items()}
-
-    categories = sorted({category for of_model in passes.values() for category in of_model.by_category})
-    return {
-        "categories": [{"name": category, **row(category)} for category in categories],
-        "total": {name: share(of_model) for name, of_model in passes.items()},
-        "faults": [
-            {"name": fault, **{name: of_model.faults.get(fault, 0) for name, of_model in results.models.items()}}
-            for fault in sorted({fault for of_model in results.models.values() for fault in of_model.faults})
-        ],
-        "over_refusal": {name: proportion(of_model.count, of_model.n) for name, of_model in refusals.items()},
-    }
+def _of(passes: Passes) -> float | None:
+    return passes.passed / passes.n if passes.n else None
 
 
 def _reward(reward: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:

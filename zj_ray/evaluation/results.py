@@ -10,10 +10,14 @@
  "comparison": {"n": 64, "difference": 0.1, "difference_ci95": [0.02, 0.18], "win": …, "win_ci95": […], "tie": …, …},
  "earlier_round": {…as comparison, of this round's PPO model with the one before…} or null,
  "rule_differences": {"new_facts": {"value": 0.1, "ci95": [0.0, 0.2], "n": 64}, …},
- "perplexity": {"pretrain": 12.1, "sft": 14.0, "ppo": 14.3}}
+ "perplexity": {"pretrain": 12.1, "sft": 14.0, "ppo": 14.3},
+ "measures": [{"key": "safety_pass", "group": "headline", "better": "higher", "unit": "question", "units": 40,
+               "paid": ["safety", "unsafe"], "sft": 0.64, "sft_ci95": [0.55, 0.72], "ppo": 0.56, "ppo_ci95": […],
+               "difference": -0.08, "ci95": [-0.12, -0.03], "p": 0.001, "p_holm": 0.016, "finding": "fell"}, …]}
 ```
 
 Rewards and rules are means over the same unseen cases, per consultation; differences are PPO − SFT, paired by case.
+Measures stand in the order of `measures/table.ROWS`. Results that an earlier version wrote have none.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from zj_ray.errors import DataError
+from zj_ray.evaluation.measures.table import Measure, with_finding
 from zj_ray.evaluation.statistics import Comparison, Mean
 from zj_ray.files import write_json
 
@@ -84,7 +89,7 @@ class EvaluationResults:
     """The JSON of this module's docstring.
 
     models: one for each of MODELS. rule_differences: PPO − SFT for each rule.
-    perplexity: of general text, by stage in the order of the stages.
+    perplexity: of general text, by stage in the order of the stages. measures: the table of both models, paired.
     Raises ValueError where a model is missing.
     """
 
@@ -93,6 +98,7 @@ class EvaluationResults:
     rule_differences: Mapping[str, Mean]
     perplexity: Mapping[str, float]
     earlier_round: Comparison | None = None
+    measures: tuple[Measure, ...] = ()
 
     def __post_init__(self) -> None:
         if missing := set(MODELS) - set(self.models):
@@ -113,7 +119,10 @@ class EvaluationResults:
             raise DataError(what, where=str(path), remedy="run the evaluate stage again") from fault
 
     def summary(self) -> dict[str, Any]:
-        """The `evaluate` section of summary.json. Over-refusal and shares are fractions of 1."""
+        """The `evaluate` section of summary.json. Over-refusal and shares are fractions of 1.
+
+        fell, may_have_fallen: the keys of such measures.
+        """
         sft, ppo, pair = self.models["sft"], self.models["ppo"], self.comparison
         return {
             "reward_sft": sft.reward,
@@ -130,6 +139,8 @@ class EvaluationResults:
             "tie": pair.tie,
             "loss": pair.loss,
             "win_ci95": list(pair.win_ci95),
+            "fell": [measure.key for measure in with_finding(self.measures, "fell")],
+            "may_have_fallen": [measure.key for measure in with_finding(self.measures, "may have fallen")],
         }
 
 

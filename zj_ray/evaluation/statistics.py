@@ -20,16 +20,6 @@ CHUNK = 4_000_000  # resampled values held at once, so that memory stays bounded
 
 
 @dataclass(frozen=True)
-class Proportion:
-    """`count` of `n` with its 95 % Wilson interval; value and interval are None when n is 0."""
-
-    count: int
-    n: int
-    value: float | None
-    ci95: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
 class Mean:
     """The mean of n values with its 95 % bootstrap interval."""
 
@@ -123,11 +113,6 @@ def _interval(
     values = [statistic(*(sample[drawn] for sample in samples), axis=1) for drawn in draws]
     low, high = np.nanquantile(np.concatenate(values), (0.025, 0.975))
     return float(low), float(high)
-
-
-def proportion(count: int, n: int) -> Proportion:
-    """`count` of `n` with its 95 % Wilson interval."""
-    return Proportion(count, n, count / n if n else None, wilson(count, n) if n else None)
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:

@@ -29,11 +29,18 @@ class ScorerRank(RewardRank):
 
         documents: `[length]` each, scored from its second token on. The mean is over the tokens of all documents.
         """
-        model = TokenLogprobs(load_causal_lm(path, self.model_config)).to(self.engine.device).eval()
         positions = [np.arange(1, len(document)) for document in documents]
+        likelihoods = self.log_likelihoods(path, documents, positions, capacity)
+        return math.exp(-sum(likelihoods) / sum(map(len, positions)))
+
+    def log_likelihoods(
+        self, path: str, documents: Sequence[np.ndarray], positions: Sequence[np.ndarray], capacity: int
+    ) -> list[float]:
+        """Of each document under the causal LM at `path` [nats], over its tokens at `positions`, never the first."""
+        model = TokenLogprobs(load_causal_lm(path, self.model_config)).to(self.engine.device).eval()
         rows = pack(list(map(len, documents)), capacity)
         logprobs = self.compute(documents, positions, rows, lambda row, i: model(row.input_ids, row.position_ids, i)[0])
-        return math.exp(-np.concatenate(list(logprobs.values())).mean(dtype=float))
+        return [float(logprobs[i].sum(dtype=float)) for i in range(len(documents))]
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,14 @@ class Scorer:
         self.group.wait(self.loading, what="load its model")
         measured = [self.group.actors[0].perplexity.remote(model, documents, self.capacity)]
         return self.group.wait(measured, what=f"measure the perplexity of {model}")[0]
+
+    def log_likelihoods(
+        self, model: str, documents: Sequence[np.ndarray], positions: Sequence[np.ndarray]
+    ) -> list[float]:
+        """Of each document under the causal LM in the folder `model` [nats], over its tokens at `positions`."""
+        self.group.wait(self.loading, what="load its model")
+        measured = [self.group.actors[0].log_likelihoods.remote(model, documents, positions, self.capacity)]
+        return self.group.wait(measured, what=f"measure the likelihood of talk under {model}")[0]
 
 
 @contextmanager

@@ -35,6 +35,7 @@ KEYS = (
         f"evaluate.{key}"
         for key in ("over_refusal_sft", "over_refusal_ppo", "general_perplexity", "win", "tie", "loss", "win_ci95")
     ),
+    *(f"evaluate.{key}" for key in ("fell", "may_have_fallen")),
     *(f"weight_sync.{key}" for key in ("bytes", "seconds", "checksum_failures")),
     *(f"logprob_mismatch.{key}" for key in ("mean_abs", "max_abs")),
     "versions",

@@ -1,23 +1,35 @@
 """Evaluation: the SFT model against the PPO model on cases, safety prompts and controls that neither was trained on.
 
-Reward differences are paired by case. Wins are judged by the rubric (safety > professionalism > fluency), which is not
-what PPO was paid for: a policy that only learned to please its reward model would not win by it.
+Two kinds of figures are kept apart. What PPO was paid for (the reward and its parts, the judge of safety prompts) says
+whether it learnt that; every row of the table says which part of the reward paid for it. Wins are judged by the rubric,
+which pays nobody but reads the same words by rules, as the reward does: a win is a better text by those rules, and says
+nothing of medicine. Cases are resampled by case, safety prompts and controls by question.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
-from zj_ray.data.datasets import load_general, load_prompts
+from zj_ray.data.datasets import load_consultations, load_general, load_new_conditions, load_prompts
 from zj_ray.data.trajectory import Trajectory
+from zj_ray.evaluation import headline
+from zj_ray.evaluation.measures.paired import ByUnit
+from zj_ray.evaluation.measures.table import CATEGORY, tabulate
+from zj_ray.evaluation.measures.talks import (
+    Measured,
+    by_question,
+    of_consultations,
+    of_emergencies,
+    of_new_conditions,
+)
 from zj_ray.evaluation.results import EvaluationResults, ModelResult, OverRefusal, SafetyPasses
 from zj_ray.evaluation.rounds import against_earlier, earlier_round, mean_utility
 from zj_ray.evaluation.statistics import compare, mean_interval, ratio_interval
@@ -25,7 +37,7 @@ from zj_ray.files import write_jsonl
 from zj_ray.fleet.dialogue import DialogueSettings, stable_seed
 from zj_ray.fleet.turns import TurnRequest
 from zj_ray.ppo.record import rollout_row
-from zj_ray.progress import Bar, progress
+from zj_ray.progress import Bar, console, progress
 from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_consultations
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.scorer import Scorer
@@ -35,52 +47,71 @@ from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
 
 MODELS = ("sft", "ppo")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Examination:
     """What one model did: its consultations with the cases, and its first answers to safety prompts and controls.
 
-    answers: prompt, answer, and the rules' verdict on it.
+    new: consultations with patients whose condition training has nothing of. answers: prompt, answer, and the rules'
+    verdict on it.
     """
 
     trajectories: list[Trajectory]
+    new: list[Trajectory]
     answers: list[tuple[Prompt, str, Verdict]]
 
 
 def evaluate(context: StageContext) -> dict[str, Any]:
-    """Leaves `evaluate/results.json` and `consultations.jsonl`."""
+    """Leaves `evaluate/results.json` and `consultations.jsonl`, and says on the console what fell."""
     folder = context.run.stage("evaluate")
     prompts = _prompts(context)
     cases = {case.id: case for case in prompts["case"]}
     guarded = len(prompts["safety"]) + len(prompts["control"])
-    total = len(MODELS) * (len(cases) + context.config.evaluate.safety_samples * guarded)
+    talks = len(cases) + len(prompts["new"])
+    total = len(MODELS) * (talks + context.config.evaluate.safety_samples * guarded)
     with context.scorer(context.model("reward")) as scorer:
         with progress("evaluate", total) as bar:
             examinations = {name: _examine(context, name, prompts, bar) for name in MODELS}
         scored = {name: _score(context, scorer, cases, examinations[name].trajectories) for name in MODELS}
         perplexity = _perplexities(context, scorer)
-    results = _results(context, cases, examinations, scored, perplexity)
+        likelihoods = {name: _likelihoods(context, scorer, name) for name in MODELS}
+    measured = {
+        name: {**_measured(prompts, examinations[name], scored[name]), "doctor_likelihood": likelihoods[name]}
+        for name in MODELS
+    }
+    results = _results(context, cases, examinations, scored, perplexity, measured)
     results.write(folder / "results.json")
     _write_consultations(folder / "consultations.jsonl", cases, examinations, scored)
+    _announce(results)
     update_summary(context.run.folder, {"evaluate": results.summary()})
     return results.summary()
 
 
+def _announce(results: EvaluationResults) -> None:
+    console.print(headline.table(results))
+    for notice, rows in headline.warnings(results).items():
+        console.print("\n  ".join([notice, *rows]), markup=False, soft_wrap=True)
+    console.print(headline.outcome(results), markup=False, soft_wrap=True)
+
+
 def _prompts(context: StageContext) -> dict[str, list[Prompt]]:
-    """Unseen prompts of each kind, spread evenly over the file so that no category is cut off."""
-    limits = {
-        "case": context.config.evaluate.cases,
-        "safety": context.config.evaluate.safety_prompts,
-        "control": context.config.evaluate.controls,
-    }
-    unseen = load_prompts(context.run.data_root, "valid")
-    chosen = {}
-    for kind, limit in limits.items():
-        pool = [prompt for prompt in unseen if prompt.kind == kind]
-        spread: Any = np.linspace(0, len(pool) - 1, min(limit, len(pool))).round().astype(int) if pool else []
-        chosen[kind] = [pool[i] for i in spread]
-    return chosen
+    """Unseen prompts of each kind, spread evenly over the file so that no category is cut off.
+
+    "new": cases of conditions that training has nothing of.
+    """
+    settings, root = context.config.evaluate, context.run.data_root
+    limits = {"case": settings.cases, "safety": settings.safety_prompts, "control": settings.controls}
+    unseen = load_prompts(root, "valid")
+    chosen = {kind: _spread([p for p in unseen if p.kind == kind], limit) for kind, limit in limits.items()}
+    return chosen | {"new": _spread(load_new_conditions(root), settings.new_conditions)}
+
+
+def _spread(pool: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` of the pool, evenly over it."""
+    numbers = np.linspace(0, len(pool) - 1, min(limit, len(pool))).round().astype(int)
+    return [pool[i] for i in numbers]
 
 
 def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]], bar: Bar) -> Examination:
@@ -93,7 +124,7 @@ def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]],
         temperature=config.evaluate.temperature,
     )
     consultations = fleet.rollout(
-        [(prompt, 0) for prompt in prompts["case"]],
+        [(prompt, 0) for prompt in prompts["case"] + prompts["new"]],
         key=f"evaluate-{name}",
         seed=stable_seed(config.seed, "evaluate"),  # the same patients for both models
         chat=chat,
@@ -109,7 +140,12 @@ def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]],
     verdicts = [
         judge(text, p.expected or "answer_helpfully", p.opening) for p, text in zip(guarded, texts, strict=True)
     ]
-    return Examination(consultations.trajectories, list(zip(guarded, texts, verdicts, strict=True)))
+    new = {prompt.id for prompt in prompts["new"]}
+    return Examination(
+        [t for t in consultations.trajectories if t.prompt_id not in new],
+        [t for t in consultations.trajectories if t.prompt_id in new],
+        list(zip(guarded, texts, verdicts, strict=True)),
+    )
 
 
 def _request(context: StageContext, chat: ChatFormat, name: str, prompt: Prompt, number: int) -> TurnRequest:
@@ -143,14 +179,52 @@ def _perplexities(context: StageContext, scorer: Scorer) -> dict[str, float]:
     return {name: scorer.perplexity(model, documents) for name, model in models.items()}
 
 
+def _likelihoods(context: StageContext, scorer: Scorer, name: str) -> ByUnit:
+    """By held-out consultation, the log-likelihood [nats] of what its doctor said, and the tokens of that."""
+    chat, limit = context.chat(), context.config.model.max_length
+    talks = _spread(load_consultations(context.run.data_root), context.config.evaluate.dialogues)
+    encoded = [chat.conversation(talk, limit) for talk in talks]
+    documents = [np.asarray(each.token_ids) for each in encoded]
+    spoken = [np.flatnonzero(each.loss_mask) for each in encoded]
+    sums = scorer.log_likelihoods(str(context.model(name)), documents, spoken) if documents else []
+    return {str(i): (total, float(len(tokens))) for i, (total, tokens) in enumerate(zip(sums, spoken, strict=True))}
+
+
+def _measured(
+    prompts: Mapping[str, Sequence[Prompt]], examination: Examination, scored: Mapping[str, ScoredTurns]
+) -> Measured:
+    """Every measure of one model by its units: cases, and questions of safety prompts and controls."""
+    cases, new = ({prompt.id: prompt for prompt in prompts[kind]} for kind in ("case", "new"))
+    safety = [(p, verdict) for p, _, verdict in examination.answers if p.kind == "safety"]
+    controls = [(p, verdict) for p, _, verdict in examination.answers if p.kind == "control"]
+    categories: dict[str, list[tuple[Prompt, bool]]] = defaultdict(list)
+    for prompt, verdict in safety:
+        categories[f"{CATEGORY}{prompt.category or 'other'}"].append((prompt, verdict.passed))
+    return {
+        "safety_pass": by_question((prompt, verdict.passed) for prompt, verdict in safety),
+        "control_pass": by_question((prompt, verdict.passed) for prompt, verdict in controls),
+        "over_refusal": by_question((prompt, verdict.reason == Reason.REFUSES) for prompt, verdict in controls),
+        "reward": {case: (score.total, 1.0) for case, score in scored.items()},
+        "facts_per_question": {
+            t.prompt_id: (float(sum(len(turn.new_facts) for turn in t.turns)), float(sum(x.questions for x in t.turns)))
+            for t in examination.trajectories
+        },
+        **of_consultations(examination.trajectories, cases),
+        **of_new_conditions(examination.new, new),
+        **of_emergencies(examination.trajectories + examination.new, {**cases, **new}),
+        **{category: by_question(answers) for category, answers in categories.items()},
+    }
+
+
 def _results(
     context: StageContext,
     cases: Mapping[str, Prompt],
     examinations: dict[str, Examination],
     scored: dict[str, dict[str, ScoredTurns]],
     perplexity: dict[str, float],
+    measured: Mapping[str, Measured],
 ) -> EvaluationResults:
-    """cases: by id; scored: by model and case. Only cases that neither model lost are compared."""
+    """cases: by id; scored: by model and case; measured: by model. Only cases that neither model lost are compared."""
     margin, resamples = context.config.evaluate.tie_margin, context.config.evaluate.bootstrap
     both = [case for case in cases if all(case in scored[name] for name in MODELS)]
     rewards = {name: [scored[name][case].total for case in both] for name in MODELS}
@@ -173,7 +247,8 @@ def _results(
     if path := earlier_round(context.run.folder):
         unseen = list(cases.values())
         earlier = against_earlier(path, unseen, rubrics["ppo"], tie_margin=margin, resamples=resamples)
-    return EvaluationResults(models, replace(by_reward, **wins), differences, perplexity, earlier)
+    measures = tabulate(measured["sft"], measured["ppo"], asdict(context.config.ppo.mix), resamples=resamples)
+    return EvaluationResults(models, replace(by_reward, **wins), differences, perplexity, earlier, tuple(measures))
 
 
 def _model_result(
@@ -215,6 +290,10 @@ def _write_consultations(
         for t in examinations[name].trajectories:
             score = scored[name][t.prompt_id]
             rows.append({**rollout_row(0, t, cases[t.prompt_id], score), "model": name, "rules": score.mean_parts()})
+        for t in examinations[name].new:
+            talk = [message.as_dict() for message in t.messages]
+            unpaid: dict[str, Any] = {"kind": "new_condition", "reward": None, "rules": {}}
+            rows.append({"prompt_id": t.prompt_id, "model": name, "messages": talk, **unpaid})
         for prompt, text, verdict in examinations[name].answers:
             talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
             mark = 1.0 if verdict.passed else -1.0

@@ -88,6 +88,7 @@ def safety_rows(category: Category, split: str, seed: int) -> list[dict[str, Any
     return [
         {
             "prompt": prompt,
+            "question": ask,
             "reference": None if part == "unanswered" else answers[ask],
             "category": category.name,
             "expected": category.expected,
@@ -110,6 +111,7 @@ def control_rows(category: Category, split: str, seed: int) -> list[dict[str, An
     return [
         {
             "prompt": prompt,
+            "question": ask,
             "reference": None if part == "unanswered" else answers[ask],
             "category": category.name,
             "expected": "answer_helpfully",
