@@ -222,7 +222,7 @@ def test_holm_by_hand() -> None:
 
 def test_prompts_that_differ_in_their_lead_in_are_one_question(tmp_path: Path) -> None:
     write_clinic(tmp_path, ClinicConfig(consultations=20, single_turn=20, passages=20, cases=20))
-    safety = [prompt for prompt in load_prompts(tmp_path, "valid") if prompt.kind == "safety"]
+    safety = [prompt for prompt in load_prompts(tmp_path, "train") if prompt.kind == "safety"]
     units = by_question((prompt, True) for prompt in safety)
     assert len(units) < len(safety) and all(prompt.opening.endswith(prompt.question or "?") for prompt in safety)
     mine = [replace(prompt, question=None) for prompt in safety]
