@@ -77,8 +77,7 @@ def score_turns(
         parts = {"reward_model": scale.normalise(float(raw))}
         earlier = [t.text for t in trajectory.turns[:i]]
         if prompt.case is not None:
-            last = i == len(trajectory.turns) - 1
-            parts |= turn_rules(turn, position=i, last=last, earlier=earlier, case=prompt.case)
+            parts |= turn_rules(trajectory.turns, i, case=prompt.case)
             stopped = unsafe(turn.text) is not None
         else:
             verdict = judge_turn(turn.text, earlier, prompt.expected or "answer_helpfully", prompt.opening)
