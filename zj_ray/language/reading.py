@@ -60,15 +60,21 @@ _ADVICE = re.compile(
     r"|检查|化验|就诊|就医|面诊|挂号|遵医嘱|用药|服用|外用|急诊|120|马上|立即|尽快|按时|坚持|可以先|观察"
 )
 _EMERGENCY = re.compile(
-    r"急诊|120|急救|立即就医|马上就医|立刻就医|(马上|立即|立刻|赶紧)[^，。；！？]{0,6}(去|到|送)[^，。；！？]{0,6}医院"
+    r"急诊|120|急救(?:车|电话|中心)|(?:叫|送|联系)急救|立即就医|马上就医|立刻就医|(马上|立即|立刻|赶紧)[^，。；！？]{0,6}(去|到|送)[^，。；！？]{0,6}医院"
 )
 # "如果加重", "疼痛加重时", "不行再去", "明天去": not now. "及时" and "同时" are no condition, "别等到明天" is none.
 _CONDITION = re.compile(
-    r"如果|如有|如出现|若|一旦|万一|要是|倘若|假如|的话|(?<![及同随按暂这那此有当临])时候?(?=[，请要就应立马赶需])"
+    r"如果|如[有遇]|如出现|若|一旦|万一|要是|倘若|假如|的话|(?<![及同随按暂这那此有当临])时候?(?=[，请要就应立马赶需])"
     r"|(?:不行|加重|恶化|没好|不见好|不缓解|不退)了?[^，。]{0,2}[就再]|先观察|再观察"
     r"|(?<![等到])(?:明天|后天|周末|下周|有空|过[几两些]天)"
 )
 _URGES = re.compile(r"马上|立即|立刻|赶紧|快|请|必须|现在就|拨打")
+# What leads to "急诊" in an order, and in words to this patient; "出血就急诊" is neither, but an order for some day.
+_ORDER = re.compile(
+    r"(马上|立即|立刻|赶紧|尽快|赶快|快|直接|现在|今[天晚]|就|要|得|先|别?再?等了?|去|到|往|送|来|上|打|拨打?|叫|或者?|挂|看|坐|最近"
+    r"|附近|当地|的|大?医院|精神科|一趟|好)*"
+)
+_ADDRESSED = re.compile(r"请|您|你|这|建议|必须|现在|目前|需|应|孩子|宝宝|老人|家[人长]|危险|急症|能等")
 _NEGATION = re.compile(r"不用|不需要|不必|无需|用不着|没必要|没有必要|不要|别|不是|不急着|不一定要|先不")
 _NOT_WORD = re.compile(r"[^0-9A-Za-z\u4e00-\u9fff]+")
 
@@ -167,7 +173,7 @@ def _sends(sentence: str, match: re.Match[str]) -> bool:
     before = sentence[: match.start()]
     clause = _CLAUSE.split(before)[-1]
     near = clause[-8:]  # a negation reaches over its own clause: "别等，马上去急诊" refers
-    if _CONDITION.search(before) or _NEGATION.search(near):
+    if _CONDITION.search(before) or _NEGATION.search(near) or not (_ORDER.fullmatch(clause) or _ADDRESSED.search(before)):
         return False
     # "您去过急诊吗？" sends nobody, "请马上去急诊，好吗？" does.
     return not _QUESTION.search(sentence) or bool(_URGES.search(clause + match.group()))

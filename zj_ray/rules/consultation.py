@@ -47,14 +47,18 @@ def new_facts(turn: Turn, *, earlier: Sequence[str], case: Case) -> float:
     Questions are counted by what they ask for, and a patient answers two topics a turn: to ask for more costs. Wasted
     questions cost, or a policy would ask everything at once and let the patient sort it out: asking pays where two
     questions of three gain a fact. Where the case may know more than it says, silence proves nothing: one question of a
-    turn costs nothing, and is worth 0.25 if it opens a medical topic, or a policy would learn not to ask at all.
+    turn costs nothing, nor do two that open a medical topic each, which is worth 0.25; or a policy would learn not to
+    ask at all.
     """
     if turn.repeated:
         return max(-0.5 - max(turn.questions - FACTS_A_TURN, 0), -1.0)
     gained = len(turn.new_facts)
-    if gained or not may_know_more(case):
-        return max(min(1.0, gained / 2) - max(turn.questions - gained, 0), -1.0)
-    return max(0.25 * bool(_fresh_topics(turn.text, earlier)) - max(turn.questions - 1, 0), -1.0)
+    value, wasted = min(1.0, gained / 2), turn.questions - gained
+    if may_know_more(case):
+        opened = min(len(_fresh_topics(turn.text, earlier)), FACTS_A_TURN - gained)
+        value = max(value, 0.25 * bool(opened))
+        wasted -= max(opened, gained == 0)
+    return max(value - max(wasted, 0), -1.0)
 
 
 def _fresh_topics(text: str, earlier: Sequence[str]) -> list[str]:

@@ -207,7 +207,8 @@ def _fits(answer: str, case: Case) -> float:
     reference = {run for part in case.reference.values() if part for run in grams(part, 4)}
     shared = min(1.0, 3 * len(runs & reference) / max(1, len(runs)))
     exams = [exam for exam in case.exams if exam in answer]
-    return min(1.0, 0.7 * shared + 0.15 * min(len(exams), 2) + 0.1 * bool(case.department and case.department in answer))
+    department = bool(case.department and case.department in answer)
+    return min(1.0, 0.7 * shared + 0.15 * min(len(exams), 2) + 0.1 * department)
 
 
 def _relation(answer: str, patient: list[str]) -> float:
