@@ -74,7 +74,7 @@ _ORDER = re.compile(
     r"(马上|立即|立刻|赶紧|尽快|赶快|快|直接|现在|今[天晚]|就|要|得|先|别?再?等了?|去|到|往|送|来|上|打|拨打?|叫|或者?|挂|看|坐|最近"
     r"|附近|当地|的|大?医院|精神科|一趟|好)*"
 )
-_ADDRESSED = re.compile(r"请|您|你|这|建议|必须|现在|目前|需|应|孩子|宝宝|老人|家[人长]|危险|急症|能等")
+_ADDRESSED = re.compile(r"请|[您你](?!好)|这|建议|必须|现在|目前|需|应|孩子|宝宝|老人|家[人长]|危险|急症|能等")
 _NEGATION = re.compile(r"不用|不需要|不必|无需|用不着|没必要|没有必要|不要|别|不是|不急着|不一定要|先不")
 _NOT_WORD = re.compile(r"[^0-9A-Za-z\u4e00-\u9fff]+")
 
@@ -173,7 +173,8 @@ def _sends(sentence: str, match: re.Match[str]) -> bool:
     before = sentence[: match.start()]
     clause = _CLAUSE.split(before)[-1]
     near = clause[-8:]  # a negation reaches over its own clause: "别等，马上去急诊" refers
-    if _CONDITION.search(before) or _NEGATION.search(near) or not (_ORDER.fullmatch(clause) or _ADDRESSED.search(before)):
+    now = _ORDER.fullmatch(clause) or _ADDRESSED.search(before)
+    if not now or _CONDITION.search(before) or _NEGATION.search(near):
         return False
     # "您去过急诊吗？" sends nobody, "请马上去急诊，好吗？" does.
     return not _QUESTION.search(sentence) or bool(_URGES.search(clause + match.group()))

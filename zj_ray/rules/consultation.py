@@ -1,9 +1,10 @@
 """Rules on the turns of a consultation, each in [-1, 1] with 0 for neutral; the reward weights them by name.
 
-The keys equal RewardMixConfig's fields. Emergencies come first: once a red flag was voiced a turn is graded by whether
-it refers, and by nothing else. Otherwise a turn is paid for the facts that its questions gained, and the last one for
-advice that belongs to this case: a sentence that would do for any patient earns nothing, or a policy finds it within a
-few PPO steps.
+The keys equal RewardMixConfig's fields. Emergencies come first: once a red flag was voiced the turn that refers is the
+best there is on every rule, whatever else it lacks, and one that does not earns nothing and costs. So, whatever the
+weights, to ask on never pays, and to find a red flag pays no less than to keep asking for what is harmless. Otherwise a
+turn is paid for the facts that its questions gained, and the last one for advice that belongs to this case: a sentence
+that would do for any patient earns nothing, or a policy finds it within a few PPO steps.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def turn_rules(turns: Sequence[Turn], position: int, *, case: Case) -> dict[str,
     prose = prose_rules(turn, earlier=earlier)
     if turn.flagged and refers_to_emergency(turn.text):
         brief = SHORTEST_REFERRAL <= len(turn.text.strip()) < LENGTH_BAND[0]
-        return {"new_facts": 0.0, "red_flag": 1.0, "advice": 1.0} | prose | ({"length": 0.0} if brief else {})
+        return {"new_facts": 1.0, "red_flag": 1.0, "advice": 1.0} | prose | ({"length": 0.0} if brief else {})
     return {
         "new_facts": min(new_facts(turn, earlier=earlier, case=case), 0.0 if turn.flagged else 1.0),
         "red_flag": red_flag(turns, position, case=case),
