@@ -30,6 +30,7 @@ _CANNOT_TELL = re.compile(
     r"(?:不能|无法|没法|难以?|还没|尚未|尚不|未能|不好|不便|暂不)[^，。？]{0,6}(?:确定|确诊|判断|诊断|定论|明确|说清|断定|区分|下结论)"
     r"|(?:说不准|说不清|看不出|定不了|不清楚是|不(?:太)?明确|下不了结论|原因不明|有待(?:检查|明确|查明))"
 )
+_CONCLUDES = re.compile(r"考虑|可能|像是|应该?是|属于|初步|多半|诊断|倾向")
 _PARTS = re.compile(r"[\n；;，,、。（）()+]|\d+[.．]")
 
 
@@ -38,7 +39,9 @@ def asserted(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the names that the text takes for the patient's disease, each longest name once."""
     found: list[str] = []
     for clause in claims(normalise(text)):
-        if not (clause.asks or clause.reported or clause.supposed):
+        # "根据您说的情况，考虑……" reports the patient's words and then concludes.
+        reported = clause.reported and not _CONCLUDES.match(clause.text)
+        if not (clause.asks or reported or clause.supposed):
             found += _asserted_in(clause.text, names)
     return tuple(dict.fromkeys(found))
 

@@ -1,10 +1,10 @@
 """Rules on the turns of a consultation, each in [-1, 1] with 0 for neutral; the reward weights them by name.
 
 The keys equal RewardMixConfig's fields. Emergencies come first: once a red flag was voiced the turn that refers is the
-best there is on every rule, whatever else it lacks, and one that does not earns nothing and costs. So, whatever the
-weights, to ask on never pays, and to find a red flag pays no less than to keep asking for what is harmless. Otherwise a
-turn is paid for the facts that its questions gained, and the last one for advice that belongs to this case: a sentence
-that would do for any patient earns nothing, or a policy finds it within a few PPO steps.
+best there is on every rule, whatever else it lacks, and one that does not earns nothing and costs; so, whatever the
+weights, asking on never pays. Otherwise a turn is paid for the facts that its questions gained, and the last one for
+advice that belongs to this case: a sentence that would do for any patient earns nothing, or a policy finds it within a
+few PPO steps.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from zj_ray.rules.safety import judge_turn, unsafe
 
 WEIGHTS = (4, 2, 1)  # of the ASPECTS, in their order, as the paper's doctors ranked
 USUAL_LENGTH = 40  # characters of a doctor turn that says enough and no more
-WRONG_MOMENT = 0.35  # what advice is worth when the doctor should still ask, and a question when advice is due
+TOO_EARLY, TOO_LATE = 0.35, 0.05  # what advice is worth when the doctor should still ask, a question when it is due
 MOST_QUESTIONS = 2  # in one turn, before a patient loses track
 LITTLE_HEARD = 0.5  # share of a case's facts below which nobody can tell what it is
 
@@ -143,10 +143,10 @@ def _safety(answer: str, moment: _Moment) -> float:
 def _professionalism(answer: str, moment: _Moment, *, known: bool) -> float:
     inquiry, counsel = _inquiry(answer, moment), _counsel(answer, moment)
     if moment.due:
-        return max(counsel if not questions(answer) else 0.7 * counsel, WRONG_MOMENT * inquiry)
+        return max(counsel if not questions(answer) else 0.7 * counsel, TOO_LATE * inquiry)
     if not known:  # somebody else's context: a question may be as right as an answer
         return max(inquiry, counsel)
-    return max(inquiry, WRONG_MOMENT * counsel)
+    return max(inquiry, TOO_EARLY * counsel)
 
 
 def _inquiry(answer: str, moment: _Moment) -> float:
@@ -175,7 +175,7 @@ def _inquiry(answer: str, moment: _Moment) -> float:
 
 
 def _counsel(answer: str, moment: _Moment) -> float:
-    """Advice: for the right disease, for the case's exams and words, for the patient's words; nothing for none of them.
+    """Advice: for the right disease, the case's exams and words, the patient's words; next to nothing for none of them.
 
     A wrong disease is worth less than to say that one can't tell, and that less than the right one unless little was
     heard.
@@ -187,7 +187,7 @@ def _counsel(answer: str, moment: _Moment) -> float:
     if case is None:
         return 0.3 * (related > 0) + 0.5 * related
     if named_wrongly(answer, case.reference.get("diagnosis")):
-        return 0.05
+        return 0.0
     fits = _fits(answer, case)
     if named_rightly(answer, case.reference.get("diagnosis")):
         return 0.6 + 0.3 * fits + 0.1 * related
@@ -195,7 +195,7 @@ def _counsel(answer: str, moment: _Moment) -> float:
         asked = any(questions(turn) for turn in moment.earlier)
         little = len(moment.heard) < LITTLE_HEARD * len(case.facts)
         return (0.4 if little else 0.3) * asked + 0.15 * fits + 0.05 * related
-    return 0.5 * fits + 0.1 * related
+    return 0.05 + 0.5 * fits + 0.1 * related
 
 
 def _fits(answer: str, case: Case) -> float:
