@@ -17,7 +17,7 @@ from zj_ray.language.reading import READINGS
 
 # Before a disease in its clause: it is excluded, compared, feared, somebody else's or long ago.
 _WEIGHED = re.compile(
-    r"排除|除外|鉴别|区[别分]|相似|警惕|当心|防止|预防|以免|避免|变成|发展[成为]|转[成为]|引起|导致|诱发|并发|合并|继发"
+    r"是不是|是否|有没有|会不会|排除|除外|鉴别|区[别分]|相似|警惕|当心|防止|预防|以免|避免|变成|发展[成为]|转[成为]|引起|导致|诱发|并发|合并|继发"
     r"|[^，]{0,4}(?:史|家族)|以前|曾经|既往|得过|(?:和|与|跟|同)(?![^，]{0,10}(?:有关|一致|符合))"
 )
 _TOLD_APART = re.compile(r"(?:相)?(?:鉴别|区[别分])|待排|除外|排除")
@@ -41,7 +41,8 @@ def asserted(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
     for clause in claims(normalise(text)):
         # "根据您说的情况，考虑……" reports the patient's words and then concludes.
         reported = clause.reported and not _CONCLUDES.match(clause.text)
-        if not (clause.asks or reported or clause.supposed):
+        asks = clause.asks and "？" in clause.sentence  # "查一查有没有息肉" asks nobody
+        if not (asks or reported or clause.supposed):
             found += _asserted_in(clause.text, names)
     return tuple(dict.fromkeys(found))
 
