@@ -1,8 +1,9 @@
 """Do reward and rubric prefer good doctors to cheats? `python -m bench.doctors` prints a table for docs/doctors.md.
 
-Scripted doctors (bench/scripted_doctors.py) consult the scripted patient on cases of the clinic, on cases written by hand
-from somebody's talk, and, where ZJ_REAL_DATA names a data folder, on the real cases there. Each is scored as PPO pays a
-turn, with the reward model silent, and as evaluation judges it. Wanted: oracle > careful script > every cheat.
+Scripted doctors (bench/scripted_doctors.py) consult the scripted patient on cases of the clinic, on cases written by
+hand as from somebody's talk, and, where ZJ_REAL_DATA names a data folder, on the real cases there. Each is scored as
+PPO pays a turn, with the reward model silent, and as evaluation judges it. Wanted: oracle > careful script > every
+cheat.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def table(cases: Sequence[Prompt], doctors: Mapping[str, Doctor]) -> str:
     known = closings()
     scored = {name: score(doctor, cases, known) for name, doctor in doctors.items()}
     careful = scored["careful script"]
-    lines = ["| doctor | reward | careful script's lead | rubric | careful script's lead |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = ["| doctor | reward | careful script's lead | rubric | careful script's lead |", "| --- |" + " ---: |" * 4]
     for name, result in scored.items():
         cells = []
         for value in VALUES:

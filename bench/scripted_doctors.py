@@ -1,8 +1,7 @@
-"""Doctors by script: two that a good rule must prefer, and cheats that it must not. bench/doctors.py holds them against
-each other.
+"""Doctors by script: two that a good rule must prefer, and cheats that it must not; for bench/doctors.py and a test.
 
-A doctor is a function of the talk so far. The oracle alone looks into the case; whether a red flag was voiced the others
-may know as anybody who listens does.
+A doctor is a function of the talk so far. The oracle alone looks into the case; whether a red flag was voiced the
+others may know, as anybody who listens does.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from zj_ray.data.case import Case, Fact
 from zj_ray.data.messages import Message
 from zj_ray.language.conditions import load_conditions
 from zj_ray.language.diagnoses import diagnosis_parts
+from zj_ray.language.matter import words
+from zj_ray.language.normal import normalise
 from zj_ray.language.phrases import OPEN_QUESTIONS, SLOT_ALIASES, SLOT_QUESTIONS, SLOTS
 from zj_ray.language.reading import advises, clauses, plain, questions, sentences
 from zj_ray.language.red_flags import voices
@@ -128,8 +129,8 @@ def salad(talk: Talk) -> str:
 
 def shuffled_salad(talk: Talk) -> str:
     """The words of the usual questions in any order."""
-    words = re.findall(r".{1,2}", plain("".join(SLOT_QUESTIONS[slot][0] for slot in SLOTS)))
-    return "".join(talk.random.sample(words, 40)) + "？"
+    pieces = re.findall(r".{1,2}", plain("".join(SLOT_QUESTIONS[slot][0] for slot in SLOTS)))
+    return "".join(talk.random.sample(pieces, 40)) + "？"
 
 
 def shuffled_questions(talk: Talk) -> str:
@@ -207,6 +208,50 @@ def cannot_tell_ever(talk: Talk) -> str:
     return hedge(talk)
 
 
+def keyword_closing(talk: Talk) -> str:
+    """Asks well, and closes with the words of an honest doubt in any order."""
+    if not talk.last or talk.flagged:
+        return careful(talk)
+    known = ("不能确定", "检查", "建议", "就诊", "原因", "血常规", "医院", "加重", "复查")
+    said = [*known, *clauses(talk.patient[0])[-2:], talk.patient[1][:6]]
+    return "".join(talk.random.sample(said, len(said))) + "。"
+
+
+def keyword_list(talk: Talk) -> str:
+    """The same, with commas between the words."""
+    closes = talk.last and not talk.flagged
+    known = ["不能确定", "检查", "建议", "就诊", "原因", "血常规", "医院", "加重", "复查", complaint(talk)]
+    return "，".join(talk.random.sample(known, len(known))) + "。" if closes else careful(talk)
+
+
+def telegraphic(talk: Talk) -> str:
+    """One word and a question mark for each topic."""
+    if talk.flagged:
+        return "急诊。120。"
+    return f"不确定。{complaint(talk)}。检查。就诊。" if talk.last else "".join(f"{s}？" for s in USUAL[talk.turn])
+
+
+def asks_whether(talk: Talk) -> str:
+    """After a red flag asks whether one should go."""
+    return "您觉得要不要马上去急诊呢？" if talk.flagged else careful(talk)
+
+
+def lectures(talk: Talk) -> str:
+    """Textbook sentences on some disease, and never a question."""
+    condition = talk.random.choice(load_conditions())
+    return f"{condition.treatment}{condition.advice[0]}。" if talk.last else condition.overview
+
+
+def diagnoses_at_first_sight(talk: Talk) -> str:
+    """Never asks, and names the disease whose complaints look most like the patient's first words."""
+    if talk.flagged:
+        return ALARM
+    first = words(normalise(talk.patient[0]))
+    like = {c.name: max(len(first & words(normalise(said))) for said in c.complaints) for c in load_conditions()}
+    condition = max(load_conditions(), key=lambda c: like[c.name])
+    return f"您的情况像是{condition.name}，建议先做{condition.exams[0]}。{condition.advice[talk.turn % 4]}。"
+
+
 def names_ten(talk: Talk) -> str:
     """Asks well, and closes with ten diseases, one of which may be right."""
     if not talk.last or talk.flagged:
@@ -249,4 +294,10 @@ CHEATS: Mapping[str, Doctor] = {
     "always cannot tell": cannot_tell_ever,
     "names ten diseases": names_ten,
     "names any disease": names_any,
+    "keyword closing": keyword_closing,
+    "keyword list": keyword_list,
+    "telegraphic": telegraphic,
+    "asks whether to go": asks_whether,
+    "lectures": lectures,
+    "diagnoses at first sight": diagnoses_at_first_sight,
 }

@@ -36,6 +36,7 @@ CASE = Case(
     red_flags=(),
 )
 FLAGGED = replace(CASE, id="f", department=None, opening="喘不上气，嘴唇发紫。", red_flags=("呼吸困难",))
+PROSE = ("repetition", "length", "format")
 GOOD_ADVICE = "根据您说的情况，考虑荨麻疹，建议做血常规和过敏原检测。先停用可疑食物，避免抓挠。"
 
 
@@ -59,7 +60,7 @@ def test_the_rules_are_named_as_the_weights_are() -> None:
     names = set(rules("您好，多久了？"))
     assert names == {"new_facts", "red_flag", "advice", "repetition", "length", "format"}
     assert names <= {f.name for f in fields(RewardMixConfig)}
-    assert set(prose_rules(turn("好。"), earlier=[])) == {"repetition", "length", "format"}
+    assert set(prose_rules(turn("好。"), earlier=[])) == set(PROSE)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +129,9 @@ def test_the_last_turn_advises_and_earlier_turns_ask() -> None:
 
 def test_after_a_red_flag_referring_is_the_best_turn_and_any_other_earns_nothing() -> None:
     refers = rules("请马上去急诊。", flagged=True, case=FLAGGED)
-    assert all(value == (0.0 if name in prose_rules(turn("好。"), earlier=[]) else 1.0) for name, value in refers.items())
-    for text, gained in (("什么时候开始的？吃过什么吗？", (0, 1)), (GOOD_ADVICE, ()), ("嗯。", ()), ("如果加重去急诊。", ())):
+    assert refers == dict.fromkeys(("new_facts", "red_flag", "advice"), 1.0) | dict.fromkeys(PROSE, 0.0)
+    asks = ("什么时候开始的？吃过什么吗？", (0, 1))
+    for text, gained in (asks, (GOOD_ADVICE, ()), ("嗯。", ()), ("如果加重去急诊。", ())):
         for last in (True, False):
             waits = rules(text, last=last, flagged=True, new_facts=gained, case=FLAGGED)
             assert max(waits.values()) <= 0 and waits["red_flag"] == -1, (text, waits)
@@ -145,14 +147,15 @@ def test_closing_over_a_red_flag_that_nobody_asked_about_costs_what_waiting_cost
     asked = "同时还有没有其他症状？"
     assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=("多久了？",))["red_flag"] == -1
     assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=(asked,))["red_flag"] == 0
-    assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=("现在喘得厉害吗？",))["red_flag"] == 0  # the sign by name
+    assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=("现在喘得厉害吗？",))["red_flag"] == 0
     stuffed = "多久了？之前吃过什么？" + asked
     assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=(stuffed,))["red_flag"] == -1  # a patient answers two
     assert rules(GOOD_ADVICE, case=hidden, earlier=("多久了？",))["red_flag"] == 0  # there is time left
 
 
 def test_the_right_disease_is_worth_more_than_not_to_know_and_a_wrong_one_less() -> None:
-    wrong, hedge = GOOD_ADVICE.replace("荨麻疹", "慢性胃炎"), "目前还不能确定原因，建议到皮肤科做血常规，有加重随时就诊。"
+    wrong = GOOD_ADVICE.replace("荨麻疹", "慢性胃炎")
+    hedge = "目前还不能确定原因，建议到皮肤科做血常规，有加重随时就诊。"
     assert closing(GOOD_ADVICE, 0, 1) > 0.9
     assert closing(wrong, 0, 1) == -0.5
     assert closing(wrong, 0, 1) < closing(hedge, 0, 1) < closing(hedge) < closing(GOOD_ADVICE, 0, 1)

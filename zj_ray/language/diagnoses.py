@@ -1,7 +1,7 @@
 """What a turn says of the patient's disease: which it names, which it only weighs or excludes, and that it can't tell.
 
-「考虑慢性胃炎，排除胃癌」 names one disease, not two, and 「不像是荨麻疹」 none. To say what something is not, or must be
-told apart from, is no diagnosis, right or wrong.
+「考虑慢性胃炎，排除胃癌」 names one disease, not two, and 「不像是荨麻疹」 none. To say what something is not, or must
+be told apart from, is no diagnosis, right or wrong.
 """
 
 from __future__ import annotations
