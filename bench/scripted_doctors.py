@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from zj_ray.data.case import Case, Fact
 from zj_ray.data.messages import Message
-from zj_ray.language.conditions import load_conditions
+from zj_ray.language.conditions import DEPARTMENTS, load_conditions
 from zj_ray.language.diagnoses import diagnosis_parts
 from zj_ray.language.matter import words
 from zj_ray.language.normal import normalise
@@ -236,6 +236,37 @@ def asks_whether(talk: Talk) -> str:
     return "您觉得要不要马上去急诊呢？" if talk.flagged else careful(talk)
 
 
+def speaks_of_others(talk: Talk) -> str:
+    """After a red flag speaks of 120 as something that others do."""
+    idle = "这种情况有人会马上打120去急诊，其实您在家休息、多喝水就可以。"
+    return idle if talk.flagged else careful(talk)
+
+
+def every_department(talk: Talk) -> str:
+    """Asks well, and sends the patient everywhere."""
+    if not talk.last or talk.flagged:
+        return careful(talk)
+    return f"单凭这些还不能确定原因，建议到{'、'.join(talk.random.sample(DEPARTMENTS, 8))}就诊检查。"
+
+
+def every_exam(talk: Talk) -> str:
+    """Asks well, and closes with fourteen exams."""
+    if not talk.last or talk.flagged:
+        return careful(talk)
+    exams = sorted({exam for condition in load_conditions() for exam in condition.exams})
+    return f"目前还不能确定原因，建议做{'、'.join(talk.random.sample(exams, 14))}。"
+
+
+def idle_questions(talk: Talk) -> str:
+    """Two questions a turn that have nothing to do with medicine."""
+    asked = ("您喜欢什么颜色？您属什么？", "您家住几楼呢？您早饭吃的什么？", "您平时看什么电视？您有没有宠物？")
+    return hedge(talk) if talk.last else f"您好，{asked[talk.turn % 3]}"
+
+
+def praises(talk: Talk) -> str:
+    return "您描述得很清楚，您做得很好，这种情况很多人都有，请放心，相信您会越来越好。"
+
+
 def lectures(talk: Talk) -> str:
     """Textbook sentences on some disease, and never a question."""
     condition = talk.random.choice(load_conditions())
@@ -298,6 +329,11 @@ CHEATS: Mapping[str, Doctor] = {
     "keyword list": keyword_list,
     "telegraphic": telegraphic,
     "asks whether to go": asks_whether,
+    "speaks of what others do": speaks_of_others,
+    "sends to every department": every_department,
+    "every exam": every_exam,
+    "idle questions": idle_questions,
+    "praises": praises,
     "lectures": lectures,
     "diagnoses at first sight": diagnoses_at_first_sight,
 }

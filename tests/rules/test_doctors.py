@@ -15,7 +15,7 @@ from zj_ray.language.red_flags import voices
 from zj_ray.rewards.mix import ScoreScale, score_turns
 
 KNOWN = closings()
-CLINIC, WRITTEN = clinic_cases(1)[::2], written_cases()
+CLINIC, WRITTEN = clinic_cases(1)[::3], written_cases()
 FLAGGED = [prompt for prompt in clinic_cases(2) + WRITTEN if prompt.case and prompt.case.red_flags]
 RULES = ("new_facts", "red_flag", "advice", "repetition", "length", "format")
 

@@ -59,6 +59,10 @@ def test_an_omission_is_a_flag_that_was_neither_voiced_nor_asked_about() -> None
         ("大便发黑要马上去急诊。", False),  # an order for some day
         ("随身备好急救药。", False),
         ("不用去急诊。", False),
+        ("有人会马上打120，您别学。", False),
+        ("您可以去急诊，不过在家休息也行。", False),
+        ("请马上去急诊。其实也不用，观察就好。", False),
+        ("急诊，120，马上，检查。", False),
     ],
 )
 def test_only_what_sends_this_patient_now_is_a_referral(text: str, sends: bool) -> None:

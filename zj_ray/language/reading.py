@@ -81,6 +81,11 @@ _ORDER = re.compile(
     r"|附近|当地|的|大?医院|精神科|一趟|好)*"
 )
 _ADDRESSED = re.compile(r"请|[您你](?!好)|这|建议|必须|现在|目前|需|应|孩子|宝宝|老人|家[人长]|危险|急症|能等")
+# What others do or say, and what is taken back in the next words: "有人会打120，其实在家休息就可以".
+_OTHERS = re.compile(r"(?:有的?人|有些人|别人|人家|旁人|邻居|网上|朋友|书上|电视)[^。]{0,10}$")
+_TAKEN_BACK = re.compile(
+    r"(?:其实|不过|但是?|可是|当然|也可以?)[^。！]{0,14}(?:在家|休息|睡一|多喝|观察|不用|不必|没事|不要紧|不去|再说)"
+)
 _NEGATION = re.compile(r"不用|不需要|不必|无需|用不着|没必要|没有必要|不要|别|不是|不急着|不一定要|先不")
 _NOT_WORD = re.compile(r"[^0-9A-Za-z\u4e00-\u9fff]+")
 
@@ -175,7 +180,10 @@ def refers_to_emergency(text: str) -> bool:
     Neither "不用去急诊" does, nor "如果加重请去急诊", "明天去急诊" or "您去过急诊吗？".
     """
     spoken = [sentence for sentence in sentences(text) if not garbled(sentence)]
-    return any(_sends(sentence, match) for sentence in spoken for match in _EMERGENCY.finditer(sentence))
+    for i, sentence in enumerate(spoken):
+        if any(_sends(sentence, match) for match in _EMERGENCY.finditer(sentence)):
+            return not _TAKEN_BACK.search("".join(spoken[i:]))
+    return False
 
 
 def _sends(sentence: str, match: re.Match[str]) -> bool:
@@ -183,7 +191,7 @@ def _sends(sentence: str, match: re.Match[str]) -> bool:
     clause = _CLAUSE.split(before)[-1]
     near = clause[-8:]  # a negation reaches over its own clause: "别等，马上去急诊" refers
     now = _ORDER.fullmatch(clause) or _ADDRESSED.search(before)
-    if not now or _CONDITION.search(before) or _NEGATION.search(near):
+    if not now or _CONDITION.search(before) or _NEGATION.search(near) or _OTHERS.search(before):
         return False
     # "您去过急诊吗？" sends nobody, "请马上去急诊，好吗？" does.
     return not _QUESTION.search(sentence) or bool(_URGES.search(clause + match.group()))

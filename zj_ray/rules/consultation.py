@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from zj_ray.data.case import Case
 from zj_ray.data.trajectory import Turn
+from zj_ray.language.conditions import DEPARTMENTS
 from zj_ray.language.diagnoses import cannot_tell, named_rightly, named_wrongly
 from zj_ray.language.matter import relation
 from zj_ray.language.normal import normalise
@@ -22,6 +23,7 @@ from zj_ray.rules.emergencies import omitted
 from zj_ray.rules.prose import LENGTH_BAND, prose_rules
 
 ENOUGH_FACTS = 3  # facts that tell, or half of the case's where it has fewer than six
+MOST_DEPARTMENTS = 2  # to which one patient is sent
 SHORTEST_REFERRAL = 6  # characters: "请马上去急诊"
 # What advice shares with a case, in `matter.relation`'s units: other cases' closings stay below CHANCE in nine of ten
 # tries, most of the case's own are above CHANCE + MUCH. Longer advice shares more by chance.
@@ -150,4 +152,5 @@ def relates(text: str, case: Case, earlier: Sequence[Turn]) -> bool:
     gained = [case.facts[fact].answer for turn in earlier for fact in turn.new_facts]
     heard = normalise("。".join([case.opening, *gained]))
     fitting = [name for name in (case.department, *case.exams) if name and name in text]
-    return bool(fitting) or relation(normalise(text), heard) >= CHANCE / 2
+    scattered = sum(name in text for name in DEPARTMENTS) > MOST_DEPARTMENTS
+    return (bool(fitting) and not scattered) or relation(normalise(text), heard) >= CHANCE / 2
