@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from zj_ray.data.case import Case, Prompt
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.language.red_flags import voices
 from zj_ray.rewards.mix import ScoreScale, score_turns
+from zj_ray.rules import rubric
 
 KNOWN = closings()
 CLINIC, WRITTEN = clinic_cases(1)[::3], written_cases()
@@ -35,6 +38,13 @@ def test_the_oracle_is_above_the_careful_script_and_that_above_every_cheat(
     leads = {name: margin(careful, getattr(scored[name], value)) for name in CHEATS}
     assert {name: lead for name, lead in leads.items() if lead[1][0] <= 0} == {}
     assert margin(getattr(scored["oracle"], value), careful)[1][0] > 0
+
+
+def test_the_rubric_shares_no_grade_with_what_ppo_is_paid_by() -> None:
+    """Its judge must not have the hole that a policy found in its pay."""
+    tree = ast.parse(Path(rubric.__file__).read_text("utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not imported & {"zj_ray.rules.consultation", "zj_ray.rules.prose", "zj_ray.rules.emergencies"}
 
 
 def waits(turns: int) -> Doctor:
