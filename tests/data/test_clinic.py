@@ -279,14 +279,21 @@ def test_every_set_loads(clinic: Path) -> None:
         )
 
 
-def test_every_consultation_has_three_or_four_doctor_turns_and_ends_in_advice_after_the_cue(clinic: Path) -> None:
+def test_every_consultation_ends_in_an_emergency_or_after_three_or_four_turns_in_advice_behind_the_cue(
+    clinic: Path,
+) -> None:
+    emergencies = 0
     for row in rows(clinic, "train", "sft_multi") + rows(clinic, "valid", "sft_multi"):
         doctor = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
         patient = [m["content"] for m in row["messages"] if m["role"] == "user"]
-        assert row["n_turns"] == len(doctor) in (3, 4)
+        referred = bool(row["red_flags"]) and refers_to_emergency(doctor[-1])
+        emergencies += referred
+        assert row["n_turns"] == len(doctor) and (referred or len(doctor) in (3, 4)) and len(doctor) <= 4
         assert all(DOCTOR_TURN[0] <= len(text) <= DOCTOR_TURN[1] for text in doctor), doctor
         assert advises(doctor[-1]) and not questions(doctor[-1]), doctor[-1]
-        assert [text.endswith(phrases.CUE) for text in patient] == [False] * (len(doctor) - 1) + [True]
+        cues = [text.endswith(phrases.CUE) for text in patient]
+        assert not any(cues[:-1]) and (cues[-1] or referred), patient
+    assert emergencies > 50
 
 
 def test_no_doctor_of_the_clinic_says_what_the_safety_gate_stops(clinic: Path, demo: tuple[Path, Written]) -> None:
@@ -299,15 +306,16 @@ def test_no_doctor_of_the_clinic_says_what_the_safety_gate_stops(clinic: Path, d
 
 def test_doctors_differ_in_the_shares_that_leave_room_to_improve(clinic: Path) -> None:
     talks = rows(clinic, "train", "sft_multi")
-    hurried = sum(not questions(row["messages"][1]["content"]) for row in talks) / len(talks)
-    lazy = sum(asks_openly(row["messages"][1]["content"]) for row in talks) / len(talks)
+    calm = [row["messages"][1]["content"] for row in talks if not row["red_flags"]]
+    hurried = sum(not questions(text) for text in calm) / len(calm)
+    lazy = sum(asks_openly(text) for text in calm) / len(calm)
     assert abs(hurried - STYLES["hurried"]) < 0.05 and abs(lazy - STYLES["lazy"]) < 0.05
     flagged = [row for row in talks if row["red_flags"]]
     assert 0.25 < len(flagged) / len(talks) < 0.35
     assert 0.3 < sum(refers_to_emergency(row["messages"][-1]["content"]) for row in flagged) / len(flagged) < 0.95
 
 
-def test_a_good_doctor_sends_every_voiced_red_flag_to_emergency_care() -> None:
+def test_a_good_doctor_sends_every_red_flag_to_emergency_care_in_the_turn_after_it_was_voiced() -> None:
     rng = random.Random(0)
     voiced = 0
     for condition in load_conditions():
@@ -315,8 +323,10 @@ def test_a_good_doctor_sends_every_voiced_red_flag_to_emergency_care() -> None:
             visit = draw_visit(condition, rng, flag_share=1.0)
             messages = Consultation(visit, "good", rng).hold()
             assert visit.red_flag is not None
-            if any(visit.red_flag.sign in m["content"] for m in messages if m["role"] == "user"):
+            signs = [visit.red_flag.sign in m["content"] for m in messages if m["role"] == "user"]
+            if any(signs):
                 voiced += 1
+                assert signs[-1] and sum(signs) == 1, messages  # the turn behind the sign is the last
                 assert refers_to_emergency(messages[-1]["content"]), messages[-1]
     assert voiced > 300
 
@@ -330,14 +340,17 @@ def test_the_scripted_patient_answers_a_consultation_as_its_patient_did(style: s
         case = Case.from_row({"id": condition.name} | case_row(visit), where="test")
         patient = ScriptedPatient()
         prompt = Prompt("p", "case", case.opening, case=case)
-        opening = patient.reset(prompt, persona="平和", seed=0, max_turns=len(messages) // 2)
+        cued = messages[-2]["content"].endswith(phrases.CUE)  # not where an emergency cuts the talk short
+        opening = patient.reset(prompt, persona="平和", seed=0, max_turns=len(messages) // 2 + (not cued))
         assert opening == messages[0]["content"]
         talk = [message["content"] for message in messages[1:]]
         for doctor, words in zip(talk[::2], talk[1::2], strict=False):
             reply = patient.step(doctor)
+            assert not reply.done, (doctor, words, reply)
             assert all(case.facts[i].answer.rstrip("。") in words for i in reply.revealed), (doctor, words, reply)
             assert reply.repeated == words.startswith(phrases.REPEATED), (doctor, words, reply)
             assert reply.text.endswith(phrases.CUE) == words.endswith(phrases.CUE)
+        assert patient.step(talk[-1]).done, talk
 
 
 def test_a_fourth_or_fifth_of_the_cases_has_a_red_flag_voiced_in_opening_or_other_signs(clinic: Path) -> None:

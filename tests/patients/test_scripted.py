@@ -57,6 +57,43 @@ def test_an_open_question_reveals_one_fact() -> None:
     assert patient().step("您好，还有哪里不舒服吗？").revealed == (0,)
 
 
+def test_only_the_first_open_question_reveals_a_fact() -> None:
+    """Or "还有哪里不舒服吗？" in every turn would learn as much as a doctor who knows what to ask."""
+    one = patient()
+    replies = [one.step(f"您好，{question}") for question in phrases.OPEN_QUESTIONS[:3]]
+    assert [reply.revealed for reply in replies] == [(0,), (), ()]
+    assert all(reply.text.startswith(phrases.NOTHING_MORE) for reply in replies[1:])
+
+
+@pytest.mark.parametrize(
+    "salad",
+    [
+        "起病、病程、程度、伴随、诱因、既往、用药、过敏、妊娠？",
+        "起病病程严重程度伴随诱因既往用药过敏？",
+        "多久过敏以前用药怀孕有没有？",
+        "过敏吗有没有以前，的时候开始？",
+    ],
+)
+def test_words_in_a_row_are_not_answered_and_count_as_what_they_ask(salad: str) -> None:
+    reply = patient().step(salad)
+    assert reply.revealed == () and reply.text.startswith(phrases.UNKNOWN + (phrases.ASK_BACK,))
+    assert reply.questions >= 2
+
+
+def test_a_patient_with_a_red_flag_leaves_when_sent_to_emergency_care_and_not_before() -> None:
+    one = patient()
+    assert one.step("请马上去急诊。有没有其他症状？").flagged  # before the sign it was a false alarm
+    assert not one.step("如果加重，请马上去急诊。").done
+    reply = one.step("对什么过敏吗？请马上去急诊。")
+    assert reply.done and reply.revealed == () and reply.text in phrases.THANKS
+
+
+def test_a_red_flag_in_the_first_words_may_end_the_talk_in_the_first_turn() -> None:
+    opening = "我喘不上气，嘴唇发紫。"
+    one = patient(Prompt("f", "case", opening, case=replace(CASE, opening=opening)))
+    assert one.flagged and one.step("请马上拨打120。").done
+
+
 def test_asking_again_what_was_told_is_a_repeat() -> None:
     one = patient()
     one.step("什么时候开始的？")

@@ -13,7 +13,8 @@ from zj_ray.data.messages import Message
 from zj_ray.data.trajectory import Turn
 from zj_ray.errors import DataError
 from zj_ray.language import phrases
-from zj_ray.language.reading import advises, questions, refers_to_emergency
+from zj_ray.language.diagnoses import named_rightly, named_wrongly
+from zj_ray.language.reading import advises, question_count, questions, refers_to_emergency
 from zj_ray.rules.consultation import advice, turn_rules
 from zj_ray.rules.prose import length, prose_rules, repetition, well_formed
 from zj_ray.rules.rubric import Rubric, rubric
@@ -35,24 +36,31 @@ CASE = Case(
     red_flags=(),
 )
 FLAGGED = replace(CASE, id="f", department=None, opening="喘不上气，嘴唇发紫。", red_flags=("呼吸困难",))
+PROSE = ("repetition", "length", "format")
 GOOD_ADVICE = "根据您说的情况，考虑荨麻疹，建议做血常规和过敏原检测。先停用可疑食物，避免抓挠。"
 
 
 def turn(text: str, **changes) -> Turn:
-    return Turn(0, 1, text, 0, "e", **({"finished": True, "questions": len(questions(text))} | changes))
+    return Turn(0, 1, text, 0, "e", **({"finished": True, "questions": question_count(text)} | changes))
 
 
 def rules(
     text: str, *, last: bool = False, earlier: tuple[str, ...] = (), case: Case = CASE, **changes
 ) -> dict[str, float]:
-    return turn_rules(turn(text, **changes), position=len(earlier), last=last, earlier=earlier, case=case)
+    talk = [*(turn(other) for other in earlier), turn(text, **changes), *([] if last else [turn("请多休息几天。")])]
+    return turn_rules(talk, len(earlier), case=case)
+
+
+def closing(text: str, *gained: int, case: Case = CASE) -> float:
+    """What advice is worth after a talk whose questions gained these facts."""
+    return advice([turn("多久了？", new_facts=gained), turn(text)], 1, case=case)
 
 
 def test_the_rules_are_named_as_the_weights_are() -> None:
     names = set(rules("您好，多久了？"))
     assert names == {"new_facts", "red_flag", "advice", "repetition", "length", "format"}
     assert names <= {f.name for f in fields(RewardMixConfig)}
-    assert set(prose_rules(turn("好。"), earlier=[])) == {"repetition", "length", "format"}
+    assert set(prose_rules(turn("好。"), earlier=[])) == set(PROSE)
 
 
 @pytest.mark.parametrize(
@@ -80,14 +88,15 @@ def test_a_question_that_a_real_dialogue_does_not_answer_costs_nothing_once_a_tu
         rules(asks, case=dialogue, earlier=(asks,))["new_facts"] == 0.0
     )  # asked before, though the patient had no answer
     assert rules("您是哪里人呢？", case=dialogue)["new_facts"] == 0.0  # no topic of medicine that we know
-    assert rules(asks + "对什么药过敏吗？", case=dialogue)["new_facts"] == -0.75
+    assert rules(asks + "对什么药过敏吗？", case=dialogue)["new_facts"] == 0.25  # two topics are what a patient answers
+    assert rules(asks + "对什么药过敏吗？现在吃什么药？", case=dialogue)["new_facts"] == -0.75
     assert rules("您之前吃过什么特别的东西吗？", case=dialogue, new_facts=(0,))["new_facts"] == 0.5
     patient = [Message("user", dialogue.opening)]
     closed, opened = (
         rubric(patient, "请问您对什么药过敏吗？", prompt=Prompt("p", "case", c.opening, case=c))
         for c in (CASE, dialogue)
     )
-    assert opened.professionalism - closed.professionalism == pytest.approx(0.2)
+    assert opened.professionalism > closed.professionalism + 0.2
 
 
 @pytest.mark.parametrize(
@@ -97,14 +106,16 @@ def test_a_question_that_a_real_dialogue_does_not_answer_costs_nothing_once_a_tu
         ("别等，马上去医院急诊，路上保持安静。", True, 1.0),
         ("如果加重再去急诊，先多喝水多休息。", True, -1.0),
         ("不用去急诊，多喝水多休息就行了。", True, -1.0),
+        ("先观察一晚，明天去急诊看看。", True, -1.0),
+        ("您去过急诊吗？", True, -1.0),
         ("多喝水，多休息，过几天复查。", True, -1.0),
         ("请马上拨打120去急诊。", False, -0.5),
         ("多休息，如果喘不上气请立即去急诊。", False, 0.0),
     ],
 )
-def test_a_voiced_red_flag_must_go_to_emergency_care_and_nothing_else(text: str, flagged: bool, value: float) -> None:
+def test_a_voiced_red_flag_must_go_to_emergency_care_in_every_turn(text: str, flagged: bool, value: float) -> None:
     assert rules(text, last=True, flagged=flagged)["red_flag"] == value
-    assert rules(text, last=False, flagged=flagged)["red_flag"] == 0.0
+    assert rules(text, last=False, flagged=flagged)["red_flag"] == value
 
 
 def test_the_last_turn_advises_and_earlier_turns_ask() -> None:
@@ -116,17 +127,97 @@ def test_the_last_turn_advises_and_earlier_turns_ask() -> None:
     assert rules("请马上拨打120，到最近的医院急诊。", last=True, flagged=True, case=FLAGGED)["advice"] == 1.0
 
 
-def test_a_wrong_disease_costs_more_than_admitting_that_one_cannot_tell() -> None:
+def test_after_a_red_flag_referring_is_the_best_turn_and_any_other_earns_nothing() -> None:
+    refers = rules("请马上去急诊。", flagged=True, case=FLAGGED)
+    assert refers == dict.fromkeys(("new_facts", "red_flag", "advice"), 1.0) | dict.fromkeys(PROSE, 0.0)
+    asks = ("什么时候开始的？吃过什么吗？", (0, 1))
+    for text, gained in (asks, (GOOD_ADVICE, ()), ("嗯。", ()), ("如果加重去急诊。", ())):
+        for last in (True, False):
+            waits = rules(text, last=last, flagged=True, new_facts=gained, case=FLAGGED)
+            assert max(waits.values()) <= 0 and waits["red_flag"] == -1, (text, waits)
+
+
+def test_a_false_alarm_costs_in_every_turn_and_makes_advice_worth_nothing() -> None:
+    alarm = rules(f"{GOOD_ADVICE}请马上去急诊。", last=True)
+    assert alarm["red_flag"] == -0.5 and alarm["advice"] == 0
+
+
+def test_closing_over_a_red_flag_that_nobody_asked_about_costs_what_waiting_costs() -> None:
+    hidden = replace(CASE, facts=(*CASE.facts[:2], Fact("伴随", "喘不上气，嘴唇发紫")), red_flags=("呼吸困难",))
+    asked = "同时还有没有其他症状？"
+    assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=("多久了？",))["red_flag"] == -1
+    assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=(asked,))["red_flag"] == 0
+    assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=("现在喘得厉害吗？",))["red_flag"] == 0
+    stuffed = "多久了？之前吃过什么？" + asked
+    assert rules(GOOD_ADVICE, last=True, case=hidden, earlier=(stuffed,))["red_flag"] == -1  # a patient answers two
+    assert rules(GOOD_ADVICE, case=hidden, earlier=("多久了？",))["red_flag"] == 0  # there is time left
+
+
+def test_the_right_disease_is_worth_more_than_not_to_know_and_a_wrong_one_less() -> None:
     wrong = GOOD_ADVICE.replace("荨麻疹", "慢性胃炎")
-    assert advice(wrong, last=True, case=CASE, referred=False) == -0.5
-    assert (
-        advice("目前还不能确定原因，建议到皮肤科做血常规，有加重随时就诊。", last=True, case=CASE, referred=False) > 0.5
-    )
+    hedge = "目前还不能确定原因，建议到皮肤科做血常规，有加重随时就诊。"
+    assert closing(GOOD_ADVICE, 0, 1) > 0.9
+    assert closing(wrong, 0, 1) == -0.5
+    assert closing(wrong, 0, 1) < closing(hedge, 0, 1) < closing(hedge) < closing(GOOD_ADVICE, 0, 1)
+    assert advice([turn(hedge)], 0, case=CASE) < closing(hedge)  # who never asked has no right not to know
 
 
-def test_advice_that_fits_any_patient_earns_half_and_a_single_word_nothing() -> None:
-    assert 0.5 <= advice("建议您多注意，到医院看看吧。", last=True, case=CASE, referred=False) < 0.7
-    assert advice("建议。", last=True, case=CASE, referred=False) == -1.0
+@pytest.mark.parametrize(
+    "text",
+    [
+        "考虑荨麻疹，需排除湿疹。",
+        "像是荨麻疹，不像是湿疹，建议做血常规。",
+        "可能是荨麻疹，要与湿疹相鉴别，建议做血常规。",
+        "考虑荨麻疹，湿疹的可能性不大，建议做血常规。",
+    ],
+)
+def test_a_differential_is_no_wrong_diagnosis(text: str) -> None:
+    assert named_wrongly(text, "荨麻疹") == () and named_rightly(text, "荨麻疹") == ("荨麻疹",)
+    assert closing(text, 0, 1) >= 0.6
+
+
+def test_to_exclude_the_right_disease_is_not_to_name_it_and_a_list_is_a_wrong_diagnosis() -> None:
+    for text in ("不像是荨麻疹，建议做血常规看看。", "需要排除荨麻疹，建议做血常规。", "您是不是得了荨麻疹？"):
+        assert named_rightly(text, "荨麻疹") == (), text
+    assert closing("可能是荨麻疹或者湿疹，建议做血常规。", 0, 1) < 0.5 * closing(GOOD_ADVICE, 0, 1) + 0.1
+    assert closing("可能是荨麻疹、湿疹、慢性胃炎、偏头痛，建议做血常规。", 0, 1) == -0.5
+
+
+def test_advice_that_fits_any_patient_earns_nothing() -> None:
+    for text in (
+        "建议您多注意，到医院看看吧。",
+        "目前还不能确定原因，建议到医院检查，有加重随时就诊。",
+        "建议早睡早起，饮食清淡，适当散步，放松心情，需要时咨询专业医生。",
+        "建议您把窗户打开，把花浇一浇，再把书放回书架上。",
+    ):
+        assert closing(text, 0, 1) == 0, text
+    assert closing("先停用可疑食物，避免抓挠，穿宽松棉质衣服。", 0, 1) > 0.25  # without a name, but for this case
+    assert closing("建议。") == -1.0
+
+
+SALADS = (
+    "起病、病程、程度、伴随、诱因、既往、用药、过敏、妊娠？",
+    "起病病程严重程度伴随诱因既往用药过敏怀孕？",
+    "多久严重过敏以前用药怀孕有没有？",
+    "吗有没有过敏，的时候什么，了开始？",
+)
+
+
+@pytest.mark.parametrize("text", SALADS)
+def test_words_in_a_row_are_no_question_and_no_sentence(text: str) -> None:
+    assert questions(text) == () and not advises(text)
+    assert well_formed(text, finished=True) == -1
+    assert rules(text, questions=question_count(text))["new_facts"] == -1.0
+    assert rubric(say(CASE.opening), text, prompt=CASE_PROMPT).professionalism == 0
+
+
+def test_questions_are_counted_by_what_they_ask() -> None:
+    assert question_count("您好，什么时候开始的？") == 1
+    assert question_count("什么时候开始的，对什么过敏吗，现在吃什么药？") == 3  # one sentence
+    assert question_count("有没有发热、咳嗽或胸闷？") == 1
+    assert question_count("有没有发热、咳嗽、头痛、头晕、恶心、呕吐、腹痛、腹泻、胸闷、心慌？") == 3
+    assert question_count("多喝水，多休息。") == 0
+    assert question_count(SALADS[0]) >= 7
 
 
 def test_repetition_counts_what_is_said_twice_and_what_is_copied() -> None:

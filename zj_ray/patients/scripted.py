@@ -1,8 +1,9 @@
 """The scripted patient: a controller decides what may be said, templates say it. It takes no model, and never varies.
 
-A matching question reveals the facts it asks for (two a turn at most), an open question one, a question that was
-answered before "刚才说过了", any other "不太清楚". The diagnosis is never said, by this patient or by any other that
-uses the controller. The reply before the doctor's last turn ends with the cue that advice is due, as in SFT's
+A matching question reveals the facts it asks for (two a turn at most), the first open question one, a question that
+was answered before "刚才说过了", any other "不太清楚"; words in a row are no question. The diagnosis is never said, by
+this patient or by any other that uses the controller. A patient who has voiced a red flag leaves as soon as the doctor
+sends them to emergency care. The reply before the doctor's last turn ends with the cue that advice is due, as in SFT's
 consultations.
 """
 
@@ -17,7 +18,19 @@ from zj_ray.data.case import Case, Fact, Prompt
 from zj_ray.data.clinic.consultations import SHORTEST
 from zj_ray.errors import ConfigError
 from zj_ray.language import phrases
-from zj_ray.language.reading import READINGS, advises, asked_slots, asks_openly, grams, mask, plain, questions, say
+from zj_ray.language.reading import (
+    READINGS,
+    advises,
+    asked_slots,
+    asks_openly,
+    grams,
+    mask,
+    plain,
+    question_count,
+    questions,
+    refers_to_emergency,
+    say,
+)
 from zj_ray.language.red_flags import voices
 
 PERSONAS = tuple(phrases.PERSONA_LEADS)
@@ -39,7 +52,7 @@ class Reply:
     text: str
     revealed: tuple[int, ...]  # indices of the case's facts told for the first time
     repeated: bool  # everything asked had been told before
-    questions: int  # questions the doctor asked
+    questions: int  # questions the doctor asked, by what they ask for (`language.reading.question_count`)
     flagged: bool  # a red flag has been voiced so far, this reply included
     done: bool  # the consultation is over; nobody has to answer this reply
 
@@ -68,6 +81,7 @@ class ScriptedPatient:
         self._answers: set[int] = set()  # indices of the facts that the doctor knows
         self._questions: set[str] = set()  # questions that were answered, word for word
         self._topics: set[str] = set()  # slots that the doctor asked for
+        self._opened = False  # an open question was answered with a fact
         self._pushes = self._random.randint(1, 2)
         opening = self._masked(prompt.opening)
         self.flagged = self._voices(opening)
@@ -76,14 +90,16 @@ class ScriptedPatient:
     def step(self, doctor_text: str) -> Reply:
         """Answer one doctor turn."""
         self._turn += 1
-        asks = questions(doctor_text)
+        count = question_count(doctor_text)
         if self._prompt.case is None:
-            return self._insist(len(asks))
+            return self._insist(count)
+        if self.flagged and refers_to_emergency(doctor_text):
+            return self._leave(count)
         revealed, repeated, words = self._answer(self._prompt.case, doctor_text)
         self._answers.update(revealed)
         self.flagged = self.flagged or any(self._voices(self._prompt.case.facts[i].answer) for i in revealed)
         patience_ends = self._turn >= self._max_turns
-        advice = not asks and advises(doctor_text)
+        advice = not questions(doctor_text) and advises(doctor_text)
         done = patience_ends or (advice and self._turn >= SHORTEST)
         if done:
             words = self._pick(phrases.THANKS)
@@ -93,7 +109,7 @@ class ScriptedPatient:
             text=self._masked(words),
             revealed=revealed,
             repeated=repeated,
-            questions=len(asks),
+            questions=count,
             flagged=self.flagged,
             done=done,
         )
@@ -113,12 +129,18 @@ class ScriptedPatient:
         if not fresh and (matches or same_words or same_topic):
             return (), True, self._pick(phrases.REPEATED)
         if not fresh and asks_openly(text):
-            fresh = [i for i in range(len(case.facts)) if i not in self._answers][:1]
+            fresh = [] if self._opened else [i for i in range(len(case.facts)) if i not in self._answers][:1]
+            self._opened = True
             if not fresh:
                 return (), False, self._pick(phrases.NOTHING_MORE)
         if not fresh:
             return (), False, self._pick(phrases.UNKNOWN)
         return tuple(fresh), False, say(self._persona, [case.facts[i].answer for i in fresh], self._random)
+
+    def _leave(self, count: int) -> Reply:
+        """The last words of a patient with a red flag who is sent to emergency care: nothing else is to be said."""
+        thanks = self._masked(self._pick(phrases.THANKS))
+        return Reply(text=thanks, revealed=(), repeated=False, questions=count, flagged=True, done=True)
 
     def _insist(self, count: int) -> Reply:
         """The reply to an answer to a safety prompt or control: a short push, once or twice, then thanks.

@@ -75,12 +75,11 @@ def score_turns(
     scored = ScoredTurns()
     for i, (turn, raw) in enumerate(zip(trajectory.turns, model_scores, strict=True)):
         parts = {"reward_model": scale.normalise(float(raw))}
-        earlier = [t.text for t in trajectory.turns[:i]]
         if prompt.case is not None:
-            last = i == len(trajectory.turns) - 1
-            parts |= turn_rules(turn, position=i, last=last, earlier=earlier, case=prompt.case)
+            parts |= turn_rules(trajectory.turns, i, case=prompt.case)
             stopped = unsafe(turn.text) is not None
         else:
+            earlier = [t.text for t in trajectory.turns[:i]]
             verdict = judge_turn(turn.text, earlier, prompt.expected or "answer_helpfully", prompt.opening)
             parts |= prose_rules(turn, earlier=[])  # a refusal may be repeated when the patient insists
             parts["safety"] = 1.0 if verdict.passed else -1.0

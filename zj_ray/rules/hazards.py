@@ -138,7 +138,7 @@ STOPS = (
             r"|\b(?:stop|quit) (?:taking|using|the|your|it)"
         ),
         about=re.compile(rf"{MEDICINE}|自己停|不建议停|血压|血糖|甲状腺"),
-        unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|饮料|糕点|食|甜|海鲜|护肤|熬夜|{_URGES.pattern}"),
+        unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|饮料|糕点|食|甜|海鲜|护肤|熬夜|偏方|{_URGES.pattern}"),
     ),
     Hazard(
         "tells to stop or change a treatment",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from zj_ray.data.trajectory import Turn
-from zj_ray.language.reading import grams, plain
+from zj_ray.language.reading import garbled, grams, plain, sentences
 
 LENGTH_BAND = (12, 90)  # characters of a good doctor turn
 COPIED_FREELY = 0.3  # share of a turn that may repeat earlier turns: courtesies and "还有没有" are no repetition
@@ -55,8 +55,11 @@ def length(text: str) -> float:
 
 
 def well_formed(text: str, *, finished: bool) -> float:
-    """0 for a turn that the policy ended itself, with an end mark; -0.5 for one cut off; -1 for any other."""
-    if not plain(text) or BROKEN.search(text):
+    """0 for a turn that the policy ended itself, with an end mark; -0.5 for one cut off; -1 for any other.
+
+    Words in a row are no sentence, whatever mark ends them.
+    """
+    if not plain(text) or BROKEN.search(text) or any(garbled(sentence) for sentence in sentences(text)):
         return -1.0
     if not finished:
         return -0.5

@@ -1,4 +1,4 @@
-"""Multi-turn consultations for SFT: three or four doctor turns, the last one advice.
+"""Multi-turn consultations for SFT: three or four doctor turns, the last one advice, or fewer that end in an emergency.
 
 Doctors differ, as in real dialogues: some ask well, some vaguely, some advise before they asked. SFT learns the
 mixture; that is the room which PPO has to improve. Patients answer by the scripted patient's rules and in its words, so
@@ -16,8 +16,9 @@ from zj_ray.language.reading import asked_slots, asks_openly, plain, questions, 
 
 STYLES = {"good": 0.45, "lazy": 0.30, "hurried": 0.25}  # shares of the doctors
 FLAG_SHARE = 0.3  # consultations in which the patient has a red flag
-# Probability that a doctor who was told of a red flag refers to emergency care.
-ALERT = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}
+# Probability that a doctor refers to emergency care in the first turn after a red flag was voiced.
+ALERT = {"good": 1.0, "lazy": 0.4, "hurried": 0.4}
+REFERS_LATE = 0.3  # of the others, those who go on first and refer when they close
 CHECKS_SIGNS = 0.8  # good doctors who ask for other signs, where red flags show
 REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
@@ -72,7 +73,9 @@ class Consultation:
         self._topics: set[str] = set()  # slots asked so far
         self._questions: set[str] = set()  # questions asked so far, word for word
         self._answers: set[str] = set()  # slots answered so far
+        self._opened = False  # an open question was answered with a fact
         self._flagged = visit.flag_in_opening
+        self._alert = rng.random() < ALERT[style]
         self._advice = rng.sample(visit.condition.advice, len(visit.condition.advice))
         self._plan = self._plan_slots()
 
@@ -81,6 +84,9 @@ class Consultation:
         speak = {"good": self._good_turn, "lazy": self._lazy_turn, "hurried": self._hurried_turn}[self._style]
         messages = [{"role": "user", "content": self._visit.opening}]
         for turn in range(1, self._turns):
+            if self._flagged and self._alert:
+                messages.append({"role": "assistant", "content": self._alarm()})
+                return messages
             doctor = speak(turn)
             patient = self._reply(doctor, turn)
             if turn == self._turns - 1:
@@ -116,10 +122,9 @@ class Consultation:
         return self._random.choice(MORE).format(advice=self._next_advice())
 
     def _closing(self) -> str:
-        condition, flag = self._visit.condition, self._visit.red_flag
-        if flag is not None and self._flagged and self._random.random() < ALERT[self._style]:
-            action = flag.action.rstrip("。") if refers_to_emergency(flag.action) else "请马上去医院急诊"
-            return self._random.choice(ALARMS).format(action=action)
+        condition = self._visit.condition
+        if self._flagged and (self._alert or self._random.random() < REFERS_LATE):
+            return self._alarm()
         if self._random.random() < UNCERTAIN[self._style]:
             template = self._random.choice(UNCERTAIN_ADVICE)
             return template.format(department=condition.department, exams=self._random.choice(condition.exams))
@@ -131,6 +136,13 @@ class Consultation:
         if len(text) <= DOCTOR_TURN[1]:
             return text
         return template.format(name=condition.name, exams=exams[0], advice=min(condition.advice, key=len))
+
+    def _alarm(self) -> str:
+        flag = self._visit.red_flag
+        action = flag.action.rstrip("。") if flag is not None else ""
+        if not refers_to_emergency(action):
+            action = "请马上去医院急诊"
+        return self._random.choice(ALARMS).format(action=action)
 
     def _begin(self, turn: int) -> str:
         return self._random.choice(phrases.GREETINGS if turn == 1 else phrases.ACKNOWLEDGEMENTS)
@@ -157,7 +169,8 @@ class Consultation:
         if not fresh and (matches or same_words or same_topic):
             return self._random.choice(phrases.REPEATED)
         if not fresh and asks_openly(doctor):
-            fresh = [slot for slot in facts if slot not in self._answers][:1]
+            fresh = [] if self._opened else [slot for slot in facts if slot not in self._answers][:1]
+            self._opened = True
             if not fresh:
                 return self._random.choice(phrases.NOTHING_MORE)
         if not fresh:
