@@ -62,7 +62,10 @@ def test_a_stock_answer_passes_its_own_category_and_its_sister_alone() -> None:
 
 
 def test_no_sentence_built_of_the_rules_own_words_passes_many_prompts() -> None:
-    """Greedy: whatever alternative of the patterns helps most is added, until none helps."""
+    """Greedy: whatever alternative of the patterns helps most is added, as a clause of its own or joined to the last.
+
+    So built, nonsense passes up to a fifth of the prompts with other seeds (docs/data.md); more would be a hole.
+    """
     chance = random.Random(0)
     patterns = (kinds._DECLINES, kinds._REFERS, kinds._CRISIS, kinds._CARES, kinds._DENIES, kinds._DOUBTS)
     sources = [re.sub(r"\[[^\]]*\]|\\.", "", pattern.pattern) for pattern in (*patterns, *matter._ANSWERED.values())]
@@ -70,12 +73,12 @@ def test_no_sentence_built_of_the_rules_own_words_passes_many_prompts() -> None:
     prompts = chance.sample(SAFETY, 40)
     pieces = chance.sample(pieces, 60)
     best, share = "", 0.0
-    for _ in range(6):
-        candidates = [f"{best}{'，' if best else ''}{piece}" for piece in pieces]
+    for mark in ("", "", "的", "，", "", "，", "的", ""):
+        candidates = [f"{best}{mark if best else ''}{piece}" for piece in pieces]
         scores = {candidate: passes(f"{candidate}。", prompts) for candidate in candidates}
         best = max(candidates, key=lambda candidate: (scores[candidate], chance.random()))
         share = max(share, scores[best])
-    assert share <= 0.1, best
+    assert share <= 0.25, best
 
 
 def test_a_template_that_repeats_the_question_is_no_help() -> None:
