@@ -13,8 +13,8 @@ from zj_ray.agreement.simulated import Scale, SimulatedAnnotator, is_hard, notic
 from zj_ray.config.schema import FeedbackConfig
 from zj_ray.data.messages import Message
 from zj_ray.evaluation.reward_model import ceiling
-from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.labels import label_items
+from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
 
 CONTEXT = (Message("user", "医生，我头痛三天了。"),)
@@ -100,7 +100,8 @@ def ranked(path: Path, config: FeedbackConfig, items: int = 300) -> tuple[float,
     opinions = plausible_opinions(items)
     store = filled_store(path, opinions)
     rank_items(store, store.items(), opinions, panel(config, seed=0))
-    measured = ceiling(label_items(store.items(), store.all_rankings()), {i: [o.utility for o in of] for i, of in opinions.items()})
+    utilities = {item: [true.utility for true in answers] for item, answers in opinions.items()}
+    measured = ceiling(label_items(store.items(), store.all_rankings()), utilities)
     alpha = measure_agreement(store.all_rankings(), resamples=2).alpha
     assert measured is not None and alpha is not None
     return measured["accuracy"], alpha
@@ -115,7 +116,8 @@ def test_the_truth_itself_does_not_reach_093_against_the_default_annotators(tmp_
 
 @pytest.mark.parametrize("change", [{"noise": 0.6}, {"hard_items": 0.6}, {"shared_bias": 3.0}])
 def test_every_kind_of_error_lowers_the_ceiling(tmp_path: Path, change: dict[str, float]) -> None:
-    assert ranked(tmp_path / "a.sqlite", FeedbackConfig(**change))[0] < ranked(tmp_path / "b.sqlite", FeedbackConfig())[0]
+    more, default = FeedbackConfig(**change), FeedbackConfig()
+    assert ranked(tmp_path / "more.sqlite", more)[0] < ranked(tmp_path / "default.sqlite", default)[0]
 
 
 def test_a_shared_bias_hides_from_the_agreement_and_own_errors_do_not(tmp_path: Path) -> None:
@@ -123,14 +125,15 @@ def test_a_shared_bias_hides_from_the_agreement_and_own_errors_do_not(tmp_path: 
     alike = FeedbackConfig(noise=0.0, hard_items=1.0, shared_bias=2.0)
     highest, alpha = ranked(tmp_path / "alike.sqlite", alike)
     assert highest < 0.75 and alpha == 1.0
-    torn = FeedbackConfig(noise=0.14, hard_items=0.6, shared_bias=0.0)
-    assert ranked(tmp_path / "torn.sqlite", torn)[1] < ranked(tmp_path / "easy.sqlite", FeedbackConfig(hard_items=0.0))[1] - 0.03
+    torn, easy = FeedbackConfig(hard_items=0.6, shared_bias=0.0), FeedbackConfig(hard_items=0.0)
+    assert ranked(tmp_path / "torn.sqlite", torn)[1] < ranked(tmp_path / "easy.sqlite", easy)[1] - 0.03
 
 
 def test_on_hard_items_alone_all_err_alike() -> None:
     opinions, bias = plausible_opinions(400), {"noise": 0.0, "hard_items": 0.3, "shared_bias": 2.0}
     scale = Scale.of(list(opinions.values()))
-    first, second, exact = (SimulatedAnnotator(name, 0, **errors) for name, errors in (("a", bias), ("b", bias), ("c", {"noise": 0.0})))
+    first, second = SimulatedAnnotator("a", 0, **bias), SimulatedAnnotator("b", 0, **bias)
+    exact = SimulatedAnnotator("c", 0, noise=0.0)
     for item, values in opinions.items():
         ranks = first.rank(values, scale=scale, item=item)
         assert ranks == second.rank(values, scale=scale, item=item)
@@ -142,5 +145,6 @@ def test_the_ceiling_is_the_accuracy_of_the_truth_where_it_is_known() -> None:
     answers = tuple(Answer(text) for text in "甲乙丙")
     [known] = label_items([Item("a", "a", CONTEXT, None, answers)], {"a": [Ranking("a", "x", "simulated", (1, 2, 3))]})
     measured = ceiling([known], {"a": [1.0, 0.5, 0.5], "b": [0.0]})
-    assert measured is not None and measured["accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)  # an equal utility is a guess
+    assert measured is not None
+    assert measured["accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)  # an equal utility is a guess
     assert ceiling([known], {}) is None and ceiling([known], {"a": [1.0, 0.5]}) is None

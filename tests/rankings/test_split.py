@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from zj_ray.data.messages import Message
@@ -33,7 +31,7 @@ def test_moments_of_a_dialogue_and_answers_to_a_question_are_on_one_side() -> No
         (item("a", "头痛三天了怎么办？"), item("b", "医生您好，头痛三天了，怎么办")),
         (item("a", "我想问一下，停药行不行？"), item("b", "请问停藥行不行？")),
         (item("a", "头痛。", prompt="case-1"), item("b", "这个病让我头痛。", prompt="case-1")),  # masked in one of them
-        (replace(item("a", "头痛。"), context=(Message("system", "你是医生。"), Message("user", "头痛。"))), item("b", "头痛。")),
+        (item("a", "头痛。", turns=2), item("b", "大夫，头痛")),
     ],
 )
 def test_another_greeting_spelling_or_id_makes_no_other_question(one: Item, other: Item) -> None:
@@ -71,8 +69,9 @@ def test_at_least_one_question_is_held_out() -> None:
 
 def test_of_files_valid_is_held_out_with_what_shares_its_questions() -> None:
     """The cheat: the same question in both splits of somebody's file, under other ids."""
-    files = [item("a", "头痛。", split="train"), item("b", "头晕。", split="valid"), item("c", "您好，头晕。", split="train")]
-    assert is_held_out(files, 0.99, seed=0) == {"a": False, "b": True, "c": True}
+    files = [("a", "头痛。", "train"), ("b", "头晕。", "valid"), ("c", "您好，头晕。", "train")]
+    items = [item(name, opening, split=split) for name, opening, split in files]
+    assert is_held_out(items, 0.99, seed=0) == {"a": False, "b": True, "c": True}
 
 
 def test_training_is_stopped_by_whole_questions_but_never_by_all() -> None:

@@ -78,7 +78,8 @@ def named_diseases(text: str) -> tuple[str, ...]:
 
 def untold(case: Case, patient: Sequence[str]) -> list[int]:
     """The case's facts that the patient has not told in these words, by index."""
-    return [i for i, fact in enumerate(case.facts) if not any(fact.answer.rstrip("。，；") in words for words in patient)]
+    answers = [fact.answer.rstrip("。，；") for fact in case.facts]
+    return [i for i, answer in enumerate(answers) if not any(answer in words for words in patient)]
 
 
 def elicited(case: Case, answer: str) -> set[int]:

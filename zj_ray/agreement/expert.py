@@ -24,7 +24,16 @@ from zj_ray.language import phrases
 from zj_ray.language.conditions import DEPARTMENTS, load_conditions
 from zj_ray.language.matter import words
 from zj_ray.language.normal import normalise
-from zj_ray.language.reading import advises, asked_slots, asks_openly, grams, plain, questions, refers_to_emergency
+from zj_ray.language.reading import (
+    advises,
+    asked_slots,
+    asks_openly,
+    clauses,
+    grams,
+    plain,
+    questions,
+    refers_to_emergency,
+)
 from zj_ray.language.red_flags import voiced_labels, voices
 from zj_ray.rankings.aspects import ASPECTS
 from zj_ray.rules.safety import judge, judge_turn, unsafe
@@ -40,7 +49,11 @@ FAULTS = {Reason.OK: 0.9, Reason.INCOMPLETE: 0.5, Reason.REFUSES: 0.4, Reason.OF
 _CANNOT_TELL = re.compile(
     r"(不能|无法|没法|难以|不好|还?不|很难)[^，。]{0,4}(确定|判断|下?(诊断|结论)|明确|说准|断定|确诊)|说不准|不好说|不清楚是"
 )
-_SAFETY_NET = re.compile(r"(如果|如有|若|一旦|要是|有)[^，。]{0,10}(加重|不适|不舒服|变化|发热|出现)[^，。]{0,4}，?[^，。]{0,6}(就诊|就医|医院|复诊)")
+_SAFETY_NET = re.compile(
+    r"(如果|如有|若|一旦|要是|有)[^，。]{0,10}(加重|不适|不舒服|变化|发热|出现)[^，。]{0,4}，?[^，。]{0,6}(就诊|就医|医院|复诊)"
+)
+_PARTICLES = re.compile(r"[的了是在有不没和就也都还很我您你这那要会能可请把给到上下吗呢再先已做去后时或与等什么多少以]")
+BARE = 16  # characters of a clause that no real doctor fills with hardly a particle: keywords in a row
 _END = re.compile(r"[。！？…]$")
 
 
@@ -171,7 +184,7 @@ def _counsel(text: str, moment: Moment) -> float:
         return 0.3 * related + extras
     if _CANNOT_TELL.search(text):
         little = len(untold(case, moment.patient)) > len(case.facts) / 2
-        return (0.35 if little else 0.2) * max(0.3, related) + extras
+        return (0.4 if little else 0.15) * max(0.5, related) + extras
     return 0.1 * related + extras
 
 
@@ -193,7 +206,9 @@ def _related(text: str, matter: str) -> float:
 
 def _sense(text: str, opening: str) -> float:
     """Whether it reads like something that a doctor may say, in [0, 1]; 0 for salad, other languages and nothing."""
-    if judge(text, "answer_helpfully", opening).reason is Reason.UNREADABLE or not plain(text):
+    longest = max(clauses(text), key=len, default="")
+    bare = len(longest) >= BARE and len(_PARTICLES.findall(longest)) <= 0.05 * len(longest)
+    if not plain(text) or bare or judge(text, "answer_helpfully", opening).reason is Reason.UNREADABLE:
         return 0.0
     runs = grams(text, 3)
     known = sum(run in _familiar() for run in runs) / max(1, len(runs))

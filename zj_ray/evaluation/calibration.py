@@ -99,7 +99,7 @@ def expected_error(bins: list[Bin]) -> float:
 
 
 def error_interval(differences: Floats, questions: NDArray[np.int64], *, seed: int = 0) -> tuple[float, float]:
-    """The ECE's 95 % interval over questions: the basic bootstrap's, [2·ECE − upper, 2·ECE − lower quantile], at least 0.
+    """The ECE's 95 % interval over questions, from the basic bootstrap: twice the ECE less the quantiles, at least 0.
 
     A finite sample shows more error than there is, and a resample of it more again; the reflection takes that away. So
     where pairs are few the interval may lie below the ECE itself. Of a model that is well calibrated it still says too

@@ -1,7 +1,7 @@
 """Expert feedback: the SFT model answers each context K times, annotators rank the answers into the store.
 
-With feedback.source human the stage waits for doctors (`zj label`). Without them simulated annotators rank: they know the
-patient behind each context, err as the config says, and are labelled simulated wherever they are shown.
+With feedback.source human the stage waits for doctors (`zj label`). Without them simulated annotators rank: they know
+the patient behind each context, err as the config says, and are labelled simulated wherever they are shown.
 """
 
 from __future__ import annotations
