@@ -213,7 +213,7 @@ def test_in_the_clinic_good_doctors_stand_above_their_neighbours() -> None:
 
 ROOT = Path(__file__).parents[2]
 READINGS = {"safety", "verdict", "kinds", "hazards", "danger"}  # of rules/: what a text says, not what that is worth
-PAID_BY = ("zj_ray/rewards",)
+PAID_BY, JUDGED_BY = "zj_ray/rewards", "zj_ray/rules/rubric.py"
 RANKED_BY = ("zj_ray/agreement/expert.py", "zj_ray/agreement/simulated.py", "zj_ray/stages/feedback.py")
 
 
@@ -238,6 +238,11 @@ def grading(path: str) -> frozenset[str]:
 
 def test_annotators_share_no_grading_rule_with_the_reward_nor_with_the_judge_of_wins() -> None:
     ranked = {rule for path in RANKED_BY for rule in grading(path)}
-    paid, judged = grading(*PAID_BY), grading("zj_ray/rules/rubric.py")
-    assert ranked == {"zj_ray/agreement/expert.py"} and paid and judged
-    assert not ranked & paid and not ranked & judged
+    assert ranked == {"zj_ray/agreement/expert.py"}
+    assert not ranked & grading(PAID_BY) and not ranked & grading(JUDGED_BY)
+
+
+def test_the_judge_of_wins_shares_no_grading_rule_with_the_reward() -> None:
+    paid, judged = grading(PAID_BY), grading(JUDGED_BY)
+    assert "zj_ray/rules/consultation.py" in paid and "zj_ray/rules/rubric.py" in judged
+    assert not paid & judged

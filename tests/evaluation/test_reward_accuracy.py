@@ -156,8 +156,8 @@ def test_no_pair_without_known_answers_is_no_fault() -> None:
 def test_scorers_that_err_on_the_same_pairs_are_told_apart_by_the_paired_difference() -> None:
     items, truth = random_items(150)
     pairs, random = preferred_pairs(items), np.random.default_rng(0)
-    hard = truth + random.normal(size=len(truth)) * 1.5
-    better = np.where(random.random(len(truth)) < 0.2, truth, hard)
+    errors = 1.5 * random.normal(size=len(truth))
+    better, hard = truth + 0.7 * errors, truth + errors
     gain = compare_scorers(better, hard, pairs)
     wide = measure(hard, pairs)["ci95"]
     assert gain["ci95"][0] > 0 and gain["ci95"][1] - gain["ci95"][0] < 0.8 * (wide[1] - wide[0])
