@@ -55,8 +55,8 @@ class Pairs:
         new = np.array([text not in learnt for text in self.texts], dtype=bool)
         kept = np.flatnonzero(new[self.better] & new[self.worse])
         parts = {name: [of_pair[i] for i in kept] for name, of_pair in self.parts.items()}
-        chosen = {"better": self.better[kept], "worse": self.worse[kept], "questions": self.questions[kept]}
-        return replace(self, **chosen, parts=parts)
+        better, worse, numbers = self.better[kept], self.worse[kept], self.questions[kept]
+        return replace(self, better=better, worse=worse, questions=numbers, parts=parts)
 
 
 def preferred_pairs(items: Sequence[RankedForTraining], head: int = 0) -> Pairs:
