@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zj_ray.agreement.expert import Opinion
-from zj_ray.agreement.measure import measure_agreement
+from zj_ray.agreement.measure import measure_agreement, measure_alpha
 from zj_ray.agreement.simulated import Scale, SimulatedAnnotator, is_hard, noticeable_ranks, panel, rank_items
 from zj_ray.config.schema import FeedbackConfig
 from zj_ray.data.messages import Message
@@ -95,38 +95,42 @@ def test_default_noise_of_three_annotators_gives_an_agreement_like_that_of_peopl
     assert agreement.simulated and agreement.annotators == 3
 
 
-def ranked(path: Path, config: FeedbackConfig, items: int = 300) -> tuple[float, float]:
-    """The ceiling of so many plausible items, and how far their annotators agree."""
-    opinions = plausible_opinions(items)
-    store = filled_store(path, opinions)
-    rank_items(store, store.items(), opinions, panel(config, seed=0))
+def ranked(config: FeedbackConfig) -> tuple[float, float]:
+    """The ceiling of 300 plausible items, and how far their annotators agree."""
+    opinions = plausible_opinions(300)
+    scale, annotators = Scale.of(list(opinions.values())), panel(config, seed=0)
+    rankings = {
+        item: [Ranking(item, a.name, "simulated", tuple(a.rank(of, scale=scale, item=item))) for a in annotators]
+        for item, of in opinions.items()
+    }
+    items = [Item(i, i, CONTEXT, None, tuple(Answer(f"答案 {k}") for k in range(4))) for i in opinions]
     utilities = {item: [true.utility for true in answers] for item, answers in opinions.items()}
-    measured = ceiling(label_items(store.items(), store.all_rankings()), utilities)
-    alpha = measure_agreement(store.all_rankings(), resamples=2).alpha
+    measured = ceiling(label_items(items, rankings), utilities)
+    alpha = measure_alpha(rankings, resamples=2, seed=0).alpha
     assert measured is not None and alpha is not None
     return measured["accuracy"], alpha
 
 
-def test_the_truth_itself_does_not_reach_093_against_the_default_annotators(tmp_path: Path) -> None:
-    highest, alpha = ranked(tmp_path / "default.sqlite", FeedbackConfig())
+def test_the_truth_itself_does_not_reach_093_against_the_default_annotators() -> None:
+    highest, alpha = ranked(FeedbackConfig())
     assert 0.8 < highest <= 0.93 and 0.6 < alpha < 0.9
-    exact, sure = ranked(tmp_path / "exact.sqlite", FeedbackConfig(noise=0.0, hard_items=0.0))
+    exact, sure = ranked(FeedbackConfig(noise=0.0, hard_items=0.0))
     assert exact == 1.0 and sure == 1.0
 
 
 @pytest.mark.parametrize("change", [{"noise": 0.6}, {"hard_items": 0.6}, {"shared_bias": 3.0}])
-def test_every_kind_of_error_lowers_the_ceiling(tmp_path: Path, change: dict[str, float]) -> None:
+def test_every_kind_of_error_lowers_the_ceiling(change: dict[str, float]) -> None:
     more, default = FeedbackConfig(**change), FeedbackConfig()
-    assert ranked(tmp_path / "more.sqlite", more)[0] < ranked(tmp_path / "default.sqlite", default)[0]
+    assert ranked(more)[0] < ranked(default)[0]
 
 
-def test_a_shared_bias_hides_from_the_agreement_and_own_errors_do_not(tmp_path: Path) -> None:
+def test_a_shared_bias_hides_from_the_agreement_and_own_errors_do_not() -> None:
     """Why the ceiling is measured and not read off α: annotators who err alike agree."""
     alike = FeedbackConfig(noise=0.0, hard_items=1.0, shared_bias=2.0)
-    highest, alpha = ranked(tmp_path / "alike.sqlite", alike)
+    highest, alpha = ranked(alike)
     assert highest < 0.75 and alpha == 1.0
     torn, easy = FeedbackConfig(hard_items=0.6, shared_bias=0.0), FeedbackConfig(hard_items=0.0)
-    assert ranked(tmp_path / "torn.sqlite", torn)[1] < ranked(tmp_path / "easy.sqlite", easy)[1] - 0.03
+    assert ranked(torn)[1] < ranked(easy)[1] - 0.03
 
 
 def test_on_hard_items_alone_all_err_alike() -> None:
