@@ -192,7 +192,7 @@ def test_the_rest_of_a_talk_is_its_chart() -> None:
         case = case_of_talk("t", dialogue)
         right += case.reference["diagnosis"] in (name, None)
         told += len(case.facts) > 0
-    assert right == 60 and told >= 55  # who voices a red flag at once is referred and may be asked nothing
+    assert right == 60 and told >= 50  # who voices a red flag is referred and may be asked nothing
 
 
 def test_in_the_clinic_good_doctors_stand_above_their_neighbours() -> None:
