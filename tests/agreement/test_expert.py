@@ -187,12 +187,14 @@ def talks(count: int) -> list[tuple[str, list[Message]]]:
 
 
 def test_the_rest_of_a_talk_is_its_chart() -> None:
-    right = told = 0
+    long = 0
     for name, dialogue in talks(60):
         case = case_of_talk("t", dialogue)
-        right += case.reference["diagnosis"] in (name, None)
-        told += len(case.facts) > 0
-    assert right == 60 and told >= 50  # who voices a red flag is referred and may be asked nothing
+        assert case.reference["diagnosis"] in (name, None)
+        if len(dialogue) >= 6:  # who voices a red flag is referred and may be asked nothing
+            long += 1
+            assert case.facts
+    assert long > 30
 
 
 def test_in_the_clinic_good_doctors_stand_above_their_neighbours() -> None:
