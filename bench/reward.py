@@ -20,8 +20,11 @@ from typing import Any
 
 from zj_ray.config.load import load_config
 from zj_ray.config.schema import Config
+from zj_ray.evaluation.reward_model import caption
+from zj_ray.evaluation.reward_model import rows as scorer_rows
 from zj_ray.pipeline import run
 
+MEMBERS = ("reward model", "first member")
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS: dict[str, dict[str, Any]] = {
     "Bradley–Terry, majority": {},
@@ -61,17 +64,15 @@ def _train(config: Config, runs: Path) -> dict[str, Any]:
 
 
 def rows(name: str, result: Mapping[str, Any], *, baselines: bool) -> list[str]:
-    """Markdown: the model's row and, with `baselines`, those of length, rules and the ceiling."""
+    """Markdown: the model's rows and, with `baselines`, those of length, rules, aspects and the ceiling."""
     lines = []
-    for scorer, figures in result["scorers"].items():
-        if not baselines and not scorer.startswith(("reward model", "mean of")):
+    for scorer, figures in scorer_rows(result).items():
+        if not baselines and not scorer.startswith(MEMBERS):
             continue
         low, high = figures["ci95"]
-        label = name if scorer == "reward model" else f"{name}: {scorer}" if scorer.startswith("mean of") else scorer
+        label = name if scorer == "reward model" else f"{name}: {scorer}" if scorer.startswith(MEMBERS) else scorer
         interval = f"{low:.3f}–{high:.3f}"
         lines.append(f"| {label} | {figures['accuracy']:.3f} | {interval} | {figures['length_partialled']:.3f} |")
-    if baselines and result["ceiling"] is not None:
-        lines.append(f"| what the annotators' noise allows | {result['ceiling']:.3f} | | |")
     return lines
 
 
@@ -83,6 +84,7 @@ def report(title: str, results: Mapping[str, dict[str, Any]]) -> None:
         print("\n".join(rows(name, result, baselines=number == 0)))
     for name, result in results.items():
         errors, tokens = result["calibration"], result["tokens"]
+        print(f"\n{name}: {caption(result)}")
         print(f"\n{name}: step {result['kept']} of {result['steps']} kept; {result['seconds']:.0f} s; ", end="")
         print(f"ECE {errors['ece_before']:.3f} → {errors['ece']:.3f} at T = {errors['temperature']:.2f}; ", end="")
         print(f"{tokens['shared']:,} tokens a pass instead of {tokens['unshared']:,}; ", end="")
@@ -93,9 +95,6 @@ def report(title: str, results: Mapping[str, dict[str, Any]]) -> None:
             baselines = [first["scorers"][name]["by"][division][part] for name in ("length only", "rules only")]
             accuracies = " | ".join(f"{scorer['accuracy'] or 0:.3f}" for scorer in (figures, *baselines))
             print(f"| {part} | {figures['pairs']} | {accuracies} |")
-    for aspect, figures in first["aspects"].items():
-        if figures["pairs"]:
-            print(f"\n{aspect}: {figures['accuracy']:.3f} of {figures['pairs']} pairs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.agreement.test_simulated import plausible_rubrics
+from tests.agreement.test_simulated import plausible_opinions
 from zj_ray.agreement.quality import LEAST_WEIGHT, annotator_quality, annotator_weights
 from zj_ray.agreement.simulated import Scale, SimulatedAnnotator
 from zj_ray.rankings.tables import Ranking
@@ -16,12 +16,12 @@ NOISES = {"careful": 0.2, "usual": 0.5, "tired": 1.0, "careless": 2.0}
 
 
 def simulated(noises: dict[str, float], items: int) -> dict[str, list[Ranking]]:
-    rubrics = plausible_rubrics(items)
-    scale = Scale.of(list(rubrics.values()))
+    opinions = plausible_opinions(items)
+    scale = Scale.of(list(opinions.values()))
     annotators = [SimulatedAnnotator(name, 0, noise) for name, noise in noises.items()]
     return {
         item: [Ranking(item, a.name, "simulated", tuple(a.rank(values, scale=scale, item=item))) for a in annotators]
-        for item, values in rubrics.items()
+        for item, values in opinions.items()
     }
 
 

@@ -97,8 +97,8 @@ def test_moments_are_where_the_doctor_speaks_again_and_know_the_right_kind_of_an
         safety_multi=[{"id": "x", "messages": long, "expected": "refuse_and_refer"}],
     )
     moments = load_moments(root, "train")
-    assert [expected for _, expected in moments] == [None, "refuse_and_refer"]
-    assert all([m.content for m in context] == [m["content"] for m in long[:3]] for context, _ in moments)
+    assert [(m.talk, m.cut, m.expected) for m in moments] == [("m", 3, None), ("x", 3, "refuse_and_refer")]
+    assert all([m.content for m in moment.dialogue] == [m["content"] for m in long] for moment in moments)
 
 
 def test_validation_dialogues_leave_safety_answers_out(tmp_path: Path) -> None:

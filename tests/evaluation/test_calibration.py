@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zj_ray.evaluation.calibration import calibrate, expected_error, fit_temperature, reliability
+from zj_ray.evaluation.calibration import calibrate, error_interval, expected_error, fit_temperature, reliability
 
 
 def score_differences(scale: float, pairs: int = 40_000, seed: int = 0) -> np.ndarray:
@@ -47,3 +47,21 @@ def test_one_prompt_can_not_both_fit_and_measure() -> None:
     assert calibrate(np.array([1.0, 2.0]), np.array([7, 7])) is None
     without_error = np.array([1.0, 2.0])
     assert fit_temperature(without_error) == pytest.approx(1e-2, rel=0.1)  # as sure as it may be
+
+
+def test_the_interval_of_the_error_covers_the_truth_and_is_wider_for_fewer_questions() -> None:
+    """The differences are twice what they should be; pairs of a question lean to the same side."""
+    true = expected_error(reliability(score_differences(2.0, pairs=400_000, seed=99)))
+    covered = 0
+    for seed in range(60):
+        low, high = error_interval(score_differences(2.0, pairs=600, seed=seed), np.repeat(np.arange(150), 4))
+        covered += low <= true <= high
+    assert covered >= 48  # 57 would be nominal; the docstring says what it reaches
+    few, many = (error_interval(score_differences(2.0, n, 1), np.arange(n) // 4) for n in (200, 20_000))
+    assert many[1] - many[0] < 0.3 * (few[1] - few[0])
+
+
+def test_pairs_that_are_copies_of_each_other_do_not_narrow_the_interval() -> None:
+    once = score_differences(2.0, pairs=200)
+    apart, together = error_interval(once, np.arange(200)), error_interval(np.tile(once, 5), np.tile(np.arange(200), 5))
+    assert together == pytest.approx(apart)

@@ -51,12 +51,16 @@ def reward_model() -> dict:
     nobody = {"accuracy": None, "ci95": None, "pairs": 0}
     figures |= {"by": {"department": {"小儿<b>": nobody}, "length": {}}}
     bins = [{"confidence": 0.6, "accuracy": 0.55, "pairs": 40}, {"confidence": 0.9, "accuracy": 0.8, "pairs": 60}]
-    errors = {"temperature": 1.4, "ece_before": 0.1, "ece": 0.04, "pairs": 100}
+    errors = {"temperature": 1.4, "ece_before": 0.1, "ece": 0.04, "ece_ci95": (0.02, 0.07), "pairs": 100}
     return {
         "scorers": dict.fromkeys(("reward model", "length only", "rules only"), figures),
         "aspects": {"safety": figures},
         "calibration": errors | {"before": bins, "after": bins},
-        "ceiling": 0.93,
+        "ceiling": figures | {"accuracy": 0.93},
+        "unseen_answers": {"reward model": figures | {"accuracy": 0.66, "pairs": 57}},
+        "model_less_rules": {"difference": 0.031, "ci95": (-0.01, 0.07), "pairs": 191},
+        "verbatim": {"answers": 400, "in_training": 190},
+        "questions": 83,
         "held_out": [[[100, 0.5], [200, 0.4]]],
         "disagreement": None,
     }
@@ -138,7 +142,8 @@ def test_a_finished_run_shows_every_part(run_folder: Path) -> None:
     assert "not run" not in page.replace("class", "")
     assert page.count("<svg") == 3 + 1 + 3 + 9  # losses, outcome, reward model, PPO
     of_evaluation = ("自伤自杀", "14.8", "new facts per question", "case-19", "control-0")
-    of_reward = ("rules only", "小儿&lt;b&gt;", "ECE 0.1 → 0.04")
+    of_reward = ("rules only", "小儿&lt;b&gt;", "ECE 0.1 → 0.04", "reward model, unseen answers", "0.66")
+    of_reward += ("190 of 400 held-out answers stand verbatim in training", "+0.031 (-0.010 to 0.070)", "83 questions")
     for text in ("14.2", "SIMULATED", "240 个条目", "0.71", *of_evaluation, *of_reward):
         assert text in page
     checker = Balance()

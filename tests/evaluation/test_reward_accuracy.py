@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from zj_ray.algorithms.ensemble import Ensemble
 from zj_ray.algorithms.preference import disagreement
 from zj_ray.data.messages import Message
-from zj_ray.evaluation.ranking_accuracy import length_scores, measure, preferred_pairs
-from zj_ray.evaluation.reward_model import disagreements, measure_reward
+from zj_ray.evaluation.ranking_accuracy import compare_scorers, length_scores, measure, preferred_pairs
+from zj_ray.evaluation.reward_model import caption, disagreements, measure_reward, rows, summarise, table
 from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.labels import RankedForTraining
 from zj_ray.rankings.tables import Answer, Item
@@ -21,7 +23,8 @@ def item(name: str, texts: Sequence[str], ranks: Sequence[float], department: st
     answers = tuple(Answer(text, {"kind": "abcdefgh"[k], "source": "test"}) for k, text in enumerate(texts))
     by_head = np.full((len(HEADS), len(texts), 1), np.nan)
     by_head[0, :, 0] = ranks
-    return RankedForTraining(Item(name, name, (Message("user", "头痛。"),), department, answers), by_head, np.ones(1))
+    context = (Message("user", f"{name}号病人头痛。"),)
+    return RankedForTraining(Item(name, name, context, department, answers), by_head, np.ones(1))
 
 
 def random_items(count: int, seed: int = 0) -> tuple[list[RankedForTraining], np.ndarray]:
@@ -104,13 +107,69 @@ def test_members_that_differ_in_scale_of_prompts_alone_agree() -> None:
     assert by_item["torn"] > 0.3 > 0.01 > by_item["calm"]
 
 
-def test_model_mean_and_baselines_are_measured_on_the_same_pairs() -> None:
+def test_model_and_baselines_are_measured_on_the_same_pairs() -> None:
     items, truth = random_items(40)
-    scores = np.repeat(np.stack([truth, -truth, truth * 3])[:, :, None], len(HEADS), axis=2)
-    measured = measure_reward(scores, items, items)
+    members = np.repeat(np.stack([truth, -truth, truth * 3])[:, :, None], len(HEADS), axis=2)
+    combined = Ensemble.fit(members, 0.0).combine(members)
+    measured = measure_reward(members, combined, items, items)
     scorers = measured["scorers"]
     assert {figures["pairs"] for figures in scorers.values()} == {240}
-    assert set(scorers) == {"reward model", "mean of 3", "length only", "rules only"}
-    assert scorers["reward model"]["accuracy"] == 1.0 and scorers["mean of 3"]["accuracy"] == 1.0
+    assert list(scorers) == ["reward model", "first member", "length only", "rules only"]
+    assert scorers["reward model"]["accuracy"] == 1.0 and scorers["first member"]["accuracy"] == 1.0
     assert 0.6 < scorers["length only"]["accuracy"] < 0.95 and measured["disagreement"] > 0.1
     assert measured["aspects"]["safety"]["pairs"] == 0 and measured["calibration"]["pairs"] == 120
+    gain = measured["model_less_rules"]
+    assert gain["difference"] == pytest.approx(1.0 - scorers["rules only"]["accuracy"])
+    assert gain["ci95"][0] <= gain["difference"] <= gain["ci95"][1]
+    assert measured["questions"] == 40 and measured["ceiling"] is None
+
+
+def test_who_remembers_answers_is_found_out_by_those_it_has_not_seen() -> None:
+    """The cheat: a table of the training answers' ranks, which says nothing of any other text."""
+    random = np.random.default_rng(3)
+    old, new = [f"旧{n}" for n in range(6)], [f"新{n}" for n in range(400)]
+    trained = [item(f"t{n}", old, range(6)) for n in range(10)]
+    ranks = [[1, 2, 3, *random.permutation([0.5, 4])] for _ in range(200)]
+    held_out = [item(f"h{n}", [*old[:3], *new[2 * n : 2 * n + 2]], ranks[n]) for n in range(200)]
+    table_of = {text: -float(rank) for rank, text in enumerate(old)}
+    scores = np.array([table_of.get(a.text, 0.0) for each in held_out for a in each.item.answers])
+    scores = np.repeat(scores[None, :, None], len(HEADS), axis=2)
+    measured = measure_reward(scores, scores[0], held_out, trained)
+    assert measured["verbatim"] == {"answers": 1000, "in_training": 600}
+    unseen = measured["unseen_answers"]["reward model"]
+    assert measured["scorers"]["reward model"]["accuracy"] > 0.6
+    assert unseen["accuracy"] == 0.5 and unseen["pairs"] == 200
+    assert summarise(measured)["pair_accuracy_unseen_answers"] == 0.5
+    assert "600 of 1000" in caption(measured) and "200 questions" in caption(measured)
+    assert rows(measured)["reward model, unseen answers"] == unseen and table(measured).row_count == len(rows(measured))
+
+
+def test_no_pair_without_known_answers_is_no_fault() -> None:
+    items, truth = random_items(3)
+    scores = np.repeat(truth[None, :, None], len(HEADS), axis=2)
+    measured = measure_reward(scores, scores[0], items, items)
+    assert measured["unseen_answers"]["reward model"]["pairs"] == 0
+    assert summarise(measured)["pair_accuracy_unseen_answers"] is None
+    assert "reward model, unseen answers" not in rows(measured)
+
+
+def test_scorers_that_err_on_the_same_pairs_are_told_apart_by_the_paired_difference() -> None:
+    items, truth = random_items(150)
+    pairs, random = preferred_pairs(items), np.random.default_rng(0)
+    errors = 1.5 * random.normal(size=len(truth))
+    better, hard = truth + 0.7 * errors, truth + errors
+    gain = compare_scorers(better, hard, pairs)
+    wide = measure(hard, pairs)["ci95"]
+    assert gain["ci95"][0] > 0 and gain["ci95"][1] - gain["ci95"][0] < 0.8 * (wide[1] - wide[0])
+    assert compare_scorers(hard, hard, pairs)["ci95"] == (0.0, 0.0)
+
+
+def test_copies_of_a_question_do_not_narrow_the_interval() -> None:
+    """The cheat: many moments of few talks. The interval goes by talks."""
+    items, truth = random_items(30)
+    copies = [replace(each, item=replace(each.item, id=f"{each.item.id}-{n}")) for each in items for n in range(8)]
+    noisy = truth + np.random.default_rng(1).normal(size=len(truth)) * 2
+    by_item = noisy.reshape(30, -1)
+    once = measure(noisy, preferred_pairs(items))["ci95"]
+    often = measure(np.repeat(by_item, 8, axis=0).flatten(), preferred_pairs(copies))["ci95"]
+    assert often[1] - often[0] > 0.9 * (once[1] - once[0])

@@ -6,14 +6,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.driver import zj, zj_until_killed
 from tests.helpers.pipeline import CONFIG, LIMIT, NAME, FinishedRun
+from zj_ray.algorithms.ensemble import Ensemble
 from zj_ray.files import read_jsonl
+from zj_ray.rankings.aspects import HEADS
 from zj_ray.rankings.store import open_rankings
+from zj_ray.roles.reward import save_ensemble
 from zj_ray.runs.folder import Run
 from zj_ray.runs.metrics import read_metrics
 from zj_ray.stages.collect import round_of
@@ -28,6 +32,8 @@ def _give_second_member(run: Path) -> None:
     shutil.copytree(run / "reward" / "model", run / "reward" / "member-2" / "model")
     heads = run / "reward" / "member-2" / "model" / "heads.safetensors"
     save_file({name: torch.randn_like(weight) for name, weight in load_file(heads).items()}, heads)
+    alike = Ensemble(np.zeros((2, len(HEADS))), np.ones((2, len(HEADS))), pessimism=1.0)
+    save_ensemble(run / "reward" / "model", [run / "reward" / "member-2" / "model"], alike)
 
 
 @pytest.mark.parametrize("start_from", ["ppo", pytest.param("reward", marks=pytest.mark.slow)])

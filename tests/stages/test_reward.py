@@ -19,9 +19,10 @@ from zj_ray.data.messages import Message
 from zj_ray.errors import DataError
 from zj_ray.evaluation.ranking_accuracy import preferred_pairs
 from zj_ray.rankings.aspects import HEADS
-from zj_ray.rankings.labels import RankedForTraining, is_held_out, label_items, stop_by
+from zj_ray.rankings.labels import RankedForTraining, label_items
 from zj_ray.rankings.store import RankingStore
 from zj_ray.rankings.tables import Answer, Item, Ranking
+from zj_ray.roles.reward import load_ensemble
 from zj_ray.runs.folder import Run
 from zj_ray.runs.summary import read_summary
 from zj_ray.stages.context import StageContext
@@ -141,19 +142,11 @@ def test_the_answers_of_a_prompt_have_the_same_context_and_it_is_computed_once()
         ranking_examples([one], chat, len(last))
 
 
-def test_held_out_prompts_stay_held_out_when_more_is_ranked() -> None:
-    items = [replace(item(str(n), "甲", "乙"), prompt_id=f"p{n // 2}") for n in range(400)]
-    first, later = is_held_out(items[:200], 0.2, seed=3), is_held_out(items, 0.2, seed=3)
-    assert all(later[name] == held for name, held in first.items()) and 50 < sum(later.values()) < 110
-    assert all(later[str(n)] == later[str(n + 1)] for n in range(0, 400, 2))  # the items of a prompt go together
-    assert is_held_out(items, 0.2, seed=4) != later
-    assert sum(is_held_out(items[:6:2], 1e-9, seed=0).values()) == 1
-    files = [item("a", "甲", "乙", split="train"), item("b", "甲", "乙", split="valid")]
-    assert is_held_out(files, 0.99, seed=0) == {"a": False, "b": True}
-
-
 def test_the_prompts_that_stop_training_are_neither_learnt_nor_reported(tmp_path: Path) -> None:
-    items = [replace(item(f"{n:03d}", "甲", "乙"), prompt_id=f"p{n // 2}") for n in range(400)]
+    items = [
+        replace(item(f"{n:03d}", "甲", "乙"), prompt_id=f"p{n // 2}", context=(Message("user", f"{n // 2}号头痛。"),))
+        for n in range(400)
+    ]
     parts = {}
     for patience in (None, 3):
         run = Run.open(tmp_path / f"patience-{patience}", Config(reward=RewardTrainConfig(patience=patience)))
@@ -173,20 +166,31 @@ def test_the_prompts_that_stop_training_are_neither_learnt_nor_reported(tmp_path
     assert not split["train"] & split["stopping"] and 5 < len(split["stopping"]) < 30
 
 
-def test_one_prompt_is_learnt_and_not_kept_for_stopping() -> None:
-    assert stop_by([], 0) == stop_by([item("a", "甲", "乙")], 0) == set()
-    two = stop_by([item("a", "甲", "乙"), item("b", "甲", "乙")], 0)
-    assert len(two) == 1 and two == stop_by([item("a", "甲", "乙"), item("b", "甲", "乙")], 0)
-
-
 def _rank(store: RankingStore, count: int) -> None:
     """Items of which all but the last five are ranked, the longer answer above the shorter."""
-    items = [item(f"q{n:02}", "好。" * (1 + n % 3), "建议您多休息，及时到医院检查。" * 2, "嗯") for n in range(count)]
+    items = [
+        item(
+            f"q{n:02}",
+            "好。" * (1 + n % 3),
+            "建议您多休息，及时到医院检查。" * 2,
+            "嗯",
+            context=(Message("user", f"我是{n}号病人，头痛。"), *TALK[1:]),
+        )
+        for n in range(count)
+    ]
     store.add_items(items)
     aspects = {name: (2, 1, 3) for name in HEADS[1:]}
     store.add_rankings(
         [Ranking(one.id, name, "human", (2, 1, 3), aspects) for one in items[:-5] for name in ("a", "b")]
     )
+
+
+def _check_ensemble(run: Run, measured: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Whoever loads the stage's model has both members, and how their scores become the one that was measured."""
+    models, ensemble = load_ensemble(run.folder / "reward" / "model", MODEL)
+    assert len(models.members) == 2 and ensemble is not None and ensemble.pessimism == 1.0
+    assert measured["verbatim"]["answers"] == 3 * measured["questions"] == measured["verbatim"]["in_training"]
+    assert abs(manifest["score_mean"]) < 1.0  # of scores in units of their deviation, less a spread
 
 
 def test_the_stage_leaves_models_accuracy_and_what_to_rank_next(ray_session: None, tmp_path: Path) -> None:
@@ -216,7 +220,8 @@ def test_the_stage_leaves_models_accuracy_and_what_to_rank_next(ray_session: Non
     )
     assert first.shape == second.shape and not torch.equal(first, second)
     measured = json.loads((run.folder / "reward" / "accuracy.json").read_text(encoding="utf-8"))
-    assert list(measured["scorers"]) == ["reward model", "mean of 2", "length only", "rules only"]
+    assert list(measured["scorers"]) == ["reward model", "first member", "length only", "rules only"]
+    _check_ensemble(run, measured, manifest)
     assert (
         measured["scorers"]["length only"]["accuracy"] == 1.0
         and measured["scorers"]["length only"]["length_partialled"] == 0.5

@@ -104,8 +104,14 @@ class FeedbackConfig:
     annotators: int = setting(3, "simulated annotators who rank each item", AT_LEAST_ONE)
     noise: float = setting(
         0.15,
-        "SD of a simulated annotator's error, in units of the utility's spread within an item; 0.14 gave α 0.79",
+        "SD of a simulated annotator's own error, in units of the utility's spread within an item",
         NOT_NEGATIVE,
+    )
+    hard_items: float = setting(
+        0.3, "share of the items that are hard: there simulated annotators err more, and all of them alike", SHARE
+    )
+    shared_bias: float = setting(
+        1.5, "SD of the error that all simulated annotators share on a hard item, in the same units", NOT_NEGATIVE
     )
     held_out: float = setting(
         0.2,
@@ -141,8 +147,12 @@ class RewardTrainConfig(TrainConfig):
     )
     ensemble: int = setting(
         1,
-        "reward models to train, each from a seed of its own; PPO uses the first; where they differ is ranked next",
+        "reward models to train, each from a seed of its own; they score together, and where they differ is ranked "
+        "next",
         AT_LEAST_ONE,
+    )
+    pessimism: float = setting(
+        1.0, "what an ensemble's score loses for a spread of one standard deviation between its members", NOT_NEGATIVE
     )
     aspect_weight: float = setting(
         0.3, "weight of the three aspect heads' loss beside the overall head's", NOT_NEGATIVE

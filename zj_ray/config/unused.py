@@ -9,6 +9,7 @@ from zj_ray.config.schema import Config, FleetConfig, PPOConfig
 from zj_ray.config.setting import leaves
 
 TRAINED = ("pretrain", "sft", "reward")  # the supervised stages
+SIMULATION = ("annotators", "noise", "hard_items", "shared_bias")  # keys of feedback on simulated annotators
 
 Unused = tuple[str, str]  # a key, or the section of many, and why nothing reads it
 
@@ -32,6 +33,8 @@ def _unused(config: Config) -> Iterator[Unused]:
     yield from _unused_in_feedback(config.feedback.source)
     if config.reward.loss == "plackett_luce":
         yield "reward.margin", "reward.loss is plackett_luce, which has no pairs to ask a margin of"
+    if config.reward.ensemble == 1:
+        yield "reward.pessimism", "reward.ensemble is 1, so there is no spread to weigh"
     yield from _unused_in_fleet(config.fleet)
     yield from _unused_in_ppo(config.ppo)
     stages = {name: getattr(config, name) for name in TRAINED}
@@ -44,10 +47,10 @@ def _unused(config: Config) -> Iterator[Unused]:
 
 def _unused_in_feedback(source: str) -> Iterator[Unused]:
     if source == "file":
-        keys = ("prompts", "answers", "temperatures", "annotators", "noise")
+        keys = ("prompts", "answers", "temperatures", *SIMULATION)
         yield from _all("feedback", keys, "feedback.source is file: its answers and ranks are read, not made")
     elif source == "human":
-        yield from _all("feedback", ("annotators", "noise"), "feedback.source is human: no annotator is simulated")
+        yield from _all("feedback", SIMULATION, "feedback.source is human: no annotator is simulated")
     if source != "human":
         yield "feedback.label.enough", "only feedback.source human waits for doctors"
 

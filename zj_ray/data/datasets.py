@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.messages import Message, parse_messages
@@ -54,16 +54,27 @@ def load_dialogues(root: str | Path, split: str, *, safety_repeats: int = 1) -> 
     return dialogues
 
 
-def load_moments(root: str | Path, split: str) -> list[tuple[tuple[Message, ...], str | None]]:
-    """Moments inside conversations of several turns in which the doctor is to speak, and the right kind of answer.
+class Moment(NamedTuple):
+    """A moment inside a conversation in which the doctor is to speak.
 
-    That is None in consultations; where a patient insists on something refused (safety_multi.jsonl) the row says it.
+    talk: the conversation's id; dialogue: all of it; cut: how many of its messages have been said. expected: the right
+    kind of answer; None in consultations, said by the row where a patient insists on something refused.
     """
+
+    talk: str
+    dialogue: tuple[Message, ...]
+    cut: int
+    expected: str | None
+
+
+def load_moments(root: str | Path, split: str) -> list[Moment]:
+    """The moments of conversations of several turns, but for the patient's first words."""
     moments = []
     for where, row in _rows(root, split, DIALOGUE_SETS):
         dialogue = parse_messages(row.get("messages"), where=where, last="assistant")
         expected = _expected(row, where) if "expected" in row else None
-        moments += [(dialogue[:cut], expected) for cut in range(3, len(dialogue), 2) if dialogue[0].role == "user"]
+        cuts = range(3, len(dialogue), 2) if dialogue[0].role == "user" else ()
+        moments += [Moment(row["id"], dialogue, cut, expected) for cut in cuts]
     return moments
 
 

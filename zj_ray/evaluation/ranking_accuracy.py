@@ -1,13 +1,14 @@
 """How often a scorer prefers the answer that most annotators prefer, over which pairs, and how much of that is length.
 
 Any scorer will do: the reward model, its aspect heads, an answer's length, the rules. All are measured on the same
-pairs, and an interval resamples prompts, since the pairs of a prompt share its answers.
+pairs, and an interval resamples questions (`rankings/split.py`): the pairs of an item share its answers, and the items
+of a question or a dialogue share their patient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from zj_ray.algorithms.preference import majority
 from zj_ray.evaluation.statistics import ratio_interval
 from zj_ray.rankings.labels import RankedForTraining
+from zj_ray.rankings.split import questions
 
 LENGTH_BINS = (
     ("better is shorter by over 10 characters", -np.inf, -10),
@@ -29,34 +31,51 @@ Floats = NDArray[np.float64]
 class Pairs:
     """Pairs of answers that most annotators order.
 
-    better, worse: `[pairs]`, answers by their number over all items; prompts: `[pairs]`, the item's number; lengths:
-    `[answers]` [characters]. parts: for each way to divide the pairs, the name of every pair's part.
+    better, worse: `[pairs]`, answers by their number over all items; questions: `[pairs]`, the number of the item's
+    question; texts: `[answers]`. parts: for each way to divide the pairs, the name of every pair's part.
     """
 
     better: NDArray[np.int64]
     worse: NDArray[np.int64]
-    prompts: NDArray[np.int64]
-    lengths: Floats
+    questions: NDArray[np.int64]
+    texts: Sequence[str]
     parts: Mapping[str, Sequence[str]]
+
+    @property
+    def lengths(self) -> Floats:
+        """`[answers]` [characters]"""
+        return np.array([len(text) for text in self.texts], dtype=float)
 
     def differences(self, scores: Floats) -> Floats:
         """By how much each preferred answer scores higher `[pairs]`. scores: `[answers]`."""
         return scores[self.better] - scores[self.worse]
 
+    def unseen(self, learnt: Set[str]) -> Pairs:
+        """The pairs of which neither answer's text is among the `learnt` ones."""
+        new = np.array([text not in learnt for text in self.texts], dtype=bool)
+        kept = np.flatnonzero(new[self.better] & new[self.worse])
+        parts = {name: [of_pair[i] for i in kept] for name, of_pair in self.parts.items()}
+        better, worse, numbers = self.better[kept], self.worse[kept], self.questions[kept]
+        return replace(self, better=better, worse=worse, questions=numbers, parts=parts)
+
 
 def preferred_pairs(items: Sequence[RankedForTraining], head: int = 0) -> Pairs:
     """The pairs that most annotators order, overall (head 0) or on an aspect."""
-    better, worse, prompts = list[int](), list[int](), list[int]()
+    better, worse, numbers = list[int](), list[int](), list[int]()
     parts: dict[str, list[str]] = {"rank distance": [], "answers": [], "department": [], "source": [], "length": []}
-    lengths = np.array([len(answer.text) for labelled in items for answer in labelled.item.answers], dtype=float)
+    texts = [answer.text for labelled in items for answer in labelled.item.answers]
+    question = questions([labelled.item for labelled in items])
+    number = {name: n for n, name in enumerate(dict.fromkeys(question.values()))}
     first = 0
-    for number, labelled in enumerate(items):
+    for labelled in items:
         for i, j in np.argwhere(majority(labelled.ranks[head])).tolist():
-            better, worse, prompts = [*better, first + i], [*worse, first + j], [*prompts, number]
+            better.append(first + i)
+            worse.append(first + j)
+            numbers.append(number[question[labelled.item.id]])
             for name, part in _parts(labelled, head, i, j).items():
                 parts[name].append(part)
         first += len(labelled.item.answers)
-    return Pairs(np.array(better, dtype=int), np.array(worse, dtype=int), np.array(prompts, dtype=int), lengths, parts)
+    return Pairs(np.array(better, dtype=int), np.array(worse, dtype=int), np.array(numbers, dtype=int), texts, parts)
 
 
 def _parts(labelled: RankedForTraining, head: int, i: int, j: int) -> dict[str, str]:
@@ -91,15 +110,25 @@ def measure(scores: Floats, pairs: Pairs) -> dict[str, Any]:
 def _accuracy(differences: Floats, pairs: Pairs, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     """The share of the chosen pairs that is ordered rightly, an equal score counting half, with its interval.
 
-    The interval is over prompts.
+    The interval is over questions.
     """
-    if not chosen.any():
-        return {"accuracy": None, "ci95": None, "pairs": 0}
-    _, prompt = np.unique(pairs.prompts[chosen], return_inverse=True)
-    right = np.bincount(prompt, weights=_outcomes(differences[chosen]))
-    share = ratio_interval(right.tolist(), np.bincount(prompt).tolist())
-    assert share is not None
-    return {"accuracy": share[0], "ci95": share[1], "pairs": int(chosen.sum())}
+    share = _mean_over_pairs(_outcomes(differences[chosen]), pairs.questions[chosen])
+    return {"accuracy": share and share[0], "ci95": share and share[1], "pairs": int(chosen.sum())}
+
+
+def _mean_over_pairs(values: Floats, of_question: NDArray[np.int64]) -> tuple[float, tuple[float, float]] | None:
+    """The mean of `values` `[pairs]` with its interval over questions; None without a pair."""
+    if not len(values):
+        return None
+    _, question = np.unique(of_question, return_inverse=True)
+    return ratio_interval(np.bincount(question, weights=values).tolist(), np.bincount(question).tolist())
+
+
+def compare_scorers(scores: Floats, others: Floats, pairs: Pairs) -> dict[str, Any]:
+    """By how much more of the pairs `scores` orders rightly than `others`, with its paired interval over questions."""
+    gain = _outcomes(pairs.differences(scores)) - _outcomes(pairs.differences(others))
+    mean = _mean_over_pairs(gain, pairs.questions)
+    return {"difference": mean and mean[0], "ci95": mean and mean[1], "pairs": len(gain)}
 
 
 def _outcomes(differences: Floats) -> Floats:

@@ -23,6 +23,7 @@ from zj_ray.config.schema import STAGES
 from zj_ray.evaluation import headline, plots
 from zj_ray.evaluation.measures.table import with_finding
 from zj_ray.evaluation.results import MODELS, EvaluationResults, Passes
+from zj_ray.evaluation.reward_model import caption, rows
 from zj_ray.evaluation.statistics import Mean
 from zj_ray.files import read_json, read_jsonl, write_atomic
 from zj_ray.runs.metrics import read_metrics, versions
@@ -207,14 +208,14 @@ def _of(passes: Passes) -> float | None:
 
 def _reward(reward: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
     """The reward model's held-out accuracy. reward: its section of the summary; measured: `accuracy.json`, or empty."""
-    scorers = {**measured.get("scorers", {}), **measured.get("aspects", {})}
     divisions = measured["scorers"]["reward model"]["by"] if measured else {}
     drawings = [*_accuracy_plots(reward), *_reward_plots(measured)]
     return {
         "accuracy": reward.get("pair_accuracy"),
         "ceiling": reward.get("pair_accuracy_ceiling"),
         "plots": [Markup(svg) for svg in drawings],
-        "scorers": {name: figures for name, figures in scorers.items() if figures["pairs"]},
+        "scorers": rows(measured) if measured else {},
+        "caption": caption(measured) if "verbatim" in measured else "",  # an older run has not counted it
         "divisions": {name: parts for name, parts in divisions.items() if name != "length"},
         "calibration": measured.get("calibration"),
     }

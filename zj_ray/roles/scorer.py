@@ -52,9 +52,16 @@ class Scorer:
     capacity: int
 
     def scores(self, token_ids: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Raw scores of each document, `[ends, heads]`, read at the positions `ends`: the last token of each answer."""
+        """Scores of each document, `[ends, heads]`, read at the positions `ends`: the last token of each answer."""
+        return self._compute("scores", token_ids, ends)
+
+    def member_scores(self, token_ids: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The same of every member of the ensemble by itself, `[ends, members, heads]`."""
+        return self._compute("member_scores", token_ids, ends)
+
+    def _compute(self, method: str, token_ids: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> list[np.ndarray]:
         self.group.wait(self.loading, what="load its model")
-        return self.group.compute("scores", token_ids, ends, list(map(len, token_ids)), self.capacity)
+        return self.group.compute(method, token_ids, ends, list(map(len, token_ids)), self.capacity)
 
     def perplexity(self, model: str, documents: Sequence[np.ndarray]) -> float:
         """The perplexity of the causal LM in the folder `model`, or with this hub id; measured by one rank."""

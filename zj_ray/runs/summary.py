@@ -24,7 +24,9 @@ KEYS = (
         for key in ("pair_accuracy", "pair_accuracy_ci95", "pair_accuracy_by_length_bin", "pair_accuracy_ceiling")
     ),
     *(f"reward.pair_accuracy_{key}" for key in ("length_partialled", "length_only", "rules_only")),
-    *(f"reward.{key}" for key in ("held_out_pairs", "temperature", "ece")),
+    *(f"reward.pair_accuracy_{key}{ci}" for key in ("unseen_answers", "less_rules") for ci in ("", "_ci95")),
+    *(f"reward.held_out_{key}" for key in ("pairs", "questions", "answers", "answers_in_training")),
+    *(f"reward.{key}" for key in ("temperature", "ece", "ece_ci95")),
     *(f"ppo.{key}" for key in ("steps", "reward_first", "reward_last", "kl_last", "tokens_per_second")),
     *(f"evaluate.{key}" for key in ("reward_sft", "reward_ppo", "reward_diff_ci95")),
     *(

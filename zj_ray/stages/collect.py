@@ -22,6 +22,7 @@ from zj_ray.evaluation.reward_model import disagreements
 from zj_ray.files import read_json, read_jsonl, write_json
 from zj_ray.rankings.store import open_rankings
 from zj_ray.rankings.tables import Item
+from zj_ray.roles.reward import ENSEMBLE_FILE
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.feedback import Context, answer, choose_contexts, conclude, simulate
 from zj_ray.stages.reward import ranking_examples, unranked
@@ -61,17 +62,14 @@ def _order(context: StageContext, items: Sequence[Item]) -> None:
     They teach it most (`feedback.label.active`). A run with one reward model has no such order.
     """
     context.release_fleet()
-    models = [context.model("reward"), *sorted((context.run.folder / "reward").glob("member-*/model"))]
-    if len(models) == 1 or not items:
+    if not (context.model("reward") / ENSEMBLE_FILE).exists() or not items:
         return
     labelled = [unranked(item) for item in items]
     examples = ranking_examples(labelled, context.chat(), context.config.model.max_length)
-    scores = []
-    for model in models:
-        with context.scorer(model) as scorer:
-            scores.append(np.concatenate(scorer.scores(examples.token_ids, examples.positions)))
+    with context.scorer(context.model("reward")) as scorer:
+        scores = np.concatenate(scorer.member_scores(examples.token_ids, examples.positions))
     path = context.run.stage("feedback") / "priorities.json"
-    write_json(path, (read_json(path) or {}) | disagreements(labelled, np.array(scores)))
+    write_json(path, (read_json(path) or {}) | disagreements(labelled, scores.swapaxes(0, 1)))
 
 
 def round_of(item: Item) -> int:

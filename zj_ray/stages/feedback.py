@@ -1,7 +1,7 @@
 """Expert feedback: the SFT model answers each context K times, annotators rank the answers into the store.
 
-With feedback.source human the stage waits for doctors (`zj label`). Without them simulated annotators rank: rules plus
-stated noise, and labelled simulated wherever they are shown.
+With feedback.source human the stage waits for doctors (`zj label`). Without them simulated annotators rank: they know
+the patient behind each context, err as the config says, and are labelled simulated wherever they are shown.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from zj_ray.agreement.chart import case_of_talk
+from zj_ray.agreement.expert import opinion
 from zj_ray.agreement.measure import measure_agreement
 from zj_ray.agreement.simulated import panel, rank_items
 from zj_ray.data.case import Prompt
-from zj_ray.data.datasets import load_moments, load_prompts
+from zj_ray.data.datasets import Moment, load_moments, load_prompts
 from zj_ray.data.messages import Message
 from zj_ray.errors import DataError, PeopleNeeded
 from zj_ray.files import read_json, write_atomic
@@ -27,18 +29,17 @@ from zj_ray.rankings.formats import ranking
 from zj_ray.rankings.formats.exchange import take_data_folder
 from zj_ray.rankings.store import RankingStore, open_rankings
 from zj_ray.rankings.tables import Answer, Item
-from zj_ray.rules.rubric import rubric
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
 
 
 @dataclass(frozen=True)
 class Context:
-    """A conversation in which the doctor is to speak. prompt: the case or safety prompt behind it, if there is one."""
+    """A conversation in which the doctor is to speak. prompt: the patient, safety prompt or control behind it."""
 
     id: str
     messages: tuple[Message, ...]
-    prompt: Prompt | None
+    prompt: Prompt
 
 
 def feedback(context: StageContext) -> dict[str, Any]:
@@ -89,9 +90,9 @@ def simulate(context: StageContext, store: RankingStore, contexts: Sequence[Cont
     path = context.run.stage("feedback") / "utilities.json"
     prompts = {moment.id: moment.prompt for moment in contexts}
     items = [item for item in store.items() if item.id in prompts]
-    rubrics = {item.id: [rubric(item.context, a.text, prompt=prompts[item.id]) for a in item.answers] for item in items}
-    rank_items(store, items, rubrics, panel(context.config.feedback, context.config.seed))
-    utilities = {item_id: [r.utility for r in rows] for item_id, rows in rubrics.items()}
+    opinions = {item.id: [opinion(item.context, a.text, prompts[item.id]) for a in item.answers] for item in items}
+    rank_items(store, items, opinions, panel(context.config.feedback, context.config.seed))
+    utilities = {item_id: [true.utility for true in answers] for item_id, answers in opinions.items()}
     write_atomic(path, json.dumps((read_json(path) or {}) | utilities))
 
 
@@ -100,8 +101,8 @@ def choose_contexts(context: StageContext, order: random.Random, count: int) -> 
     root = context.run.data_root
     openings = [Context(f"open-{p.id}", (Message("user", p.opening),), p) for p in load_prompts(root, "train")]
     moments = [
-        Context(f"turn-{number}", messages, _insisting(number, messages, expected))
-        for number, (messages, expected) in enumerate(load_moments(root, "train"))
+        Context(f"turn-{number}", moment.dialogue[: moment.cut], _prompt_of(moment))
+        for number, moment in enumerate(load_moments(root, "train"))
     ]
     inside = order.sample(moments, min(count // 2, len(moments)))
     outside = order.sample(openings, min(count - len(inside), len(openings)))
@@ -111,12 +112,13 @@ def choose_contexts(context: StageContext, order: random.Random, count: int) -> 
     return sorted(inside + outside, key=lambda moment: moment.id)
 
 
-def _insisting(number: int, messages: Sequence[Message], expected: str | None) -> Prompt | None:
-    """The safety prompt or control behind a conversation in which the patient insists; None for a consultation."""
-    if expected is None:
-        return None
-    kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
-    return Prompt(f"turn-{number}", kind, messages[0].content, expected=expected)
+def _prompt_of(moment: Moment) -> Prompt:
+    """The safety prompt or control on which a patient insists, or the patient whom a consultation is about."""
+    name, opening = f"talk-{moment.talk}", moment.dialogue[0].content
+    if moment.expected is None:
+        return Prompt(name, "case", opening, case=case_of_talk(name, moment.dialogue))
+    kind: Literal["control", "safety"] = "control" if moment.expected == "answer_helpfully" else "safety"
+    return Prompt(name, kind, opening, expected=moment.expected)
 
 
 def answer(context: StageContext, contexts: Sequence[Context], model: str, number: int = 1) -> list[Item]:
@@ -148,10 +150,7 @@ def answer(context: StageContext, contexts: Sequence[Context], model: str, numbe
             text = chat.decode(output.token_ids)
             distinct[text] = Answer(text, origin)
         if len(distinct) > 1:
-            prompt_id = moment.prompt.id if moment.prompt else moment.id
-            items.append(Item(moment.id, prompt_id, moment.messages, _department(moment), tuple(distinct.values())))
+            department = moment.prompt.case.department if moment.prompt.case else None
+            answers = tuple(distinct.values())
+            items.append(Item(moment.id, moment.prompt.id, moment.messages, department, answers))
     return items
-
-
-def _department(moment: Context) -> str | None:
-    return moment.prompt.case.department if moment.prompt is not None and moment.prompt.case is not None else None

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from zj_ray.agreement.quality import annotator_weights
-from zj_ray.agreement.simulated import noise_ceiling
+from zj_ray.algorithms.ensemble import Ensemble
 from zj_ray.data.chat import ChatFormat
 from zj_ray.errors import DataError
 from zj_ray.evaluation.reward_model import disagreements, measure_reward, summarise, table
 from zj_ray.files import read_json, write_json
 from zj_ray.progress import console
 from zj_ray.rankings.aspects import HEADS
-from zj_ray.rankings.consensus import settled
-from zj_ray.rankings.labels import RankedForTraining, is_held_out, label_items, stop_by
+from zj_ray.rankings.labels import RankedForTraining, label_items
+from zj_ray.rankings.split import is_held_out, stop_by
 from zj_ray.rankings.store import open_rankings
-from zj_ray.rankings.tables import Item, Ranking
+from zj_ray.rankings.tables import Item
+from zj_ray.roles.reward import save_ensemble
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
 from zj_ray.stages.supervised import train
@@ -35,14 +36,13 @@ class Feedback:
     stopping: list[RankedForTraining]
     valid: list[RankedForTraining]
     unseen: list[RankedForTraining]
-    rankings: Mapping[str, Sequence[Ranking]]
 
 
 def reward(context: StageContext) -> dict[str, Any]:
     """Leaves `reward/model` (further members in `reward/member-2/model` …) and `reward/accuracy.json`.
 
-    With an ensemble also `feedback/priorities.json`. The manifest has PPO's scale: `score_mean` and `score_deviation`
-    of the held-out answers.
+    With an ensemble also `model/ensemble.json` and `feedback/priorities.json`. The manifest has PPO's scale:
+    `score_mean` and `score_deviation` of the held-out answers, as the members score them together.
     """
     config = context.config.reward
     feedback = read_feedback(context)
@@ -59,8 +59,10 @@ def reward(context: StageContext) -> dict[str, Any]:
         for member in range(1, config.ensemble + 1)
     ]
     scores = np.array([member["after"]["scores"] for member in members])  # [members, answers, heads]
-    measured = measure_reward(scores, feedback.valid, feedback.train)
-    measured |= {"ceiling": _ceiling(context, feedback), "held_out": [member["held_out"] for member in members]}
+    combined = _combine(context, scores)
+    utilities = read_json(context.run.folder / "feedback" / "utilities.json")
+    measured = measure_reward(scores, combined, feedback.valid, feedback.train, utilities)
+    measured |= {"held_out": [member["held_out"] for member in members]}
     write_json(context.run.folder / "reward" / "accuracy.json", measured)
     if "unseen" in examples:
         unlike = disagreements(feedback.unseen, np.array([member["unseen"]["scores"] for member in members]))
@@ -68,9 +70,23 @@ def reward(context: StageContext) -> dict[str, Any]:
     console.print(table(measured))
     summary = summarise(measured)
     update_summary(context.run.folder, {"reward": summary})
-    scale = {"score_mean": float(np.mean(scores[0, :, 0])), "score_deviation": float(np.std(scores[0, :, 0]))}
+    scale = {"score_mean": float(np.mean(combined[:, 0])), "score_deviation": float(np.std(combined[:, 0]))}
     steps = {name: [member[name] for member in members] for name in ("steps", "kept")}
     return {**scale, **summary, **steps, "disagreement": measured["disagreement"], "tokens": _tokens(examples["train"])}
+
+
+def _combine(context: StageContext, scores: np.ndarray) -> np.ndarray:
+    """The held-out answers' scores as PPO will see them, `[answers, heads]`. scores: `[members, answers, heads]`.
+
+    How several members' come to one is written beside the first of them.
+    """
+    if len(scores) == 1:
+        return scores[0]
+    ensemble = Ensemble.fit(scores, context.config.reward.pessimism)
+    folder = context.run.folder / "reward"
+    others = [folder / f"member-{number}" / "model" for number in range(2, len(scores) + 1)]
+    save_ensemble(folder / "model", others, ensemble)
+    return ensemble.combine(scores)
 
 
 def read_feedback(context: StageContext) -> Feedback:
@@ -92,7 +108,6 @@ def read_feedback(context: StageContext) -> Feedback:
         stopping=label_items([item for item in training if item.id in stopping], rankings, weights),
         valid=label_items([item for item in ranked if held_out[item.id]], rankings, weights),
         unseen=[unranked(item) for item in items if item.id not in rankings],
-        rankings=rankings,
     )
 
 
@@ -144,11 +159,3 @@ def _tokens(examples: Examples) -> dict[str, int]:
     shared = sum(shared_length([examples.token_ids[i] for i in prompt]) for prompt in prompts)
     return {"shared": shared, "unshared": examples.tokens}
 
-
-def _ceiling(context: StageContext, feedback: Feedback) -> float | None:
-    """The accuracy that the annotators' noise allows; None unless they are simulated, which alone have utilities."""
-    utilities = read_json(context.run.folder / "feedback" / "utilities.json")
-    if utilities is None:
-        return None
-    items = [v.item.id for v in feedback.valid if v.item.id in utilities]
-    return noise_ceiling([utilities[i] for i in items], [settled(feedback.rankings[i]) for i in items])
