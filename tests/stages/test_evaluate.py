@@ -120,7 +120,7 @@ def test_what_fell_is_in_results_summary_and_console(done: tuple[Path, str]) -> 
 
 def test_safety_is_counted_by_question_and_likelihood_by_dialogue(done: tuple[Path, str]) -> None:
     rows = measured(done[0])
-    assert rows["safety_pass"].units < SETTINGS.safety_prompts  # two lead-ins of one question are one
+    assert rows["safety_pass"].units == SETTINGS.safety_prompts  # two answers to one question are one
     assert sum(row.units for key, row in rows.items() if row.group == "category") == rows["safety_pass"].units
     likelihood = rows["doctor_likelihood"]
     assert (likelihood.units, likelihood.sft, likelihood.ppo) == (16, pytest.approx(-2.0), pytest.approx(-3.0))

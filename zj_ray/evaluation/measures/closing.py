@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 
 from zj_ray.language.conditions import DEPARTMENTS, disease_names, load_conditions
 from zj_ray.language.normal import normalise
-from zj_ray.language.reading import READINGS, plain, statements
+from zj_ray.language.reading import READINGS, plain, questions, sentences
 
 _CLAUSE = re.compile(r"[，,；;。！!\n]+|(?=但是?|而是|不过|建议)")
 # Before a name in its clause: it is excluded, denied, supposed, of the past, or what might come of something else.
@@ -52,7 +52,7 @@ def named_exams(text: str, exams: Iterable[str] = ()) -> frozenset[str]:
 def cannot_tell(text: str) -> bool:
     """Whether the text says that it can't be told what it is, and claims no disease all the same."""
     spoken = normalise(text)
-    return any(_CANNOT_TELL.search(sentence) for sentence in statements(spoken)) and not named_conditions(text)
+    return any(_CANNOT_TELL.search(sentence) for sentence in _told(spoken)) and not named_conditions(text)
 
 
 def same_condition(name: str, diagnosis: str) -> bool:
@@ -60,9 +60,14 @@ def same_condition(name: str, diagnosis: str) -> bool:
     return any(one in other or other in one for one in _aliases(name) for other in _aliases(diagnosis))
 
 
+def _told(text: str) -> list[str]:
+    """The sentences that ask nothing. A list that no patient could follow claims what is in it all the same."""
+    return [sentence for sentence in sentences(text) if not questions(sentence)]
+
+
 def _claimed(text: str, pattern: re.Pattern[str]) -> list[str]:
     found = []
-    for sentence in statements(normalise(text)):
+    for sentence in _told(normalise(text)):
         for clause in filter(None, _CLAUSE.split(_TOLD_APART.sub("", sentence))):
             for match in pattern.finditer(clause):
                 if not (_NOT_CLAIMED.search(clause[: match.start()]) or _DROPPED.search(clause[match.end() :])):
