@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,15 @@ class StepLog:
         batch: RolloutBatch,
         scored: Sequence[ScoredTurns],
         drift: PolicyDrift,
+        safety: Mapping[str, float],
         updates: RoleUpdates,
         sync: SyncReport,
         watch: Stopwatch,
     ) -> float:
-        """Record one step; returns the mean reward of a consultation."""
+        """Record one step; returns the mean reward of a consultation.
+
+        safety: what consultations cost by kind of prompt, and the constraint's figures.
+        """
         trajectories, policy, critic = rollout.consultations.trajectories, updates.policy, updates.critic
         self._append_rollouts(step, rollout, scored)
         turns = [turn for t in trajectories for turn in t.turns]
@@ -88,6 +92,7 @@ class StepLog:
             **({"value_loss": critic.loss, "value_explained": drift.value_explained} if critic else {}),
             **({f"policy_{k}": v for k, v in asdict(policy).items()} if policy else {}),
             **({"clip_fraction": policy.clip_fraction, "entropy": policy.entropy} if policy else {}),
+            **safety,
             **{f"rule_{name}": float(np.mean([part[name] for part in parts if name in part])) for name in names},
             **watch.laps,
             "rollout_seconds": rollout.consultations.seconds,
@@ -147,9 +152,12 @@ def rollout_row(step: int, trajectory: Trajectory, prompt: Prompt, scored: Score
             "repeated": turn.repeated,
             "attempts": turn.attempts,
             "reward": reward,
+            "cost": cost,
             "parts": parts,
         }
-        for turn, reward, parts in zip(trajectory.turns, scored.rewards, scored.parts, strict=True)
+        for turn, reward, cost, parts in zip(
+            trajectory.turns, scored.rewards, scored.costs, scored.parts, strict=True
+        )
     ]
     return {
         "step": step,
