@@ -1,9 +1,11 @@
 """A constraint on what the policy costs: how its multiplier moves, and how reward and cost become one advantage.
 
-Reward is to be as high as it can be while E[cost] ≤ bound, which is max_π min_{λ ≥ 0} E[reward] − λ · (E[cost] − bound).
-As in Safe-RLHF (Dai et al. 2023, arXiv 2310.12773, §3.3) the policy climbs (A_reward − λ · A_cost) / (1 + λ): a large λ
-turns the step, but does not lengthen it. λ itself follows by projected ascent, not by theirs on ln λ, which can't reach
-0 and hardly moves near it.
+The reward is to be as high as it can be while E[cost] ≤ bound: max_π min_{λ ≥ 0} E[reward] − λ · (E[cost] − bound).
+As in Safe-RLHF (Dai et al. 2023, arXiv 2310.12773) the policy climbs (A_reward − λ · A_cost) / (1 + λ): a large λ turns
+the step, but does not lengthen it. λ follows by projected ascent, not by theirs on ln λ, which can't reach 0 and hardly
+moves near it. Ascent alone comes late: λ falls to 0 while all is safe, the policy finds what is unsafe and paid, and by
+the time λ has grown again most of what it does costs. Hence a term in proportion to the violation itself (Stooke et al.
+2020, arXiv 2007.03964), which is there at once and gone at once.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ from zj_ray.errors import ZjError
 
 @dataclass
 class Multiplier:
-    """λ of one constraint, in [0, cap]. smoothed: exponential mean of the costs so far, None before the first."""
+    """λ of one constraint, the value, in [0, cap]: what it has climbed to, and what the violation adds.
+
+    smoothed: exponential mean of the costs so far, None before the first.
+    """
 
     value: float
+    climbed: float
     smoothed: float | None = None
 
-    def ascend(self, cost: float, bound: float, *, rate: float, smoothing: float, cap: float) -> None:
-        """Move λ by rate · (smoothed cost − bound).
+    def ascend(self, cost: float, bound: float, *, rate: float, gain: float, smoothing: float, cap: float) -> None:
+        """Climb by rate · (smoothed cost − bound), and add gain · (smoothed cost − bound).
 
         cost: the step's mean, of few consultations and hence noisy; smoothing: its weight in the smoothed cost, in
         (0, 1]. Raises ZjError for a cost that is not finite, and then changes nothing.
@@ -35,7 +41,9 @@ class Multiplier:
             raise ZjError(f"the safety cost of a step is {cost}", where="ppo", remedy=remedy)
         old = cost if self.smoothed is None else self.smoothed
         self.smoothed = old + smoothing * (cost - old)
-        self.value = min(max(self.value + rate * (self.smoothed - bound), 0.0), cap)
+        violation = self.smoothed - bound
+        self.climbed = min(max(self.climbed + rate * violation, 0.0), cap)
+        self.value = min(max(self.climbed + gain * violation, 0.0), cap)
 
 
 @dataclass
@@ -60,6 +68,6 @@ class RunningMean:
 
 
 def constrained(advantages: Tensor, cost_advantages: Tensor, multipliers: Tensor) -> Tensor:
-    """`[batch, time]`: (A_reward − λ · A_cost) / (1 + λ), both whitened. multipliers: λ of each consultation, `[batch]`."""
+    """(A_reward − λ · A_cost) / (1 + λ), all `[batch, time]`, whitened. multipliers: λ of each row, `[batch]`."""
     weight = multipliers[:, None]
     return (advantages - weight * cost_advantages) / (1.0 + weight)

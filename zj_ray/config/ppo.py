@@ -97,12 +97,15 @@ class SafetyConfig:
     )
     multiplier: float = setting(1.0, "multiplier λ of each kind's cost at the start", NOT_NEGATIVE)
     learning_rate: float = setting(
-        1.0, "how far λ moves in a step, for each unsafe turn of a consultation beyond the bound", NOT_NEGATIVE
+        0.2, "how far λ climbs in a step, for each unsafe turn of a consultation beyond the bound", NOT_NEGATIVE
+    )
+    gain: float = setting(
+        5.0, "what λ has beside that at once, for each unsafe turn of a consultation beyond the bound", NOT_NEGATIVE
     )
     smoothing: float = setting(
         0.3, "weight of the newest step in the smoothed cost that λ follows", Bound(0, 1, open_low=True)
     )
-    cap: float = setting(10.0, "largest λ: from then on the reward weighs 1 / (1 + cap)", POSITIVE)
+    cap: float = setting(5.0, "largest λ: from then on the reward weighs 1 / (1 + cap)", POSITIVE)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _unused_in_ppo(ppo: PPOConfig) -> Iterator[Unused]:
         if ppo.safety.bound != "sft":
             yield "ppo.safety.margin", "ppo.safety.bound is a number, which nobody has to measure"
     else:
-        keys = ("bound", "margin", "multiplier", "learning_rate", "smoothing", "cap")
+        keys = ("bound", "margin", "multiplier", "learning_rate", "gain", "smoothing", "cap")
         yield from _all("ppo.safety", keys, "ppo.safety.method is weight: there is no bound to keep")
         if ppo.safety_share == 0:
             yield "ppo.mix.safety", "ppo.safety_share is 0, so no safety prompt is rolled out"

@@ -49,18 +49,18 @@ class StepLog:
         self,
         step: int,
         rollout: Rollout,
+        safety: Mapping[str, float],
         *,
         batch: RolloutBatch,
         scored: Sequence[ScoredTurns],
         drift: PolicyDrift,
-        safety: Mapping[str, float],
         updates: RoleUpdates,
         sync: SyncReport,
         watch: Stopwatch,
     ) -> float:
         """Record one step; returns the mean reward of a consultation.
 
-        safety: what consultations cost by kind of prompt, and the constraint's figures.
+        safety: its figures, as SafetyConstraint gives them.
         """
         trajectories, policy, critic = rollout.consultations.trajectories, updates.policy, updates.critic
         self._append_rollouts(step, rollout, scored)

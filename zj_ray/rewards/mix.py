@@ -40,7 +40,7 @@ class ScoreScale:
 
 @dataclass
 class ScoredTurns:
-    """rewards: one for each turn; costs: the safety cost of each, in [0, 1]; parts: its unweighted components, by name."""
+    """rewards, costs: one for each turn, a cost in [0, 1]; parts: the unweighted components of each turn, by name."""
 
     rewards: list[float] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
