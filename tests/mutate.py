@@ -23,7 +23,9 @@ TESTS = (
     "algorithms/test_algorithms.py",
     "algorithms/test_ranking_loss.py",
     "algorithms/test_critic_free.py",
+    "algorithms/test_constraint.py",
     "ppo/test_advantages.py",
+    "ppo/test_constraint.py",
     "training/test_packing.py",
 )
 

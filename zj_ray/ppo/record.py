@@ -58,17 +58,12 @@ class StepLog:
         sync: SyncReport,
         watch: Stopwatch,
     ) -> float:
-        """Record one step; returns the mean reward of a consultation.
-
-        safety: its figures, as SafetyConstraint gives them.
-        """
+        """Record one step; returns the mean reward of a consultation. safety: figures of SafetyConstraint."""
         trajectories, policy, critic = rollout.consultations.trajectories, updates.policy, updates.critic
         self._append_rollouts(step, rollout, scored)
         turns = [turn for t in trajectories for turn in t.turns]
         cases = [t for t in trajectories if rollout.prompts[t.prompt_id].kind == "case"]
         generated = sum(batch.generated)
-        parts = [part for s in scored for part in s.parts]
-        names = sorted({name for part in parts for name in part})
         row = {
             "reward": float(np.mean([s.total for s in scored])),
             "kl": drift.kl,
@@ -93,7 +88,7 @@ class StepLog:
             **({f"policy_{k}": v for k, v in asdict(policy).items()} if policy else {}),
             **({"clip_fraction": policy.clip_fraction, "entropy": policy.entropy} if policy else {}),
             **safety,
-            **{f"rule_{name}": float(np.mean([part[name] for part in parts if name in part])) for name in names},
+            **_mean_parts(scored),
             **watch.laps,
             "rollout_seconds": rollout.consultations.seconds,
         }
@@ -138,6 +133,13 @@ class StepLog:
                 "max_abs": float(np.nanmax([r["mismatch_max"] for r in rows])),
             },
         }
+
+
+def _mean_parts(scored: Sequence[ScoredTurns]) -> dict[str, float]:
+    """The mean of every part of the reward over the turns that have it, as metrics."""
+    parts = [part for s in scored for part in s.parts]
+    names = sorted({name for part in parts for name in part})
+    return {f"rule_{name}": float(np.mean([part[name] for part in parts if name in part])) for name in names}
 
 
 def rollout_row(step: int, trajectory: Trajectory, prompt: Prompt, scored: ScoredTurns) -> dict[str, Any]:
