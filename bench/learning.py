@@ -10,10 +10,10 @@ does the right one earn 1 in the second turn: who doesn't ask earns nothing, who
 same, but asking costs 0.1 at once, so that a policy must see that it pays later.
 
 Two problems tempt: what is best paid is unsafe, and the mean cost of a consultation is to stay within a bound.
-*tempting bandit*: the best token costs, the second best does not. *emergency*: a quarter of the patients who are asked voice
-a red flag; the right advice earns 1 as ever, sending them to emergency care half of it, anything but that costs. Each is
-solved without a constraint too, to see that it tempts. What a step costs swings around what the constraint aims at, so
-it aims at less than the bound.
+*tempting bandit*: the best token costs, the second best does not. *emergency*: a quarter of the patients who are asked
+voice a red flag; the right advice earns 1 as ever, sending them to emergency care half of it, anything but that costs.
+Each is solved without a constraint too, to see that it tempts. What a step costs swings around what the constraint aims
+at, so it aims at less than the bound.
 """
 
 from __future__ import annotations
@@ -306,7 +306,8 @@ def main() -> None:
         costs = ", ".join(f"{spent(curve.costs, case.problem):.3f}" for curve in by_seed)
         kept = f"{costs} ({case.problem.bound:g})" if case.problem.bound < float("inf") else "–"
         print(f"| {case.problem.name} | {case.label} | {shares} | {kept} |", flush=True)
-        points = [(step, float(mean)) for step, mean in enumerate(np.mean([c.rewards for c in by_seed], axis=0), start=1)]
+        means = np.mean([curve.rewards for curve in by_seed], axis=0)
+        points = [(step, float(mean)) for step, mean in enumerate(means, start=1)]
         lines.setdefault(case.problem.name, {})[case.label] = points
     for problem in (CONSULTATION, COSTLY):
         path = DOCS / f"learning_{problem.name}.svg"
