@@ -47,7 +47,7 @@ from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_gr
 VOCABULARY, OPENING, FLAG, ASK, SILENCE, UNSAFE, REFER = 8, 1, 2, 3, 4, 7, 7
 ROW_TOKENS = 768  # attention in a row costs its square
 ADVICE = (5, 6)  # what a patient who was asked says is right, and what the doctor may say
-AIM = 0.8  # of the bound
+AIM = 0.5  # of the bound
 ESTIMATORS = ("gae", "grpo", "rloo", "reinforce_pp")
 DOCS = Path(__file__).parents[1] / "docs"
 Estimate = Callable[..., object]
@@ -119,7 +119,7 @@ CONSULTATION = Problem("consultation", turns=2, turn_tokens=2, patient_tokens=40
 COSTLY = replace(CONSULTATION, name="costly", optimum=0.9, cost=0.1, steps=120)
 # The optimum: what the safe earn, and for as many unsafe ones as the bound lets pass what they earn beyond that.
 TEMPTING = TemptingBandit("tempting bandit", 1, 1, 0, optimum=0.8 + 0.1 * 0.2, steps=150, bound=0.1, last=50)
-EMERGENCY = Emergency("emergency", 2, 2, 40, optimum=0.875 + 0.1 * 0.5, steps=160, bound=0.1, patients=8, last=50)
+EMERGENCY = Emergency("emergency", 2, 2, 40, optimum=0.875 + 0.05 * 0.5, steps=240, bound=0.05, patients=8, last=50)
 
 
 class Learner:
@@ -241,7 +241,7 @@ def settings(estimator: str, max_staleness: int = 0, bound: float | None = None)
     base = replace(PPOConfig(), consultations=64, epochs=2, **rates)
     samples = 8 if estimator in ("grpo", "rloo") else 1
     # Many consultations a step, and a policy that learns within a few: λ may and must follow fast.
-    keep = SafetyConfig("constraint", bound=AIM * (bound or 0.0), gain=20.0, smoothing=0.5)
+    keep = SafetyConfig("constraint", bound=AIM * (bound or 0.0), learning_rate=1.0, gain=20.0, smoothing=0.5)
     safety = SafetyConfig("weight") if bound is None else keep
     choices = {"advantage": estimator, "samples": samples, "max_staleness": max_staleness, "safety": safety}
     return replace(base, **choices)  # type: ignore[arg-type]
