@@ -99,7 +99,7 @@ def score(doctor: Doctor, cases: Sequence[Prompt], known: tuple[str, ...], mix: 
     talks = [consult(doctor, prompt, known) for prompt in cases]
     silent = ScoreScale(0.0, 1.0)
     rewards = [
-        score_turns(talk, prompt, [0.0] * len(talk.turns), silent, mix).total
+        score_turns(talk, prompt, [0.0] * len(talk.turns), silent, mix, "weight").total
         for talk, prompt in zip(talks, cases, strict=True)
     ]
     return Scored(rewards, [mean_utility(t.messages, p) for t, p in zip(talks, cases, strict=True)], talks)

@@ -1,4 +1,4 @@
-"""Does it learn? Two problems with a known optimum, by every advantage estimator.
+"""Does it learn? Problems with a known optimum, by every advantage estimator; and does it keep a bound?
 
 `make learning` takes about ten minutes and draws docs/learning_*.svg. The trainer is the real one (`PolicyRank` and
 `CriticRank` on DeepSpeed, packed rows, `estimate_advantages`); only the sampling is done here in plain torch, as an
@@ -8,6 +8,12 @@ engine would cost more than these problems do.
 patient between them. Only a patient who was asked in the first turn says which of two advices is right, and only then
 does the right one earn 1 in the second turn: who doesn't ask earns nothing, who asks and guesses a half. *costly*: the
 same, but asking costs 0.1 at once, so that a policy must see that it pays later.
+
+Two problems tempt: what is best paid is unsafe, and the mean cost of a consultation is to stay within a bound.
+*tempting bandit*: the best token costs, the second best does not. *emergency*: a quarter of the patients who are asked
+voice a red flag; the right advice earns 1 as ever, sending them to emergency care half of it, anything but that costs.
+Each is solved without a constraint too, to see that it tempts. What a step costs swings around what the constraint aims
+at, so it aims at less than the bound.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +30,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from zj_ray.algorithms.whitening import whiten
 from zj_ray.cluster.ports import free_port
-from zj_ray.config.schema import ModelConfig, PPOConfig
+from zj_ray.config.schema import ModelConfig, PPOConfig, SafetyConfig
 from zj_ray.data.trajectory import Trajectory, Turn
 from zj_ray.evaluation.plots import line_plot
 from zj_ray.ppo.advantages import estimate_advantages
 from zj_ray.ppo.ahead import check_staleness
+from zj_ray.ppo.constraint import SafetyConstraint, costs_by_kind
 from zj_ray.rewards.mix import ScoredTurns
 from zj_ray.roles.batch import RolloutBatch, pad, unpad
 from zj_ray.roles.critic import CriticRank
@@ -36,9 +44,10 @@ from zj_ray.training.model import ScalarHeads, TokenLogprobs
 from zj_ray.training.packing import plan_rows
 from zj_ray.training.zero_engine import EngineSpec, TrainEngine, join_process_group
 
-VOCABULARY, OPENING, ASK, SILENCE = 8, 1, 3, 4
+VOCABULARY, OPENING, FLAG, ASK, SILENCE, UNSAFE, REFER = 8, 1, 2, 3, 4, 7, 7
 ROW_TOKENS = 768  # attention in a row costs its square
 ADVICE = (5, 6)  # what a patient who was asked says is right, and what the doctor may say
+AIM = 0.5  # of the bound
 ESTIMATORS = ("gae", "grpo", "rloo", "reinforce_pp")
 DOCS = Path(__file__).parents[1] / "docs"
 Estimate = Callable[..., object]
@@ -48,7 +57,9 @@ Estimate = Callable[..., object]
 class Problem:
     """A problem with a known optimum.
 
-    turns: of the doctor; turn_tokens, patient_tokens: of each turn; cost: of asking; optimum: the best mean reward.
+    turns: of the doctor; turn_tokens, patient_tokens: of each turn; cost: of asking; optimum: the best mean reward
+    within the bound; bound: most that a consultation may cost in safety, on average; patients: kinds of them; last: how
+    many steps of the end are judged.
     """
 
     name: str
@@ -58,6 +69,9 @@ class Problem:
     optimum: float
     steps: int
     cost: float = 0.0
+    bound: float = float("inf")
+    patients: int = 2
+    last: int = 10
 
     def reply(self, turn: Sequence[int], secret: int) -> list[int]:
         """The patient's words to the doctor's first turn."""
@@ -69,10 +83,43 @@ class Problem:
         asks = turns[0][0] == ASK
         return [-self.cost * asks, float(asks and turns[1][0] == ADVICE[secret])]
 
+    def safety_costs(self, turns: Sequence[Sequence[int]], secret: int) -> list[float]:
+        """The safety cost of each turn."""
+        return [0.0] * self.turns
+
+
+class TemptingBandit(Problem):
+    def rewards(self, turns: Sequence[Sequence[int]], secret: int) -> list[float]:
+        return [{UNSAFE: 1.0, ASK: 0.8}.get(turns[0][0], 0.05 * turns[0][0])]
+
+    def safety_costs(self, turns: Sequence[Sequence[int]], secret: int) -> list[float]:
+        return [float(turns[0][0] == UNSAFE)]
+
+
+class Emergency(Problem):
+    """The secret says which advice is right, and whether a red flag will be voiced."""
+
+    def reply(self, turn: Sequence[int], secret: int) -> list[int]:
+        words, half = super().reply(turn, secret % 2), self.patient_tokens // 2
+        return words[:half] + [FLAG] * half if self.flagged(turn, secret) else words
+
+    def rewards(self, turns: Sequence[Sequence[int]], secret: int) -> list[float]:
+        advised = super().rewards(turns, secret % 2)[1]
+        return [0.0, 0.5 if self.flagged(turns[0], secret) and turns[1][0] == REFER else advised]
+
+    def safety_costs(self, turns: Sequence[Sequence[int]], secret: int) -> list[float]:
+        return [0.0, float(self.flagged(turns[0], secret) and turns[1][0] != REFER)]
+
+    def flagged(self, turn: Sequence[int], secret: int) -> bool:
+        return turn[0] == ASK and secret >= 6
+
 
 BANDIT = Problem("bandit", turns=1, turn_tokens=1, patient_tokens=0, optimum=1.0, steps=30)
 CONSULTATION = Problem("consultation", turns=2, turn_tokens=2, patient_tokens=40, optimum=1.0, steps=80)
 COSTLY = replace(CONSULTATION, name="costly", optimum=0.9, cost=0.1, steps=120)
+# The optimum: what the safe earn, and for as many unsafe ones as the bound lets pass what they earn beyond that.
+TEMPTING = TemptingBandit("tempting bandit", 1, 1, 0, optimum=0.8 + 0.1 * 0.2, steps=150, bound=0.1, last=50)
+EMERGENCY = Emergency("emergency", 2, 2, 40, optimum=0.875 + 0.05 * 0.5, steps=240, bound=0.05, patients=8, last=50)
 
 
 class Learner:
@@ -95,12 +142,13 @@ class Learner:
         self.policy.engine = TrainEngine(lm, EngineSpec(config.learning_rate, 1.0, 0))
         self.critic.engine = TrainEngine(heads, EngineSpec(config.critic_learning_rate, 1.0, 0))
         self.policy.rank = self.critic.rank = self.updates = 0
+        self.safety = SafetyConstraint(config.safety)
         self.ahead: deque[tuple[list[Trajectory], list[ScoredTurns]]] = deque()  # held, not yet learnt from
 
     def rollout(self) -> tuple[list[Trajectory], list[ScoredTurns]]:
         """One step's consultations; the samples of a prompt share the patient's secret."""
         count, problem = self.config.consultations, self.problem
-        secrets = self.random.integers(0, 2, count // self.config.samples).repeat(self.config.samples)
+        secrets = self.random.integers(0, problem.patients, count // self.config.samples).repeat(self.config.samples)
         trajectories = [Trajectory(f"prompt-{i // self.config.samples}", i, 0) for i in range(count)]
         words: list[list[list[int]]] = [[] for _ in trajectories]
         for trajectory in trajectories:
@@ -114,8 +162,8 @@ class Learner:
                 words[i].append(tokens[i])
                 if turn + 1 < problem.turns:
                     trajectory.append_context(problem.reply(tokens[i], secrets[i]))
-        rewards = [problem.rewards(turns, secret) for turns, secret in zip(words, secrets, strict=True)]
-        return trajectories, [ScoredTurns(rewards=of_turns) for of_turns in rewards]
+        talks = list(zip(words, secrets, strict=True))
+        return trajectories, [ScoredTurns(problem.rewards(*talk), problem.safety_costs(*talk)) for talk in talks]
 
     @torch.no_grad()
     def _speak(self, contexts: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
@@ -129,8 +177,8 @@ class Learner:
             ids = torch.cat([ids, token], 1)
         return ids[:, before:].tolist(), torch.cat(logprobs, 1).tolist()
 
-    def step(self, estimate: Estimate = estimate_advantages) -> float:
-        """One PPO step; returns the mean reward of its consultations.
+    def step(self, estimate: Estimate = estimate_advantages) -> tuple[float, float]:
+        """One PPO step; returns the mean reward and the mean safety cost of its consultations.
 
         They may be older than the policy by `max_staleness` steps.
         """
@@ -145,12 +193,15 @@ class Learner:
         if self.config.advantage == "gae":
             batch.values = _in_order(self.critic.values(batch.token_ids, batch.positions, rows))
         estimate(batch, scored, 0.0, self.config)
+        kinds = ["case"] * len(batch)
+        self.safety.weigh(batch, scored, kinds, self.config.gamma)
         plans = [self._plan(batch) for _ in range(self.config.epochs)]
         if self.config.advantage == "gae":
             self.critic.update(batch, plans)
         self.policy.update(batch, plans, 0.0)
+        self.safety.update(costs_by_kind(batch.prompts, kinds, scored), learnt=self.updates > 0)
         self.updates += 1
-        return float(np.mean([s.total for s in scored]))
+        return float(np.mean([s.total for s in scored])), float(np.mean([s.cost for s in scored]))
 
     def _plan(self, batch: RolloutBatch) -> MiniBatchPlan:
         return MiniBatchPlan(plan_rows(batch.lengths, 1, ROW_TOKENS), float(sum(batch.generated)))
@@ -184,25 +235,43 @@ def with_the_classic_fault(
     return agreement
 
 
-def settings(estimator: str, max_staleness: int = 0) -> PPOConfig:
+def settings(estimator: str, max_staleness: int = 0, bound: float | None = None) -> PPOConfig:
+    """bound: on the mean safety cost of a consultation; None for no constraint."""
     rates = {"learning_rate": 1e-3, "critic_learning_rate": 2e-3, "entropy_coefficient": 0.02}
     base = replace(PPOConfig(), consultations=64, epochs=2, **rates)
     samples = 8 if estimator in ("grpo", "rloo") else 1
-    return replace(base, advantage=estimator, samples=samples, max_staleness=max_staleness)  # type: ignore[arg-type]
+    # Many consultations a step, and a policy that learns within a few: λ may and must follow fast.
+    keep = SafetyConfig("constraint", bound=AIM * (bound or 0.0), learning_rate=1.0, gain=20.0, smoothing=0.5)
+    safety = SafetyConfig("weight") if bound is None else keep
+    choices = {"advantage": estimator, "samples": samples, "max_staleness": max_staleness, "safety": safety}
+    return replace(base, **choices)  # type: ignore[arg-type]
+
+
+class Curve(NamedTuple):
+    """Means of every step."""
+
+    rewards: list[float]
+    costs: list[float]
 
 
 def curves(
     problem: Problem, config: PPOConfig, seeds: Sequence[int], estimate: Estimate = estimate_advantages
-) -> list[list[float]]:
-    """Mean reward of every step, for each seed."""
+) -> list[Curve]:
+    """What every step earned and cost, for each seed."""
     torch.set_num_threads(1)
     learners = [Learner(problem, config, seed) for seed in seeds]
-    return [[learner.step(estimate) for _ in range(problem.steps)] for learner in learners]
+    steps = [[learner.step(estimate) for _ in range(problem.steps)] for learner in learners]
+    return [Curve([reward for reward, _ in of_seed], [cost for _, cost in of_seed]) for of_seed in steps]
 
 
 def reached(rewards: Sequence[float], problem: Problem) -> float:
-    """Share of the optimum over the last ten steps."""
-    return float(np.mean(rewards[-10:])) / problem.optimum
+    """Share of the optimum over the problem's last steps."""
+    return float(np.mean(rewards[-problem.last :])) / problem.optimum
+
+
+def spent(costs: Sequence[float], problem: Problem) -> float:
+    """Mean safety cost of a consultation over the problem's last steps."""
+    return float(np.mean(costs[-problem.last :]))
 
 
 @dataclass(frozen=True)
@@ -221,17 +290,24 @@ CASES = (
     Case(CONSULTATION, settings("gae"), "gae with the classic fault", with_the_classic_fault),
     Case(COSTLY, settings("gae"), "gae"),
     Case(COSTLY, settings("gae"), "gae with the classic fault", with_the_classic_fault),
+    *(Case(TEMPTING, settings(name, bound=TEMPTING.bound), name) for name in ESTIMATORS),
+    Case(TEMPTING, settings("gae"), "gae without the constraint"),
+    Case(EMERGENCY, settings("gae", bound=EMERGENCY.bound), "gae"),
+    Case(EMERGENCY, settings("gae"), "gae without the constraint"),
 )
 
 
 def main() -> None:
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    print("| problem | estimator | share of the optimum, three seeds |\n| --- | --- | --- |")
+    print("| problem | estimator | share of the optimum, three seeds | cost (bound) |\n| --- | --- | --- | --- |")
     for case in CASES:
         by_seed = curves(case.problem, case.config, range(3), case.estimate)
-        shares = ", ".join(f"{reached(rewards, case.problem):.3f}" for rewards in by_seed)
-        print(f"| {case.problem.name} | {case.label} | {shares} |", flush=True)
-        points = [(step, float(mean)) for step, mean in enumerate(np.mean(by_seed, axis=0), start=1)]
+        shares = ", ".join(f"{reached(curve.rewards, case.problem):.3f}" for curve in by_seed)
+        costs = ", ".join(f"{spent(curve.costs, case.problem):.3f}" for curve in by_seed)
+        kept = f"{costs} ({case.problem.bound:g})" if case.problem.bound < float("inf") else "–"
+        print(f"| {case.problem.name} | {case.label} | {shares} | {kept} |", flush=True)
+        means = np.mean([curve.rewards for curve in by_seed], axis=0)
+        points = [(step, float(mean)) for step, mean in enumerate(means, start=1)]
         lines.setdefault(case.problem.name, {})[case.label] = points
     for problem in (CONSULTATION, COSTLY):
         path = DOCS / f"learning_{problem.name}.svg"

@@ -23,7 +23,9 @@ TESTS = (
     "algorithms/test_algorithms.py",
     "algorithms/test_ranking_loss.py",
     "algorithms/test_critic_free.py",
+    "algorithms/test_constraint.py",
     "ppo/test_advantages.py",
+    "ppo/test_constraint.py",
     "training/test_packing.py",
 )
 
@@ -46,6 +48,7 @@ GAE, POLICY, VALUE, KL = (
 )
 WHITEN, IMPORTANCE, FREE = "algorithms/whitening.py", "algorithms/importance.py", "algorithms/critic_free.py"
 RANKING, PREFERENCE, MEAN = "algorithms/ranking_loss.py", "algorithms/preference.py", "algorithms/masked.py"
+CONSTRAINT, KEPT = "algorithms/constraint.py", "ppo/constraint.py"
 STAGE, PACKING, BALANCE = "ppo/advantages.py", "training/packing.py", "algorithms/balance.py"
 
 FAULTS = (
@@ -202,6 +205,13 @@ FAULTS = (
         "version - turn.weight_version",
         "version - t.turns[0].weight_version",
     ),
+    Fault("λ below zero", CONSTRAINT, "gain * violation, 0.0)", "gain * violation, -9.0)"),
+    Fault("λ rewards cost", CONSTRAINT, "advantages - weight * cost", "advantages + weight * cost"),
+    Fault("a large λ makes large steps", CONSTRAINT, " / (1.0 + weight)", ""),
+    Fault("kinds drown each other", KEPT, "[KINDS.index(kind) for kind in kinds]", "[0 for _ in kinds]"),
+    Fault("one λ for all kinds", KEPT, "[self.multipliers[kind].value", '[self.multipliers["case"].value'),
+    Fault("the bound follows the policy", KEPT, "if not learnt:", "if True:"),
+    Fault("λ forgotten on resuming", KEPT, "Multiplier(**part)", "Multiplier(1.0, 1.0)"),
     Fault("answers see each other", PACKING, " & ((in_branch == 0) | (in_branch[:, None] == in_branch))", ""),
     Fault("prompts see each other", PACKING, "(in_group[:, None] == in_group) & ", ""),
     Fault("tokens see what comes", PACKING, "seen.tril()", "seen"),

@@ -48,6 +48,7 @@ FILE_FAULTS = {
     "quoted number": ("ppo:\n  steps: '3'\n", 2, "whole number", "without quotes"),
     "not a number at all": ("sft:\n  learning_rate: .nan\n", 2, "must be a number", "0.5"),
     "number for a truth": ("sft:\n  epochs: 1\nmodel:\n  gradient_checkpointing: 1\n", 4, "true or false", "true"),
+    "neither a word nor a number": ("ppo:\n  safety:\n    bound: rlhf\n", 3, "must be sft or a number", "bound: sft"),
     "truth for a number": ("ppo:\n  gamma: yes\n", 2, "must be a number", "0.5"),
     "empty value": ("ppo:\n  steps:\n", 2, "must be a whole number, not empty", "3"),
     "list for a number": ("ppo:\n  steps: [1]\n", 2, "not a list", "3"),
@@ -126,6 +127,8 @@ RULE_FAULTS = {
     "nobody to compare with": ("ppo: {advantage: rloo}", "compares the consultations of a prompt", "ppo.samples to 4"),
     "a KL that holds nothing": ("ppo: {kl_in: loss}", "zero on average", "k2 or k3"),
     "policy never learns": ("ppo: {critic_warmup: 12}", "never learn", "ppo.steps"),
+    "λ above its cap": ("ppo: {safety: {multiplier: 9, cap: 5}}", "starts above", "ppo.safety.cap higher"),
+    "a negative bound": ("ppo: {safety: {bound: -1}}", "must be at least 0", "range"),
     "bound below target": ("ppo: {kl_target: 0.5}", "ppo.kl_bound", "several times"),
     "one and a half GPUs": ("fleet: {engine_gpus: 1.5}", "whole GPUs", "1 or 2"),
     "two GPUs for a rank": ("ppo: {policy: {gpus: 2}}", "a rank drives one GPU", "ppo.policy.ranks"),
@@ -223,7 +226,10 @@ NO_EFFECT = {
     "ppo.lam": "ppo: {advantage: reinforce_pp, lam: 0.95}",
     "ppo.gamma": "ppo: {advantage: grpo, samples: 4, gamma: 1.0}",
     "ppo.critic.ranks": "ppo: {advantage: rloo, samples: 4, critic: {ranks: 1}}",
-    "ppo.mix.safety": "ppo: {safety_share: 0, mix: {safety: 1}}",
+    "ppo.mix.safety": "ppo: {safety_share: 0, safety: {method: weight}, mix: {safety: 1}}",
+    "ppo.mix.unsafe": "ppo: {mix: {unsafe: -3}}",
+    "ppo.safety.margin": "ppo: {safety: {bound: 0.5, margin: 1}}",
+    "ppo.safety.cap": "ppo: {safety: {method: weight, cap: 5}}",
     "sft.offload": "sft: {offload: none}",
     "ppo.policy.offload": "ppo: {policy: {offload: optimizer}}",
     "sft.lora.alpha": "sft: {lora: {alpha: 16}}",
@@ -290,6 +296,13 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
     )
     assert isinstance(config.sft.epochs, float)
     assert config.name == "2024"
+
+
+@pytest.mark.parametrize(("text", "bound"), [("sft", "sft"), ("0.25", 0.25), ("1", 1.0)])
+def test_a_bound_is_a_word_or_a_number(text: str, bound: str | float, tmp_path: Path) -> None:
+    path = write(tmp_path, f"ppo: {{safety: {{bound: {text}}}}}\n")
+    config = load_config(path)
+    assert config.ppo.safety.bound == bound and load_config(write(tmp_path, dump_config(config))) == config
 
 
 def test_an_empty_file_and_a_section_of_comments_are_the_defaults(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zj_ray.config import Config, dump_config, explain, load_config
-from zj_ray.config.moved import MOVED, REMOVED
+from zj_ray.config.moved import BEFORE, MOVED, REMOVED
 from zj_ray.errors import ConfigError
 
 # As the version before the section `consultation` wrote it, without sections that are as they were.
@@ -77,12 +77,22 @@ def test_a_frozen_config_of_before_is_read_at_the_new_places(tmp_path: Path, cap
     assert len(caplog.messages) == 1 and str(path) in caplog.text
     assert all(f"{old} is now {new}" in caplog.text for old, new in MOVED.items())
     assert all(f"{old} is gone" in caplog.text for old in REMOVED)
+    assert all(f"{new} did not exist, which is {value}" in caplog.text for new, value in BEFORE.items())
+    assert config.ppo.safety.method == "weight"
     assert load_config(write(tmp_path, dump_config(config))) == config
 
 
 def test_a_frozen_config_of_today_is_read_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load_config(write(tmp_path, dump_config(Config())), frozen=True) == Config()
     assert not caplog.messages
+
+
+def test_a_run_of_before_the_constraint_goes_on_as_a_weighted_sum_with_the_weights_it_had(tmp_path: Path) -> None:
+    before = "name: a\nppo:\n  steps: 4\n  mix:\n    safety: 1.5\n    unsafe: -2.0\n"
+    ppo = load_config(write(tmp_path, before), frozen=True).ppo
+    assert (ppo.safety.method, ppo.mix.safety, ppo.mix.unsafe) == ("weight", 1.5, -2.0)
+    with pytest.raises(ConfigError, match="'ppo.mix.safety' has no effect: ppo.safety.method is constraint"):
+        load_config(write(tmp_path, before))
 
 
 def test_an_override_of_a_frozen_config_must_use_the_new_key(tmp_path: Path) -> None:

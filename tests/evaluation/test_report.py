@@ -18,7 +18,7 @@ from tests.helpers.evaluation import results
 from tests.helpers.summary import missing_keys
 from zj_ray.errors import DataError
 from zj_ray.evaluation import headline
-from zj_ray.evaluation.report import write_report
+from zj_ray.evaluation.report import _ppo_plots, write_report
 from zj_ray.evaluation.results import EvaluationResults
 from zj_ray.evaluation.reward_model import summarise
 from zj_ray.files import write_jsonl
@@ -32,6 +32,7 @@ PPO_METRICS = (
     *("value_loss", "policy_loss", "clip_fraction", "entropy", "new_facts"),
     *("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync"),
 )
+SAFETY = ("cost", "smoothed_cost", "bound", "multiplier")
 
 
 def consultation(prompt: str, kind: str, model: str, reward: float) -> dict[str, object]:
@@ -260,3 +261,14 @@ def test_a_browser_draws_the_page_at_the_width_of_a_phone(run_folder: Path) -> N
     command = [str(chromium()), *options, str(write_report(run_folder))]
     subprocess.run(command, timeout=60, check=True, capture_output=True)
     assert picture.stat().st_size > 10_000
+
+
+def test_the_cost_and_bound_of_every_kind_of_prompt_are_drawn_and_the_multipliers_together(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path / "ppo", None, "ppo")
+    for step in range(1, 4):
+        log.write(step, {f"{name}_{kind}": 0.1 * step for name in SAFETY for kind in ("case", "safety", "control")})
+    drawings = [str(svg) for svg in _ppo_plots(tmp_path)]
+    assert len(drawings) == 4
+    for svg, kind in zip(drawings, ("case", "safety", "control"), strict=False):
+        assert all(f">{name}_{kind}<" in svg for name in SAFETY[:3])
+    assert all(f">multiplier_{kind}<" in drawings[3] for kind in ("case", "safety", "control"))

@@ -74,7 +74,7 @@ def test_asking_on_after_a_red_flag_never_pays_whatever_the_weights() -> None:
 
 def sums(talk: Trajectory, prompt: Prompt) -> dict[str, float]:
     """What the talk is worth on every rule, unweighted."""
-    parts = score_turns(talk, prompt, [0.0] * len(talk.turns), ScoreScale(0.0, 1.0), RewardMixConfig()).parts
+    parts = score_turns(talk, prompt, [0.0] * len(talk.turns), ScoreScale(0.0, 1.0), RewardMixConfig(), "weight").parts
     return {rule: sum(part[rule] for part in parts) for rule in RULES}
 
 

@@ -23,7 +23,7 @@ from zj_ray.serving.serve import served_model
 TODAY = """\
 name: det
 consultation: {max_turns: 3, turn_tokens: 48, temperature: 0.7, timeout: 900}
-ppo: {steps: 4, consultations: 8, safety_share: 0.5}
+ppo: {steps: 4, consultations: 8, safety_share: 0.5, safety: {method: weight}}
 """
 
 

@@ -35,5 +35,5 @@ def _out_of_range(config: Config) -> Iterator[Fault]:
     for key, _, value, meta in leaves(config):
         bound = meta["bound"]
         for number in value if isinstance(value, tuple) else (value,):
-            if bound is not None and number is not None and not bound.holds(number):
+            if bound is not None and isinstance(number, (int, float)) and not bound.holds(number):
                 yield Fault((key,), f"'{key}' is {number:g} and must be {bound}", meta["hint"])

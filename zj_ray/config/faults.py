@@ -52,6 +52,9 @@ def contradictions(config: Config) -> Iterator[Fault]:
     yield from _consultation_faults(config.consultation, config.model.max_length)
     yield from _estimator_faults(ppo)
     yield from _kl_faults(ppo)
+    if ppo.safety.multiplier > ppo.safety.cap:
+        what = f"'ppo.safety.multiplier' {ppo.safety.multiplier:g} starts above ppo.safety.cap {ppo.safety.cap:g}"
+        yield Fault(("ppo.safety.multiplier", "ppo.safety.cap"), what, "set ppo.safety.cap higher")
     for name, role in ppo.roles().items():
         yield from _rank_faults(f"ppo.{name}", role)
     yield from _colocation_faults(fleet, ppo)

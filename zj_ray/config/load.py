@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from zj_ray.config.checks import check
-from zj_ray.config.moved import MOVED, REMOVED
+from zj_ray.config.moved import BEFORE, MOVED, REMOVED
 from zj_ray.config.schema import Config
-from zj_ray.config.setting import is_optional, leaves, nearest, type_hints, type_name
+from zj_ray.config.setting import is_optional, is_union, leaves, nearest, type_hints, type_name
 from zj_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ _KINDS = {  # of a key's type: what its value is called, and an example
     "int": ("a whole number", "3"),
     "float": ("a number", "0.5"),
     "bool": ("true or false", "true"),
+    "sft | float": ("sft or a number", "sft"),
     "tuple[str, ...]": ("a list", "[sft, ppo]"),
     "tuple[float, ...]": ("a list", "[0.7, 1.0]"),
     "tuple[tuple[str, ...], ...]": ("a list", "[[policy, reference], [critic, reward]]"),
@@ -50,7 +51,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, frozen: bool
     """The run that a YAML file and `--set` overrides ("ppo.steps=3") describe; overrides win.
 
     frozen: the file is a run folder's own, perhaps by an earlier version. Keys that have moved since then are read at
-    their new place and keys that are gone left out, with one warning that names them; elsewhere they are refused.
+    their new place, keys that are gone left out, and what the version did before a key came is kept, with one warning
+    that names them; elsewhere old keys are refused.
 
     Raises ConfigError naming file and line (or the override), the key and the remedy for a missing file, bad YAML, an
     unknown or repeated key, a wrong type, a value out of range and a key that has no effect beside the others.
@@ -141,9 +143,12 @@ def _translated(settings: Mapping[str, _Setting], path: str | Path) -> dict[str,
     """What an earlier version wrote, by the keys of today."""
     old = [f"{key} is now {MOVED[key]}" for key in settings if key in MOVED]
     old += [f"{key} is gone" for key in settings if key in REMOVED]
+    kept = {key: value for key, value in BEFORE.items() if key not in settings}
+    old += [f"{key} did not exist, which is {value}" for key, value in kept.items()]
     if old:
         logger.warning("%s is by an earlier version: %s", path, ", ".join(old))
-    return {MOVED.get(key, key): value for key, value in settings.items() if key not in REMOVED}
+    translated = {MOVED.get(key, key): value for key, value in settings.items() if key not in REMOVED}
+    return translated | {key: _Setting(yaml.ScalarNode("", value), str(path)) for key, value in kept.items()}
 
 
 def _refuse_old_keys(settings: Mapping[str, _Setting]) -> None:
@@ -174,6 +179,14 @@ def _parse(node: yaml.Node, hint: Any, key: str, where: str) -> Any:
         if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
             return None
         hint = next(part for part in get_args(hint) if part is not type(None))
+    if is_union(hint):  # a word or a number
+        words, number = get_args(hint)
+        if isinstance(node, yaml.ScalarNode) and node.value in get_args(words):
+            return node.value
+        try:
+            return _parse(node, number, key, where)
+        except ConfigError:
+            raise _wrong_type(node, hint, key, where) from None
     if get_origin(hint) is tuple:
         if not isinstance(node, yaml.SequenceNode):
             raise _wrong_type(node, hint, key, where)

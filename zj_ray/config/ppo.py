@@ -10,6 +10,7 @@ from zj_ray.config.setting import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSIT
 from zj_ray.config.supervised import OFFLOAD_HELP, LoraConfig, Offload
 
 ROLES = ("policy", "critic", "reward", "reference")
+SafetyMethod = Literal["constraint", "weight"]
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,16 @@ class PolicyRoleConfig(LearnerRoleConfig):
 class RewardMixConfig:
     """Weights of a turn's reward: reward_model · normalised score + Σ weight · clipped rule.
 
-    A turn that the safety gate stops gets `unsafe` instead.
+    A turn that the safety gate stops gets `unsafe` instead. Under `ppo.safety.method: constraint` a turn that costs in
+    safety earns nothing instead, and what a voiced red flag asks for is no part of the reward.
     """
 
     reward_model: float = setting(0.25, "weight of the reward model's normalised score", NOT_NEGATIVE)
     new_facts: float = setting(
-        1.5, "weight of facts newly gained by asking, less the questions that gained nothing", NOT_NEGATIVE
+        1.0, "weight of facts newly gained by asking, less the questions that gained nothing", NOT_NEGATIVE
     )
-    red_flag: float = setting(1.0, "weight of referring red flags, and only those, to emergency care", NOT_NEGATIVE)
-    advice: float = setting(1.0, "weight of closing with advice", NOT_NEGATIVE)
+    red_flag: float = setting(2.0, "weight of referring red flags, and only those, to emergency care", NOT_NEGATIVE)
+    advice: float = setting(1.5, "weight of closing with advice", NOT_NEGATIVE)
     repetition: float = setting(0.5, "weight of not repeating oneself or a question already answered", NOT_NEGATIVE)
     length: float = setting(0.25, "weight of staying within the length band", NOT_NEGATIVE)
     format: float = setting(0.5, "weight of finished, well-formed sentences", NOT_NEGATIVE)
@@ -70,6 +72,40 @@ class RewardMixConfig:
         Bound(high=0),
         hint="a turn that the safety gate stops must not be rewarded",
     )
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """How safety is kept. A consultation costs as much as it has unsafe turns, whatever their kind."""
+
+    method: SafetyMethod = setting(
+        "constraint",
+        "constraint: the reward grows as far as the cost stays within a bound, for each kind of prompt (case, safety, "
+        "control) by itself; weight: the cost is a part of the reward, weighed by ppo.mix",
+    )
+    bound: Literal["sft"] | float = setting(
+        "sft",
+        "most unsafe turns of a consultation, on average; sft: as many as the model that PPO starts from had, measured "
+        "in the steps before the policy first learns",
+        NOT_NEGATIVE,
+    )
+    margin: float = setting(
+        1.0,
+        "standard errors that such a measured bound lies below what was measured: how many unsafe turns the model "
+        "really has is not known better",
+        NOT_NEGATIVE,
+    )
+    multiplier: float = setting(1.0, "multiplier λ of each kind's cost at the start", NOT_NEGATIVE)
+    learning_rate: float = setting(
+        0.2, "how far λ climbs in a step, for each unsafe turn of a consultation beyond the bound", NOT_NEGATIVE
+    )
+    gain: float = setting(
+        5.0, "what λ has beside that at once, for each unsafe turn of a consultation beyond the bound", NOT_NEGATIVE
+    )
+    smoothing: float = setting(
+        0.3, "weight of the newest step in the smoothed cost that λ follows", Bound(0, 1, open_low=True)
+    )
+    cap: float = setting(5.0, "largest λ: from then on the reward weighs 1 / (1 + cap)", POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -170,6 +206,7 @@ class PPOConfig:
     reward: FrozenRoleConfig = field(default_factory=FrozenRoleConfig)
     reference: FrozenRoleConfig = field(default_factory=FrozenRoleConfig)
     mix: RewardMixConfig = field(default_factory=RewardMixConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     def roles(self) -> dict[str, RoleConfig]:
         """The roles that this run has, by name: only GAE has a critic, and a LoRA policy may be its own reference."""

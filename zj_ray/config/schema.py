@@ -19,6 +19,8 @@ from zj_ray.config.ppo import (
     PPOConfig,
     RewardMixConfig,
     RoleConfig,
+    SafetyConfig,
+    SafetyMethod,
 )
 from zj_ray.config.setting import AT_LEAST_ONE, NOT_NEGATIVE, PORT, POSITIVE, Bound, setting
 from zj_ray.config.supervised import FeedbackConfig, LabelConfig, LoraConfig, RewardTrainConfig, TrainConfig
@@ -44,6 +46,8 @@ __all__ = [
     "RewardMixConfig",
     "RewardTrainConfig",
     "RoleConfig",
+    "SafetyConfig",
+    "SafetyMethod",
     "ServeConfig",
     "TinyConfig",
     "TrainConfig",

@@ -75,15 +75,19 @@ def type_hints(section: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in fields(section)}
 
 
+def is_union(hint: Any) -> bool:
+    return get_origin(hint) in (types.UnionType, Union)
+
+
 def is_optional(hint: Any) -> bool:
-    return get_origin(hint) in (types.UnionType, Union) and type(None) in get_args(hint)
+    return is_union(hint) and type(None) in get_args(hint)
 
 
 def type_name(hint: Any) -> str:
     """A type as a reader of the YAML file would say it: its name, its choices, null where it may be empty."""
     if get_origin(hint) is Literal:
         return " | ".join(str(choice) for choice in get_args(hint))
-    if is_optional(hint):
+    if is_union(hint):
         return " | ".join("null" if part is type(None) else type_name(part) for part in get_args(hint))
     return str(hint) if get_origin(hint) is tuple else hint.__name__
 

@@ -73,8 +73,16 @@ def _unused_in_ppo(ppo: PPOConfig) -> Iterator[Unused]:
         yield from _all("ppo", critics, f"ppo.advantage is {ppo.advantage}, which has no critic")
     if ppo.advantage in ("grpo", "rloo"):
         yield "ppo.gamma", f"ppo.advantage is {ppo.advantage}, which pays for what a consultation earned in all"
-    if ppo.safety_share == 0:
-        yield "ppo.mix.safety", "ppo.safety_share is 0, so no safety prompt is rolled out"
+    if ppo.safety.method == "constraint":
+        reason = "ppo.safety.method is constraint: the cost of an unsafe turn is no part of the reward"
+        yield from _all("ppo.mix", ("safety", "unsafe"), reason)
+        if ppo.safety.bound != "sft":
+            yield "ppo.safety.margin", "ppo.safety.bound is a number, which nobody has to measure"
+    else:
+        keys = ("bound", "margin", "multiplier", "learning_rate", "gain", "smoothing", "cap")
+        yield from _all("ppo.safety", keys, "ppo.safety.method is weight: there is no bound to keep")
+        if ppo.safety_share == 0:
+            yield "ppo.mix.safety", "ppo.safety_share is 0, so no safety prompt is rolled out"
     if ppo.reference_model == "adapter_off":
         yield "ppo.reference", "ppo.reference_model is adapter_off: the policy is its own reference"
     if ppo.policy.lora.rank == 0:

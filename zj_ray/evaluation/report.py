@@ -42,6 +42,11 @@ STAGE_NAMES = {
 SECONDS = ("seconds_rollout", "seconds_score", "seconds_update", "seconds_sync")
 PPO_PLOTS = (  # title, unit, metrics
     ("Reward per consultation", "", ("reward",)),
+    *(
+        (f"Safety cost: {name}", "unsafe turns", (f"cost_{kind}", f"smoothed_cost_{kind}", f"bound_{kind}"))
+        for kind, name in (("case", "cases"), ("safety", "safety prompts"), ("control", "benign controls"))
+    ),
+    ("Weight of safety (multiplier λ)", "", ("multiplier_case", "multiplier_safety", "multiplier_control")),
     ("KL to the SFT model", "nats per token", ("kl", "kl_coefficient")),
     ("New facts gained by asking", "per consultation", ("new_facts",)),
     ("Length of a doctor turn", "tokens", ("length",)),

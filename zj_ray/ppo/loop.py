@@ -23,6 +23,7 @@ from zj_ray.patients.stream import PromptStream
 from zj_ray.ppo.advantages import PolicyDrift, estimate_advantages
 from zj_ray.ppo.ahead import Rollout, RolloutAhead, check_staleness, load_spoken, save_spoken
 from zj_ray.ppo.checkpointing import CheckpointWriter
+from zj_ray.ppo.constraint import SafetyConstraint, costs_by_kind
 from zj_ray.ppo.record import StepLog, Stopwatch
 from zj_ray.progress import Bar
 from zj_ray.rewards.mix import ScoreScale, score_consultations
@@ -46,6 +47,7 @@ class PPOLoop:
         self.scale = ScoreScale.of(run.manifest("reward") or {})
         target = config.kl_target if config.kl_controller == "adaptive" else None
         self.kl = KLController(config.kl_coefficient, target, config.kl_horizon)
+        self.safety = SafetyConstraint(config.safety)
         self.settings = DialogueSettings(
             max_turns=consultation.max_turns,
             turn_tokens=consultation.turn_tokens,
@@ -90,8 +92,11 @@ class PPOLoop:
         batch = RolloutBatch.of(trajectories, self.versions.current)
         scores = self.roles.score(batch)
         watch.lap("score")
-        scored = score_consultations(trajectories, rollout.prompts, scores, self.scale, self.config.mix)
+        mix, method = self.config.mix, self.config.safety.method
+        scored = score_consultations(trajectories, rollout.prompts, scores, self.scale, mix, method)
         drift = estimate_advantages(batch, scored, self.kl.coefficient, self.config)
+        kinds = [rollout.prompts[t.prompt_id].kind for t in trajectories]
+        self.safety.weigh(batch, scored, kinds, self.config.gamma)
         self._check(drift, step)
         watch.lap("advantages")
         mini_batches = self._mini_batches(len(batch), step)
@@ -100,10 +105,13 @@ class PPOLoop:
         watch.lap("update")
         sync = self.fleet.publish(self.roles.weights(self.versions.next()))
         watch.lap("sync")
+        costs = costs_by_kind(batch.prompts, kinds, scored)
+        safety = self.safety.figures(costs)
         reward = self.record.write(
-            step, rollout, batch=batch, scored=scored, drift=drift, updates=updates, sync=sync, watch=watch
+            step, rollout, safety, batch=batch, scored=scored, drift=drift, updates=updates, sync=sync, watch=watch
         )
         self.kl.update(drift.kl, len(batch))
+        self.safety.update(costs, learnt=step > self.warmup)  # what step `warmup` learns from was held before it learnt
         return reward, drift.kl
 
     def _consult(self, step: int) -> Rollout:
@@ -156,7 +164,7 @@ class PPOLoop:
         """Begin the checkpoint after `step` steps; it is written while the next ones go on."""
         rows, version = self.record.rows, self.versions.current
         learnt = {"kl_coefficient": self.kl.coefficient, "skipped": self.skipped}
-        state = {**learnt, "weight_version": version, "record": rows}
+        state = {**learnt, "safety": self.safety.state(), "weight_version": version, "record": rows}
         # A copy: the turns of the steps ahead grow meanwhile, on other threads.
         ahead = {number: dict(turns) for number, turns in list(self.spoken.items())}
         score = fmean(row["reward"] for row in rows[-self.config.checkpoint_every :])
@@ -169,6 +177,7 @@ class PPOLoop:
             step, folder, state = newest
             self.roles.load(folder)
             self.kl.coefficient, self.skipped = state["kl_coefficient"], state["skipped"]
+            self.safety.restore(state.get("safety", self.safety.state()))  # an earlier version's checkpoint has none
             self.record.rows = list(state["record"])
             self.versions.current = max(self.versions.current, state["weight_version"])
         self.record.truncate_after(step)

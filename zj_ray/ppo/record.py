@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class StepLog:
         self,
         step: int,
         rollout: Rollout,
+        safety: Mapping[str, float],
         *,
         batch: RolloutBatch,
         scored: Sequence[ScoredTurns],
@@ -57,14 +58,12 @@ class StepLog:
         sync: SyncReport,
         watch: Stopwatch,
     ) -> float:
-        """Record one step; returns the mean reward of a consultation."""
+        """Record one step; returns the mean reward of a consultation. safety: figures of SafetyConstraint."""
         trajectories, policy, critic = rollout.consultations.trajectories, updates.policy, updates.critic
         self._append_rollouts(step, rollout, scored)
         turns = [turn for t in trajectories for turn in t.turns]
         cases = [t for t in trajectories if rollout.prompts[t.prompt_id].kind == "case"]
         generated = sum(batch.generated)
-        parts = [part for s in scored for part in s.parts]
-        names = sorted({name for part in parts for name in part})
         row = {
             "reward": float(np.mean([s.total for s in scored])),
             "kl": drift.kl,
@@ -88,7 +87,8 @@ class StepLog:
             **({"value_loss": critic.loss, "value_explained": drift.value_explained} if critic else {}),
             **({f"policy_{k}": v for k, v in asdict(policy).items()} if policy else {}),
             **({"clip_fraction": policy.clip_fraction, "entropy": policy.entropy} if policy else {}),
-            **{f"rule_{name}": float(np.mean([part[name] for part in parts if name in part])) for name in names},
+            **safety,
+            **_mean_parts(scored),
             **watch.laps,
             "rollout_seconds": rollout.consultations.seconds,
         }
@@ -135,6 +135,13 @@ class StepLog:
         }
 
 
+def _mean_parts(scored: Sequence[ScoredTurns]) -> dict[str, float]:
+    """The mean of every part of the reward over the turns that have it, as metrics."""
+    parts = [part for s in scored for part in s.parts]
+    names = sorted({name for part in parts for name in part})
+    return {f"rule_{name}": float(np.mean([part[name] for part in parts if name in part])) for name in names}
+
+
 def rollout_row(step: int, trajectory: Trajectory, prompt: Prompt, scored: ScoredTurns) -> dict[str, Any]:
     """One consultation as a line of rollouts.jsonl. step: from 1 on, 0 outside of PPO."""
     turns = [
@@ -147,9 +154,12 @@ def rollout_row(step: int, trajectory: Trajectory, prompt: Prompt, scored: Score
             "repeated": turn.repeated,
             "attempts": turn.attempts,
             "reward": reward,
+            "cost": cost,
             "parts": parts,
         }
-        for turn, reward, parts in zip(trajectory.turns, scored.rewards, scored.parts, strict=True)
+        for turn, reward, cost, parts in zip(
+            trajectory.turns, scored.rewards, scored.costs, scored.parts, strict=True
+        )
     ]
     return {
         "step": step,

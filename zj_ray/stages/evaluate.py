@@ -165,8 +165,8 @@ def _score(
     """Reward of each consultation, by case, exactly as PPO computes it."""
     batch = RolloutBatch.of(trajectories, context.versions.current)
     raw = scorer.scores(batch.token_ids, batch.turn_end_positions)
-    scale, mix = ScoreScale.of(context.run.manifest("reward") or {}), context.config.ppo.mix
-    scored = score_consultations(trajectories, cases, raw, scale, mix)
+    scale, ppo = ScoreScale.of(context.run.manifest("reward") or {}), context.config.ppo
+    scored = score_consultations(trajectories, cases, raw, scale, ppo.mix, ppo.safety.method)
     return {t.prompt_id: score for t, score in zip(trajectories, scored, strict=True)}
 
 
