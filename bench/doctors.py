@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.scripted_doctors import BEST, CHEATS, Doctor, Talk
-from zj_ray.config.ppo import RewardMixConfig
+from zj_ray.config.sections.ppo import RewardMixConfig
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.clinic.cases import case_row, draw_visit
 from zj_ray.data.clinic.clinic import CASE_FLAG_SHARE

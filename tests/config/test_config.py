@@ -8,7 +8,7 @@ from typing import Literal, get_origin
 import pytest
 
 from zj_ray.config import Config, dump_config, explain, load_config
-from zj_ray.config.setting import leaves
+from zj_ray.config.sections.setting import leaves
 from zj_ray.config.unused import ineffective
 from zj_ray.errors import ConfigError
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench.doctors import VALUES, Scored, clinic_cases, closings, consult, margin, score, written_cases
 from bench.scripted_doctors import ALARM, BEST, CHEATS, Doctor, Talk, ask, oracle
-from zj_ray.config.ppo import RewardMixConfig
+from zj_ray.config.sections.ppo import RewardMixConfig
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.language.red_flags import voices

@@ -11,7 +11,7 @@ from itertools import chain
 
 from zj_ray.config.faults import Fault, contradictions
 from zj_ray.config.schema import Config
-from zj_ray.config.setting import leaves
+from zj_ray.config.sections.setting import leaves
 from zj_ray.config.unused import ineffective
 from zj_ray.errors import ConfigError
 

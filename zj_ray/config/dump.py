@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from zj_ray.config.schema import Config
-from zj_ray.config.setting import leaves, nearest, type_name
+from zj_ray.config.sections.setting import leaves, nearest, type_name
 from zj_ray.config.unused import ineffective
 from zj_ray.errors import ConfigError
 

@@ -20,7 +20,7 @@ import yaml
 from zj_ray.config.checks import check
 from zj_ray.config.moved import BEFORE, MOVED, REMOVED
 from zj_ray.config.schema import Config
-from zj_ray.config.setting import is_optional, is_union, leaves, nearest, type_hints, type_name
+from zj_ray.config.sections.setting import is_optional, is_union, leaves, nearest, type_hints, type_name
 from zj_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)

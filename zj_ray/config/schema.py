@@ -1,8 +1,8 @@
 """What a run may be told: one frozen dataclass for each section of the YAML file, and `Config`, which holds them all.
 
-A key's type, default, meaning and bounds stand on its field (`setting.py`). A key that is not here is rejected with the
-nearest name that is; so is a key that has no effect under the other settings (`unused.py`). Nothing reads the whole
-tree: every part is passed the small piece it needs.
+A key's type, default, meaning and bounds stand on its field (`sections/setting.py`). A key that is not here is rejected
+with the nearest name that is; so is a key that has no effect under the other settings (`unused.py`). Nothing reads the
+whole tree: every part is passed the small piece it needs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zj_ray.config.fleet import FleetConfig
-from zj_ray.config.ppo import (
+from zj_ray.config.sections.fleet import FleetConfig
+from zj_ray.config.sections.ppo import (
     ROLES,
     FrozenRoleConfig,
     LearnerRoleConfig,
@@ -22,8 +22,8 @@ from zj_ray.config.ppo import (
     SafetyConfig,
     SafetyMethod,
 )
-from zj_ray.config.setting import AT_LEAST_ONE, NOT_NEGATIVE, PORT, POSITIVE, Bound, setting
-from zj_ray.config.supervised import FeedbackConfig, LabelConfig, LoraConfig, RewardTrainConfig, TrainConfig
+from zj_ray.config.sections.setting import AT_LEAST_ONE, NOT_NEGATIVE, PORT, POSITIVE, Bound, setting
+from zj_ray.config.sections.supervised import FeedbackConfig, LabelConfig, LoraConfig, RewardTrainConfig, TrainConfig
 
 __all__ = [
     "ROLES",

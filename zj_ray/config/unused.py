@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from zj_ray.config.ppo import ROLES
 from zj_ray.config.schema import Config, FleetConfig, PPOConfig
-from zj_ray.config.setting import leaves
+from zj_ray.config.sections.ppo import ROLES
+from zj_ray.config.sections.setting import leaves
 
 TRAINED = ("pretrain", "sft", "reward")  # the supervised stages
 SIMULATION = ("annotators", "noise", "hard_items", "shared_bias")  # keys of feedback on simulated annotators

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zj_ray.config.setting import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSITIVE, SHARE, Bound, setting
+from zj_ray.config.sections.setting import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSITIVE, SHARE, Bound, setting
 
 Offload = Literal["none", "optimizer", "all"]
 OFFLOAD_HELP = "what waits in CPU memory: optimizer state, or with ZeRO-3 all weights too (GPUs only)"

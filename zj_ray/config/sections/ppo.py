@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zj_ray.config.fleet import FleetConfig
-from zj_ray.config.setting import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSITIVE, SHARE, Bound, setting
-from zj_ray.config.supervised import OFFLOAD_HELP, LoraConfig, Offload
+from zj_ray.config.sections.fleet import FleetConfig
+from zj_ray.config.sections.setting import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSITIVE, SHARE, Bound, setting
+from zj_ray.config.sections.supervised import OFFLOAD_HELP, LoraConfig, Offload
 
 ROLES = ("policy", "critic", "reward", "reference")
 SafetyMethod = Literal["constraint", "weight"]

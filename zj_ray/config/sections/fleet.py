@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zj_ray.config.setting import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Bound, setting
+from zj_ray.config.sections.setting import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Bound, setting
 
 
 @dataclass(frozen=True)
