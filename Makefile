@@ -5,7 +5,7 @@
 #   make performance    every benchmark of docs/performance.md, one after the other, about fifteen minutes on an idle machine
 #   make fleet    fleets of up to 512 simulated engines, with failures: twenty minutes   (docs/fleet.md)
 #   make soak    what is too long for a test of every change: kills in every phase, the autoscaler, ten random kills in one
-#                PPO run; about an hour
+#                PPO run; about an hour, more beside other work
 #   make demo PYTHON=/path/to/python3.11      another interpreter
 
 VENV ?= .venv

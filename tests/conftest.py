@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # neither Ray nor torch for tests that need neither
     from zj_ray.roles.roles import Roles
 
 pytest.register_assert_rewrite("tests.helpers")  # a helper's failed assertion shows its values too
+# Ray's workers usually give way to all else (15): beside two busy processes they would get 3 % of a core each.
+os.environ.setdefault("RAY_worker_niceness", "0")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Tests of a group run one after the other in one process: they share what is dear to make. Else a file is a group.
 GROUPS = {

@@ -92,8 +92,9 @@ def serve(path: str) -> None:
             elif readable is listener:
                 client, _ = listener.accept()
                 client.settimeout(ASKING)
-                if (pid := _fork(client, (wake, alarm, listener, *clients.values()))) is not None:
-                    clients[pid] = client
+                with suppress(TimeoutError):  # a client that is silent for so long has lost its worker, not the others'
+                    if (pid := _fork(client, (wake, alarm, listener, *clients.values()))) is not None:
+                        clients[pid] = client
             else:  # a client has nothing to say: it has ended
                 for pid in [pid for pid, client in clients.items() if client is readable]:
                     os.kill(pid, signal.SIGKILL)
@@ -108,16 +109,16 @@ def _tell_of_ended(clients: dict[int, socket.socket]) -> None:
 
 
 def _fork(client: socket.socket, others: tuple[socket.socket, ...]) -> int | None:
-    """The pid of the fork, or None for a client that has ended before it had asked."""
+    """The pid of the fork, or None for a client that has ended, or says nothing, before it has asked."""
     message, streams, _, _ = socket.recv_fds(client, 1 << 20, 3)
-    while not message.endswith(b"\n"):
-        if not (more := client.recv(1 << 20)):
-            client.close()
-            return None
+    while more := b"" if message.endswith(b"\n") else client.recv(1 << 20):
         message += more
-    if pid := os.fork():
+    pid = os.fork() if message.endswith(b"\n") else None
+    if pid != 0:
         for stream in streams:
             os.close(stream)
+        if pid is None:
+            client.close()
         return pid
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
