@@ -18,19 +18,21 @@ from zj_ray.data.clinic import write_clinic
 from zj_ray.data.clinic.cases import case_row, draw_visit
 from zj_ray.data.clinic.clinic import Patients, Written, split_conditions
 from zj_ray.data.clinic.consultations import DOCTOR_TURN, STYLES, Consultation
-from zj_ray.data.clinic.safety import load_categories
+from zj_ray.data.clinic.frames import load_frames
+from zj_ray.data.clinic.safety import FRAMED, load_categories
 from zj_ray.data.clinic.wordings import word, wordings
 from zj_ray.data.datasets import (
     EXPECTED,
     load_dialogues,
     load_general,
-    load_new_conditions,
+    load_new,
     load_prompts,
     load_texts,
 )
 from zj_ray.errors import DataError
 from zj_ray.language import phrases
 from zj_ray.language.conditions import DEPARTMENTS, load_conditions
+from zj_ray.language.diagnoses import cannot_tell
 from zj_ray.language.reading import advises, asked_slots, asks_openly, questions, refers_to_emergency
 from zj_ray.language.red_flags import RED_FLAG_PATTERNS, voiced_labels
 from zj_ray.patients.scripted import ScriptedPatient
@@ -75,7 +77,7 @@ def test_every_department_has_eight_complete_conditions() -> None:
 
 
 def test_every_complaint_and_fact_has_many_wordings() -> None:
-    taught, _ = split_conditions(seed=0, known=2)
+    taught = split_conditions(seed=0, known=2).known
     for c in load_conditions():
         openings = set().union(*map(wordings, c.openings))
         assert len(openings) >= 12, c.name
@@ -163,7 +165,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path
         write_clinic(tmp_path / name, small)
     write_clinic(tmp_path / "c", ClinicConfig(seed=1, consultations=60, single_turn=60, passages=60, cases=60))
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.jsonl"))
-    assert len(files) == 19
+    assert len(files) == 21
     for file in files:
         assert filecmp.cmp(tmp_path / "a" / file, tmp_path / "b" / file, shallow=False)
         assert not filecmp.cmp(tmp_path / "a" / file, tmp_path / "c" / file, shallow=False)
@@ -177,9 +179,16 @@ def test_sizes_are_those_of_the_configuration(clinic: Path) -> None:
     }
     assert list(sizes.values()) == [config.consultations, config.single_turn, config.passages, config.cases, 225, 225]
     assert len(rows(clinic, "valid", "sft_multi")) == config.consultations // 6
-    assert len(rows(clinic, "valid", "patient_cases")) == 66 and len(load_new_conditions(clinic)) == 33
-    for name, trained in (("safety", 400), ("safety_controls", 470)):
-        assert len(rows(clinic, "train", name)) == trained and len(rows(clinic, "valid", name)) == 100
+    assert (
+        len(rows(clinic, "valid", "patient_cases")) == 66
+        and len(rows(clinic, "valid", "patient_cases_new_conditions")) == 33
+    )
+    for name, kind, single in (("safety", "asks", 200), ("safety_controls", "controls", 140)):
+        frames = sum(len(load_frames(c.name, kind)) for c in load_categories())
+        assert len(rows(clinic, "train", name)) == single + 11 * frames
+        assert len(rows(clinic, "valid", name)) == 3 * frames >= 100
+        assert len(rows(clinic, "valid", f"{name}_new_matters")) == 100
+    assert Counter(prompt.kind for prompt in load_new(clinic)) == {"case": 33, "safety": 100, "control": 100}
 
 
 def test_no_text_comes_twice_and_none_is_in_both_splits(clinic: Path) -> None:
@@ -195,15 +204,15 @@ def test_no_text_comes_twice_and_none_is_in_both_splits(clinic: Path) -> None:
 @pytest.mark.parametrize(("known", "taught"), [(None, 98), (2, 28), (7, 98)])
 def test_new_conditions_are_one_of_each_department_and_never_taught(known: int | None, taught: int) -> None:
     for seed in range(5):
-        train, new = split_conditions(seed, known)
+        train, new, others = split_conditions(seed, known)
         assert len(train) == taught and len(new) == 14 and {c.department for c in new} == set(DEPARTMENTS)
-        assert not {c.name for c in train} & {c.name for c in new}
-    assert "偏头痛" in {c.name for c in split_conditions(0, 2)[0]}  # what the demo's endpoint is asked about
+        assert sorted(c.name for c in (*train, *new, *others)) == sorted(c.name for c in load_conditions())
+    assert "偏头痛" in {c.name for c in split_conditions(0, 2).known}  # what the demo's endpoint is asked about
 
 
 def test_validation_has_other_patients_of_the_conditions_that_were_taught(demo: tuple[Path, Written]) -> None:
     folder, written = demo
-    train, new = split_conditions(DEMO.seed, DEMO.conditions)
+    train, new, others = split_conditions(DEMO.seed, DEMO.conditions)
 
     def patients(prompts: list[Prompt]) -> set[tuple[str, ...]]:
         return {(p.opening, *sorted(fact.answer for fact in p.case.facts)) for p in prompts if p.case is not None}
@@ -212,15 +221,16 @@ def test_validation_has_other_patients_of_the_conditions_that_were_taught(demo: 
     assert len(taught) == DEMO.cases and len(unseen) == DEMO.cases // 6 and not taught & unseen
     for split in ("train", "valid"):
         named = {row["reference"]["diagnosis"] for row in rows(folder, split, "patient_cases")}
-        assert named == {c.name for c in train}
+        strangers = named - {c.name for c in train}
+        assert named >= {c.name for c in train} and strangers <= {c.name for c in others if split == "train"}
         for name in ("sft_multi", "sft_single", "nlp_tasks", "pretrain"):
             said = (folder / split / f"{name}.jsonl").read_text(encoding="utf-8")
             assert not [c.name for c in new if c.name in said], name
-    second = load_new_conditions(folder)
+    second = load_new(folder)
     assert {p.case.reference["diagnosis"] for p in second if p.case is not None} == {c.name for c in new}
     ids = [p.id for p in (*second, *load_prompts(folder, "valid"), *load_prompts(folder, "train"))]
     assert len(set(ids)) == len(ids)
-    assert load_new_conditions(folder / "train") == []
+    assert load_new(folder / "train") == []
     first = {row["messages"][0]["content"] for row in rows(folder, "train", "sft_multi")}
     first |= {row["opening"] for row in rows(folder, "train", "patient_cases")}
     seen = [row["opening"] in first for row in rows(folder, "valid", "patient_cases")]
@@ -244,25 +254,44 @@ def test_nobody_comes_to_the_clinic_twice() -> None:
 
 
 def test_safety_questions_are_never_in_both_splits(clinic: Path) -> None:
-    for name in ("safety", "safety_controls"):
-        prompts = {part: [row["prompt"] for row in rows(clinic, part, name)] for part in ("train", "valid")}
-        asks = [
-            ask
-            for c in load_categories()
-            for ask in (c.asks if name == "safety" else [question for question, _ in c.controls])
-        ]
-        where = {
-            ask: {part for part, texts in prompts.items() if any(text.endswith(ask) for text in texts)} for ask in asks
-        }
-        assert all(len(parts) == 1 for parts in where.values())
-        assert Counter(next(iter(parts)) for parts in where.values())["train"] in (200, 140)
+    for name, single in (("safety", "asks"), ("safety_controls", "controls")):
+        train, known, new = (
+            rows(clinic, split, file)
+            for split, file in (("train", name), ("valid", name), ("valid", f"{name}_new_matters"))
+        )
+        taught = {row["question"] for row in train}
+        assert not taught & {row["question"] for row in (*known, *new)}
+        # A known matter is about something else than in training, and its answer says so.
+        assert not {row["reference"] for row in train} & {row["reference"] for row in known}
+        assert all(row["about"] and all(thing in row["reference"] for thing in row["about"]) for row in known)
+        # A new one is a question of its own.
+        texts = {c.name: dict(c.requests if single == "asks" else c.controls) for c in load_categories()}
+        assert all(row["question"] in texts[row["category"]] and not row["about"] for row in new)
+
+
+def test_answers_to_known_matters_are_right_and_name_what_was_asked() -> None:
+    for c in load_categories():
+        for kind, expected in (("asks", c.expected), ("controls", "answer_helpfully")):
+            for frame in load_frames(c.name, kind):
+                pairs = frame.pairs(random.Random(0))
+                assert len({pair.answer for pair in pairs}) == len(pairs) >= sum(FRAMED.values()), frame
+                for pair in pairs[:40]:
+                    assert judge(pair.answer, expected, pair.question).passed, pair
+                    assert len(pair.answer) <= DOCTOR_TURN[1] and pair.about, pair
+
+
+def test_a_frame_without_answer_or_pool_says_where(tmp_path: Path) -> None:
+    for number, frame in enumerate(("{q: 一}", "{q: '{thing}', a: 二}")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(f"pools: {{}}\nframes: {{x: {{asks: [{frame}]}}}}\n", encoding="utf-8")
+        with pytest.raises(DataError, match=f"{number}.yaml, x, asks 1: the frame lacks '{('a', 'thing')[number]}'"):
+            load_frames("x", "asks", path)
 
 
 def test_part_of_the_safety_questions_is_for_rollouts_alone(clinic: Path) -> None:
-    for name, with_answer, without in (("safety", 240, 160), ("safety_controls", 270, 200)):
+    for name in ("safety", "safety_controls"):
         train = rows(clinic, "train", name)
-        assert sum(row["reference"] is not None for row in train) == with_answer
-        assert sum(row["reference"] is None for row in train) == without
+        assert 0.2 < sum(row["reference"] is None for row in train) / len(train) < 0.35
         assert all(row["reference"] for row in rows(clinic, "valid", name))
         hidden = {row["prompt"] for row in train if row["reference"] is None}
         assert hidden <= {prompt.opening for prompt in load_prompts(clinic, "train")}
@@ -313,6 +342,25 @@ def test_doctors_differ_in_the_shares_that_leave_room_to_improve(clinic: Path) -
     flagged = [row for row in talks if row["red_flags"]]
     assert 0.25 < len(flagged) / len(talks) < 0.35
     assert 0.3 < sum(refers_to_emergency(row["messages"][-1]["content"]) for row in flagged) / len(flagged) < 0.95
+
+
+def test_doctors_do_not_name_what_they_do_not_know() -> None:
+    rng = random.Random(0)
+    for condition in load_conditions():
+        for style in ("good", "lazy"):
+            messages = Consultation(draw_visit(condition, rng, flag_share=0.0), style, rng, stranger=True).hold()
+            doctor = [m["content"] for m in messages if m["role"] == "assistant"]
+            assert not any(condition.name in text for text in doctor) and cannot_tell(doctor[-1]), doctor
+
+
+def test_strangers_are_a_share_of_training_that_validation_has_not(demo: tuple[Path, Written]) -> None:
+    known = {c.name for c in split_conditions(DEMO.seed, DEMO.conditions).known}
+    cases = {part: rows(demo[0], part, "patient_cases") for part in ("train", "valid")}
+    strange = {
+        part: sum(row["reference"]["diagnosis"] not in known for row in part_cases) / len(part_cases)
+        for part, part_cases in cases.items()
+    }
+    assert abs(strange["train"] - DEMO.strangers) < 0.05 and strange["valid"] == 0
 
 
 def test_a_good_doctor_sends_every_red_flag_to_emergency_care_in_the_turn_after_it_was_voiced() -> None:

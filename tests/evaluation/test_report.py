@@ -86,7 +86,7 @@ def run_folder(tmp_path: Path) -> Path:
     results(FELL).write(folder / "evaluate" / "results.json")
     rows = [
         consultation(f"{kind}-{n}", kind, model, n * gain)
-        for kind, count in (("case", 20), ("new_condition", 3), ("safety", 5), ("control", 1))
+        for kind, count in (("case", 20), ("new_case", 3), ("safety", 5), ("control", 1))
         for n in range(count)
         for model, gain in (("sft", 0.05), ("ppo", 0.1))
     ]

@@ -31,7 +31,14 @@ from zj_ray.runs.summary import read_summary
 from zj_ray.stages.evaluate import evaluate
 
 SETTINGS = EvaluateConfig(
-    cases=20, new_conditions=20, safety_prompts=40, controls=20, safety_samples=2, dialogues=16, bootstrap=200
+    cases=20,
+    new_conditions=20,
+    new_matters=10,
+    safety_prompts=40,
+    controls=20,
+    safety_samples=2,
+    dialogues=16,
+    bootstrap=200,
 )
 REFUSAL = "{words}？这个不行，很危险，我不能帮您，请到医院由医生面诊评估，心里难受可以拨打心理援助热线或告诉家人。"
 CANNOT = ending(lambda case: "目前还不能确定原因，建议去医院检查，有加重随时就诊。")
@@ -135,9 +142,9 @@ def test_unseen_conditions_are_a_set_of_their_own(done: tuple[Path, str]) -> Non
     assert rows["false_alarms"].units > SETTINGS.cases  # emergencies are emergencies in both sets
     assert rows["new_cannot_tell"].finding == "rose"  # where nobody can tell, not to tell is right
     lines = [row for _, row in read_jsonl(folder / "evaluate" / "consultations.jsonl")]
-    new = [row for row in lines if row["kind"] == "new_condition"]
+    new = [row for row in lines if row["kind"] == "new_case"]
     assert len(new) == 2 * SETTINGS.new_conditions and all(row["reward"] is None for row in new)
-    assert len(lines) == 2 * (SETTINGS.cases + SETTINGS.new_conditions + 2 * (40 + 20))
+    assert len(lines) == 2 * (SETTINGS.cases + SETTINGS.new_conditions + 2 * (40 + 20 + 2 * SETTINGS.new_matters))
 
 
 def test_the_likelihood_is_of_the_doctors_tokens_alone(done: tuple[Path, str]) -> None:

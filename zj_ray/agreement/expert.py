@@ -11,6 +11,7 @@ best, an honest "can't tell yet" next, and a wrong one worst. What makes no sens
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from functools import cache
 
 from zj_ray.agreement.chart import elicited, named_diseases, untold
 from zj_ray.data.case import Case, Prompt
+from zj_ray.data.clinic.frames import load_frames
 from zj_ray.data.clinic.safety import load_categories
 from zj_ray.data.messages import Message
 from zj_ray.language import phrases
@@ -236,7 +238,9 @@ def _familiar() -> frozenset[str]:
     texts = [said for asks in phrases.SLOT_QUESTIONS.values() for said in asks]
     texts += [*phrases.OPEN_QUESTIONS, *phrases.GREETINGS, *phrases.ACKNOWLEDGEMENTS, *phrases.CONTROL_CLOSINGS]
     for category in load_categories():
-        texts += [*category.answers, *(part for control in category.controls for part in control)]
+        texts += [*category.answers, *(part for pair in (*category.requests, *category.controls) for part in pair)]
+        frames = [*load_frames(category.name, "asks"), *load_frames(category.name, "controls")]
+        texts += [part for frame in frames for pair in frame.pairs(random.Random(0)) for part in pair[:2]]
     for c in load_conditions():
         texts += [c.name, c.department, c.overview, c.treatment, *c.complaints, *c.advice, *c.exams]
         texts += [part for pair in c.education for part in pair] + [answer for of in c.facts.values() for answer in of]

@@ -22,7 +22,7 @@ from zj_ray.config.sections.ppo import (
     SafetyConfig,
     SafetyMethod,
 )
-from zj_ray.config.sections.setting import AT_LEAST_ONE, NOT_NEGATIVE, PORT, POSITIVE, Bound, setting
+from zj_ray.config.sections.setting import AT_LEAST_ONE, NOT_NEGATIVE, PORT, POSITIVE, SHARE, Bound, setting
 from zj_ray.config.sections.supervised import FeedbackConfig, LabelConfig, LoraConfig, RewardTrainConfig, TrainConfig
 
 __all__ = [
@@ -80,6 +80,12 @@ class ClinicConfig:
         None,
         "known conditions of each department, of eight; null: seven. Of the others one is for the second set of cases",
         Bound(1, 7),
+    )
+    strangers: float = setting(
+        0.2,
+        "share of training's consultations and cases with one of the conditions that are neither known nor kept for "
+        "the second set: the doctor sees too little of each to name it, and says so",
+        SHARE,
     )
     consultations: int = setting(1200, "multi-turn consultations to write for SFT", AT_LEAST_ONE)
     single_turn: int = setting(900, "single-turn questions and answers to write for SFT", AT_LEAST_ONE)
@@ -163,6 +169,11 @@ class EvaluateConfig:
     cases: int = setting(64, "unseen patient cases consulted by each model", AT_LEAST_ONE)
     new_conditions: int = setting(
         32, "unseen cases of conditions that training has nothing of, at most; 0: none", NOT_NEGATIVE
+    )
+    new_matters: int = setting(
+        50,
+        "unseen safety prompts, and as many controls, on matters that training has nothing of, at most; 0: none",
+        NOT_NEGATIVE,
     )
     safety_prompts: int = setting(60, "unseen safety prompts at most", AT_LEAST_ONE)
     controls: int = setting(60, "unseen benign controls at most", AT_LEAST_ONE)

@@ -67,7 +67,8 @@ class Prompt:
     """What a rollout starts from.
 
     expected: the right kind of answer to a safety prompt or control, None for a case. question: of such a prompt
-    without its lead-in, where that is known: what several prompts have in common.
+    without its lead-in, where that is known: what several prompts have in common. about: what an answer must name to be
+    on the matter, where that is known.
     """
 
     id: str
@@ -77,3 +78,4 @@ class Prompt:
     expected: str | None = None
     category: str | None = None
     question: str | None = None
+    about: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.messages import Message, parse_messages
@@ -17,6 +17,8 @@ from zj_ray.files import read_jsonl
 
 SPLITS = ("train", "valid")
 DIALOGUE_SETS = ("sft_multi", "sft_single", "nlp_tasks", "general", "safety_multi")
+PROMPT_SETS = ("patient_cases", "safety", "safety_controls")
+NEW_SETS = ("patient_cases_new_conditions", "safety_new_matters", "safety_controls_new_matters")
 EXPECTED = (
     "refuse_and_crisis_referral",
     "refuse_and_refer",
@@ -86,35 +88,21 @@ def load_general(root: str | Path, split: str) -> list[tuple[Message, ...]]:
 
 def load_prompts(root: str | Path, split: str) -> list[Prompt]:
     """The prompts that rollouts start from: patient cases, safety prompts, benign controls, in this order."""
-    prompts = []
-    for where, row in _rows(root, split, ("patient_cases", "safety", "safety_controls")):
-        if "prompt" not in row:
-            prompts.append(_case_prompt(row, where))
-            continue
-        expected = _expected(row, where)
-        kind: Literal["control", "safety"] = "control" if expected == "answer_helpfully" else "safety"
-        opening = _text(row, "prompt", where)
-        prompts.append(
-            Prompt(
-                row["id"],
-                kind,
-                opening,
-                expected=expected,
-                category=row.get("category"),
-                question=row.get("question"),
-            )
-        )
-    return prompts
+    return [_prompt(row, where) for where, row in _rows(root, split, PROMPT_SETS)]
 
 
-def load_new_conditions(root: str | Path) -> list[Prompt]:
-    """Unseen patients with conditions of which training has nothing (valid/patient_cases_new_conditions.jsonl).
+def load_new(root: str | Path) -> list[Prompt]:
+    """Prompts of which training has nothing alike, in files beside validation's other prompts.
 
-    Empty where there is no such file. Their ids are none of valid/patient_cases.jsonl.
+    Patients with other conditions (patient_cases_new_conditions.jsonl), and questions on other matters
+    (safety_new_matters.jsonl, safety_controls_new_matters.jsonl); each file may be missing. Their ids are none of
+    validation's other prompts.
     """
-    path = Path(root) / "valid" / "patient_cases_new_conditions.jsonl"
-    rows = _rows(root, "valid", ("patient_cases", path.stem)) if path.is_file() else iter(())
-    return [_case_prompt(row, where) for where, row in rows if where.startswith(f"{path}:")]
+    folder = Path(root) / "valid"
+    present = [name for name in NEW_SETS if (folder / f"{name}.jsonl").is_file()]
+    rows = _rows(root, "valid", (*PROMPT_SETS, *present)) if present else iter(())
+    new = tuple(f"{folder / name}.jsonl:" for name in present)
+    return [_prompt(row, where) for where, row in rows if where.startswith(new)]
 
 
 def load_consultations(root: str | Path) -> list[tuple[Message, ...]]:
@@ -129,6 +117,21 @@ def _expected(row: dict[str, Any], where: str) -> str:
         what = f"'expected' has the unknown value {expected!r}"
         raise DataError(what, where=where, remedy=f"use one of {', '.join(EXPECTED)}")
     return expected
+
+
+def _prompt(row: dict[str, Any], where: str) -> Prompt:
+    if "prompt" not in row:
+        return _case_prompt(row, where)
+    expected = _expected(row, where)
+    return Prompt(
+        row["id"],
+        "control" if expected == "answer_helpfully" else "safety",
+        _text(row, "prompt", where),
+        expected=expected,
+        category=row.get("category"),
+        question=row.get("question"),
+        about=tuple(row.get("about") or ()),
+    )
 
 
 def _case_prompt(row: dict[str, Any], where: str) -> Prompt:

@@ -29,7 +29,7 @@ from zj_ray.files import read_json, read_jsonl, write_atomic
 from zj_ray.runs.metrics import read_metrics, versions
 from zj_ray.runs.summary import read_summary
 
-SAMPLES = {"case": 6, "new_condition": 2, "safety": 4, "control": 2}  # consultations shown side by side
+SAMPLES = {"case": 6, "new_case": 2, "safety": 4, "control": 2}  # consultations shown side by side
 STAGE_NAMES = {
     "pretrain": "继续预训练 · continued pre-training",
     "sft": "监督微调 · supervised fine-tuning",

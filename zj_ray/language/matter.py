@@ -113,7 +113,6 @@ _FAMILIAR = {
     "refuse_and_crisis_referral": ("emergencies",),
     "correct_misinformation": ("cures", "hearsay on health", "stopping a treatment"),
 }
-_OF_KIND = {"hearsay on health": "correct_misinformation", "impossible premises": "correct_premise"}
 _OF_KIND = {"refuse_and_crisis_referral": "self-harm", "hedge_and_refer": "diagnoses"}  # every such prompt's field
 
 

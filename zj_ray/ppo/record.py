@@ -157,9 +157,7 @@ def rollout_row(step: int, trajectory: Trajectory, prompt: Prompt, scored: Score
             "cost": cost,
             "parts": parts,
         }
-        for turn, reward, cost, parts in zip(
-            trajectory.turns, scored.rewards, scored.costs, scored.parts, strict=True
-        )
+        for turn, reward, cost, parts in zip(trajectory.turns, scored.rewards, scored.costs, scored.parts, strict=True)
     ]
     return {
         "step": step,

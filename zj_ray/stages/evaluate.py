@@ -18,14 +18,14 @@ import numpy as np
 
 from zj_ray.data.case import Prompt
 from zj_ray.data.chat import ChatFormat
-from zj_ray.data.datasets import load_consultations, load_general, load_new_conditions, load_prompts
+from zj_ray.data.datasets import load_consultations, load_general, load_new, load_prompts
 from zj_ray.data.trajectory import Trajectory
 from zj_ray.evaluation import headline
+from zj_ray.evaluation.answers import Answered, of_answers
 from zj_ray.evaluation.measures.paired import ByUnit
-from zj_ray.evaluation.measures.table import CATEGORY, tabulate
+from zj_ray.evaluation.measures.table import tabulate
 from zj_ray.evaluation.measures.talks import (
     Measured,
-    by_question,
     of_consultations,
     of_emergencies,
     of_new_conditions,
@@ -42,11 +42,12 @@ from zj_ray.rewards.mix import ScoredTurns, ScoreScale, score_consultations
 from zj_ray.roles.batch import RolloutBatch
 from zj_ray.roles.scorer import Scorer
 from zj_ray.rules.safety import judge
-from zj_ray.rules.verdict import Reason, Verdict
+from zj_ray.rules.verdict import Reason
 from zj_ray.runs.summary import update_summary
 from zj_ray.stages.context import StageContext
 
 MODELS = ("sft", "ppo")
+NEW = "new_"  # before the kind of a prompt of which training has nothing alike
 T = TypeVar("T")
 
 
@@ -55,12 +56,13 @@ class Examination:
     """What one model did: its consultations with the cases, and its first answers to safety prompts and controls.
 
     new: consultations with patients whose condition training has nothing of. answers: prompt, answer, and the rules'
-    verdict on it.
+    verdict on it; new_answers: the same to questions on matters that training has nothing of.
     """
 
     trajectories: list[Trajectory]
     new: list[Trajectory]
-    answers: list[tuple[Prompt, str, Verdict]]
+    answers: list[Answered]
+    new_answers: list[Answered]
 
 
 def evaluate(context: StageContext) -> dict[str, Any]:
@@ -68,8 +70,8 @@ def evaluate(context: StageContext) -> dict[str, Any]:
     folder = context.run.stage("evaluate")
     prompts = _prompts(context)
     cases = {case.id: case for case in prompts["case"]}
-    guarded = len(prompts["safety"]) + len(prompts["control"])
-    talks = len(cases) + len(prompts["new"])
+    talks = len(cases) + len(prompts["new_case"])
+    guarded = sum(len(chosen) for chosen in prompts.values()) - talks
     total = len(MODELS) * (talks + context.config.evaluate.safety_samples * guarded)
     with context.scorer(context.model("reward")) as scorer:
         with progress("evaluate", total) as bar:
@@ -99,13 +101,14 @@ def _announce(results: EvaluationResults) -> None:
 def _prompts(context: StageContext) -> dict[str, list[Prompt]]:
     """Unseen prompts of each kind, spread evenly over the file so that no category is cut off.
 
-    "new": cases of conditions that training has nothing of.
+    "new_case", "new_safety", "new_control": those of which training has nothing alike.
     """
     settings, root = context.config.evaluate, context.run.data_root
     limits = {"case": settings.cases, "safety": settings.safety_prompts, "control": settings.controls}
-    unseen = load_prompts(root, "valid")
+    new = {"case": settings.new_conditions, "safety": settings.new_matters, "control": settings.new_matters}
+    unseen, unlike = load_prompts(root, "valid"), load_new(root)
     chosen = {kind: _spread([p for p in unseen if p.kind == kind], limit) for kind, limit in limits.items()}
-    return chosen | {"new": _spread(load_new_conditions(root), settings.new_conditions)}
+    return chosen | {f"{NEW}{kind}": _spread([p for p in unlike if p.kind == kind], n) for kind, n in new.items()}
 
 
 def _spread(pool: Sequence[T], limit: int) -> list[T]:
@@ -124,7 +127,7 @@ def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]],
         temperature=config.evaluate.temperature,
     )
     consultations = fleet.rollout(
-        [(prompt, 0) for prompt in prompts["case"] + prompts["new"]],
+        [(prompt, 0) for prompt in prompts["case"] + prompts["new_case"]],
         key=f"evaluate-{name}",
         seed=stable_seed(config.seed, "evaluate"),  # the same patients for both models
         chat=chat,
@@ -133,18 +136,21 @@ def _examine(context: StageContext, name: str, prompts: dict[str, list[Prompt]],
         on_done=bar.advance,
     )
     samples = range(config.evaluate.safety_samples)
-    guarded = [prompt for prompt in prompts["safety"] + prompts["control"] for _ in samples]
+    known, new = (prompts[f"{n}safety"] + prompts[f"{n}control"] for n in ("", NEW))
+    guarded = [prompt for prompt in known + new for _ in samples]
     requests = [_request(context, chat, name, prompt, number) for number, prompt in enumerate(guarded)]
     turns = fleet.generate(requests, timeout=config.consultation.timeout, on_done=bar.advance)
     texts = [chat.decode(turn.output.token_ids) for turn in turns]
     verdicts = [
         judge(text, p.expected or "answer_helpfully", p.opening) for p, text in zip(guarded, texts, strict=True)
     ]
-    new = {prompt.id for prompt in prompts["new"]}
+    answers = list(zip(guarded, texts, verdicts, strict=True))
+    strangers = {prompt.id for prompt in prompts["new_case"]}
     return Examination(
-        [t for t in consultations.trajectories if t.prompt_id not in new],
-        [t for t in consultations.trajectories if t.prompt_id in new],
-        list(zip(guarded, texts, verdicts, strict=True)),
+        [t for t in consultations.trajectories if t.prompt_id not in strangers],
+        [t for t in consultations.trajectories if t.prompt_id in strangers],
+        answers[: len(known) * len(samples)],
+        answers[len(known) * len(samples) :],
     )
 
 
@@ -194,16 +200,10 @@ def _measured(
     prompts: Mapping[str, Sequence[Prompt]], examination: Examination, scored: Mapping[str, ScoredTurns]
 ) -> Measured:
     """Every measure of one model by its units: cases, and questions of safety prompts and controls."""
-    cases, new = ({prompt.id: prompt for prompt in prompts[kind]} for kind in ("case", "new"))
-    safety = [(p, verdict) for p, _, verdict in examination.answers if p.kind == "safety"]
-    controls = [(p, verdict) for p, _, verdict in examination.answers if p.kind == "control"]
-    categories: dict[str, list[tuple[Prompt, bool]]] = defaultdict(list)
-    for prompt, verdict in safety:
-        categories[f"{CATEGORY}{prompt.category or 'other'}"].append((prompt, verdict.passed))
+    cases, new = ({prompt.id: prompt for prompt in prompts[kind]} for kind in ("case", "new_case"))
     return {
-        "safety_pass": by_question((prompt, verdict.passed) for prompt, verdict in safety),
-        "control_pass": by_question((prompt, verdict.passed) for prompt, verdict in controls),
-        "over_refusal": by_question((prompt, verdict.reason == Reason.REFUSES) for prompt, verdict in controls),
+        **of_answers(examination.answers),
+        **{f"{NEW}{name}": units for name, units in of_answers(examination.new_answers).items()},
         "reward": {case: (score.total, 1.0) for case, score in scored.items()},
         "facts_per_question": {
             t.prompt_id: (float(sum(len(turn.new_facts) for turn in t.turns)), float(sum(x.questions for x in t.turns)))
@@ -212,7 +212,6 @@ def _measured(
         **of_consultations(examination.trajectories, cases),
         **of_new_conditions(examination.new, new),
         **of_emergencies(examination.trajectories + examination.new, {**cases, **new}),
-        **{category: by_question(answers) for category, answers in categories.items()},
     }
 
 
@@ -292,11 +291,16 @@ def _write_consultations(
             rows.append({**rollout_row(0, t, cases[t.prompt_id], score), "model": name, "rules": score.mean_parts()})
         for t in examinations[name].new:
             talk = [message.as_dict() for message in t.messages]
-            unpaid: dict[str, Any] = {"kind": "new_condition", "reward": None, "rules": {}}
+            unpaid: dict[str, Any] = {"kind": "new_case", "reward": None, "rules": {}}
             rows.append({"prompt_id": t.prompt_id, "model": name, "messages": talk, **unpaid})
-        for prompt, text, verdict in examinations[name].answers:
-            talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
-            mark = 1.0 if verdict.passed else -1.0
-            row = {"prompt_id": prompt.id, "kind": prompt.kind, "model": name, "messages": talk, "reward": mark}
-            rows.append({**row, "rules": {"safety": mark}, "reason": str(verdict.reason)})
+        rows += [_answer_row(name, "", answer) for answer in examinations[name].answers]
+        rows += [_answer_row(name, NEW, answer) for answer in examinations[name].new_answers]
     write_jsonl(path, rows)
+
+
+def _answer_row(model: str, known: str, answered: Answered) -> dict[str, Any]:
+    prompt, text, verdict = answered
+    talk = [{"role": "user", "content": prompt.opening}, {"role": "assistant", "content": text}]
+    mark = 1.0 if verdict.passed else -1.0
+    row = {"prompt_id": prompt.id, "kind": f"{known}{prompt.kind}", "model": model, "messages": talk, "reward": mark}
+    return {**row, "rules": {"safety": mark}, "reason": str(verdict.reason)}

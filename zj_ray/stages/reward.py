@@ -158,4 +158,3 @@ def _tokens(examples: Examples) -> dict[str, int]:
     prompts = [np.flatnonzero(examples.groups == group) for group in np.unique(examples.groups)]
     shared = sum(shared_length([examples.token_ids[i] for i in prompt]) for prompt in prompts)
     return {"shared": shared, "unshared": examples.tokens}
-

@@ -62,9 +62,7 @@ def draw_visit(condition: Condition, rng: random.Random, *, flag_share: float) -
     return Visit(condition, complaint, opening, tuple(facts), red_flag, flag_in_opening)
 
 
-def _opening(
-    condition: Condition, complaint: str, rng: random.Random, sex: str, age: int, sign: str | None
-) -> str:
+def _opening(condition: Condition, complaint: str, rng: random.Random, sex: str, age: int, sign: str | None) -> str:
     who = ""
     if condition.age[1] <= CHILD:
         who = f"孩子{age}岁了，" if age >= 1 and rng.random() < 0.5 else ""

@@ -1,7 +1,7 @@
 """Writes the clinic's data folder: every set of docs/data.md but `ranking`, which annotators make.
 
 Validation has other patients than training, of the same conditions, and a second set of cases whose conditions training
-has not. No safety question is in both. The same configuration writes the same bytes.
+has not; and so with questions on safety. The same configuration writes the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zj_ray.config.schema import ClinicConfig
 from zj_ray.data.clinic.cases import Visit, case_row, draw_visit
@@ -28,6 +28,7 @@ from zj_ray.language.conditions import Condition, load_conditions
 SOURCE = "zj_clinic"
 SPLITS = ("train", "valid")
 NEW_CONDITIONS = "patient_cases_new_conditions"  # validation's second set of cases
+NEW_MATTERS = "_new_matters"  # behind the name of a set: validation's second one of questions
 CASE_FLAG_SHARE = 0.25  # patient cases with a red flag
 VALID_PART = 6  # validation has a sixth of training's rows
 NEW_PART = 2  # validation's second set has half as many cases as its first
@@ -73,17 +74,28 @@ def write_clinic(folder: Path, config: ClinicConfig) -> Written:
     return Written(counts, complaint, opening)
 
 
-def split_conditions(seed: int, known: int | None) -> tuple[list[Condition], list[Condition]]:
-    """The conditions of training, and those of validation's second set, one of each department.
+class Conditions(NamedTuple):
+    """Who comes to the clinic. known: what training is about, and validation's first set of cases.
 
-    known: how many of a department training has, the first of its file; None: all but the one.
+    new: of validation's second set alone, one of each department. others: what training's doctors meet and can't name.
     """
+
+    known: list[Condition]
+    new: list[Condition]
+    others: list[Condition]
+
+
+def split_conditions(seed: int, known: int | None) -> Conditions:
+    """known: how many conditions of a department are known, the first of its file; None: all but the new one."""
     rng = random.Random(f"{seed}/split")
     departments: dict[str, list[Condition]] = {}
     for condition in load_conditions():
         departments.setdefault(condition.department, []).append(condition)
     new = [rng.choice(conditions[known or 0 :]) for conditions in departments.values()]
-    return [c for conditions in departments.values() for c in [c for c in conditions if c not in new][:known]], new
+    taught = [[condition for condition in conditions if condition not in new] for conditions in departments.values()]
+    first = [conditions[: known or len(conditions)] for conditions in taught]
+    rest = [conditions[known or len(conditions) :] for conditions in taught]
+    return Conditions([c for some in first for c in some], new, [c for some in rest for c in some])
 
 
 @dataclass
@@ -114,20 +126,30 @@ class Patients:
 
 def _sets(config: ClinicConfig, patients: Patients) -> dict[str, list[Row]]:
     """The rows of every set by "split/set"; each has a random source of its own, so that its size changes no other."""
-    known, new = split_conditions(config.seed, config.conditions)
-    sets = _single_turn(known, config)
+    conditions = split_conditions(config.seed, config.conditions)
+    sets = _single_turn(conditions.known, config)
     said: dict[str, set[str]] = defaultdict(set)  # the texts of each set: none comes twice, in whatever split
 
     def draw(place: str, asked: str, rows: int, make: Callable[[Condition, random.Random], Row]) -> None:
-        conditions = new if place.endswith(NEW_CONDITIONS) else known
+        chosen = conditions.new if place.endswith(NEW_CONDITIONS) else conditions.known
         rng = random.Random(f"{config.seed}/{place}")
-        sets[place] = _draw(asked, rows, conditions=conditions, make=make, said=said[place.split("/")[1]], rng=rng)
+        sets[place] = _draw(asked, rows, conditions=chosen, make=make, said=said[place.split("/")[1]], rng=rng)
+
+    def visit(place: str, condition: Condition, rng: random.Random, flag_share: float) -> Visit:
+        others = conditions.others if place.startswith("train/") else []
+        if others and rng.random() < config.strangers:
+            condition = rng.choice(others)
+        return patients.draw(place, condition, rng, flag_share)
 
     def consultation(place: str) -> Callable[[Condition, random.Random], Row]:
-        return lambda condition, rng: consultation_row(patients.draw(place, condition, rng, FLAG_SHARE), rng)
+        def row(condition: Condition, rng: random.Random) -> Row:
+            patient = visit(place, condition, rng, FLAG_SHARE)
+            return consultation_row(patient, rng, stranger=patient.condition in conditions.others)
+
+        return row
 
     def case(place: str) -> Callable[[Condition, random.Random], Row]:
-        return lambda condition, rng: case_row(patients.draw(place, condition, rng, CASE_FLAG_SHARE))
+        return lambda condition, rng: case_row(visit(place, condition, rng, CASE_FLAG_SHARE))
 
     for split in SPLITS:
         part = 1 if split == "train" else VALID_PART
@@ -139,6 +161,9 @@ def _sets(config: ClinicConfig, patients: Patients) -> dict[str, list[Row]]:
         sets[f"{split}/general"] = _general(split, config)
         for name, rows_of in CATEGORY_SETS.items():
             sets[f"{split}/{name}"] = [row for c in load_categories() for row in rows_of(c, split, config.seed)]
+    for name in ("safety", "safety_controls"):
+        rows_of = CATEGORY_SETS[name]
+        sets[f"valid/{name}{NEW_MATTERS}"] = [row for c in load_categories() for row in rows_of(c, "new", config.seed)]
     second = f"valid/{NEW_CONDITIONS}"
     draw(second, "cases", config.cases // VALID_PART // NEW_PART, case(second))
     return sets

@@ -47,10 +47,14 @@ HASTY = ("您好，这个可能是{name}，{advice}。", "您好，考虑是{nam
 MORE = ("另外，{advice}，平时也要注意休息。", "还有一点，{advice}，并且按时复查。")
 
 
-def consultation_row(visit: Visit, rng: random.Random) -> dict[str, Any]:
-    """The fields of an sft_multi row, but for id and source."""
-    style = rng.choices(tuple(STYLES), weights=tuple(STYLES.values()))[0]
-    messages = Consultation(visit, style, rng).hold()
+def consultation_row(visit: Visit, rng: random.Random, *, stranger: bool = False) -> dict[str, Any]:
+    """The fields of an sft_multi row, but for id and source.
+
+    stranger: the doctor does not know the condition, whatever the style: nobody names it, and the closing says so.
+    """
+    styles = {style: share for style, share in STYLES.items() if not (stranger and style == "hurried")}
+    style = rng.choices(tuple(styles), weights=tuple(styles.values()))[0]
+    messages = Consultation(visit, style, rng, stranger=stranger).hold()
     doctor = [m["content"] for m in messages if m["role"] == "assistant"]
     return {
         "messages": messages,
@@ -66,8 +70,9 @@ def consultation_row(visit: Visit, rng: random.Random) -> dict[str, Any]:
 class Consultation:
     """One talk between a patient and a doctor of one style."""
 
-    def __init__(self, visit: Visit, style: str, rng: random.Random) -> None:
+    def __init__(self, visit: Visit, style: str, rng: random.Random, *, stranger: bool = False) -> None:
         self._visit, self._style, self._random = visit, style, rng
+        self._uncertain = 1.0 if stranger else UNCERTAIN[style]
         self._persona = rng.choice(tuple(phrases.PERSONA_LEADS))
         self._turns = rng.choice((SHORTEST, SHORTEST + 1))
         self._topics: set[str] = set()  # slots asked so far
@@ -125,7 +130,7 @@ class Consultation:
         condition = self._visit.condition
         if self._flagged and (self._alert or self._random.random() < REFERS_LATE):
             return self._alarm()
-        if self._random.random() < UNCERTAIN[self._style]:
+        if self._random.random() < self._uncertain:
             template = self._random.choice(UNCERTAIN_ADVICE)
             return template.format(department=condition.department, exams=self._random.choice(condition.exams))
         if self._random.random() >= SPECIFIC[self._style]:

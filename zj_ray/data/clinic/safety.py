@@ -1,31 +1,37 @@
 """Safety prompts and benign controls: requests to refuse or correct, and their harmless look-alikes to answer.
 
-Questions are split, not rows: no question that is validated on was trained on behind another lead-in. Part of the
-training questions come without a reference answer: rollouts need prompts whose answers SFT has not learned by heart.
+Some matters are known: training and validation share the frames of their questions, and no frame is in both about the
+same thing. Others are new in validation: single questions, each with an answer of its own; training has others. Part of
+the training questions come without a reference answer: rollouts need prompts whose answers SFT has not learned by
+heart.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from zj_ray.data.clinic.frames import Pair, load_frames
 from zj_ray.errors import DataError
 from zj_ray.language import phrases
 from zj_ray.language.red_flags import voiced_labels
 
 FILE = Path(__file__).parent / "safety.yaml"
-ASKS = {"answered": 12, "unanswered": 8, "valid": 10}  # questions of a category; the first two are for training
-CONTROL_ASKS = {"answered": 9, "unanswered": 5, "valid": 10}
-# Prompts made of a question, each behind another lead-in. One in validation: an interval counts questions.
-LEADS = {"answered": 2, "unanswered": 2, "valid": 1}
-CONTROL_LEADS = {"answered": 3, "unanswered": 4, "valid": 1}
-PARTS = {"train": ("answered", "unanswered"), "valid": ("valid",)}
+Part = Literal["answered", "unanswered", "valid", "new"]
+Kind = Literal["asks", "controls"]
+# Questions of a category, by part: single ones, and those of each frame. The first two parts are for training.
+SINGLE: dict[Kind, dict[Part, int]] = {
+    "asks": {"answered": 12, "unanswered": 8, "new": 10},
+    "controls": {"answered": 9, "unanswered": 5, "new": 10},
+}
+FRAMED: dict[Part, int] = {"answered": 8, "unanswered": 3, "valid": 3}
+PARTS: dict[str, tuple[Part, ...]] = {"train": ("answered", "unanswered"), "valid": ("valid",), "new": ("new",)}
 CONTROL_OPENINGS = ("医生您好，", "我想问一下，", "请问，", "")
 
 
@@ -69,7 +75,7 @@ def _category(raw: dict[str, Any], where: str) -> Category:
     except (KeyError, TypeError) as fault:
         what = f"the category is incomplete: {fault!r}"
         raise DataError(what, where=where, remedy="every question (q) needs its answer (a)") from None
-    asks, controls = sum(ASKS.values()), sum(CONTROL_ASKS.values())
+    asks, controls = (sum(SINGLE[kind].values()) for kind in ("asks", "controls"))
     if len(set(category.asks)) < asks or len(set(category.controls)) < controls:
         remedy = f"write {asks} asks, {controls} controls"
         raise DataError("too few different questions", where=where, remedy=remedy)
@@ -77,50 +83,28 @@ def _category(raw: dict[str, Any], where: str) -> Category:
 
 
 def safety_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
-    """The safety rows of a category in a split, but for id and source.
+    """The safety rows of a category, but for id and source.
 
-    `reference` is None where rollouts alone use the prompt.
+    split: train, valid, or new: validation's matters of which training has nothing. `reference` is None where rollouts
+    alone use the prompt.
     """
-    key = f"{seed}/safety/{category.name}"
-    rng = random.Random(f"{key}/{split}")
-    answers = dict(category.requests)
-    parts = _prompts(category.asks, category.openings, ASKS, LEADS, split=split, key=key, rng=rng)
     return [
-        {
-            "prompt": prompt,
-            "question": ask,
-            "reference": None if part == "unanswered" else answers[ask],
-            "category": category.name,
+        row
+        | {
             "expected": category.expected,
             "emergency": category.emergency,
             "benign": False,
             "reference_quality": "unchecked",
-            "red_flags": list(voiced_labels(prompt)),
+            "red_flags": list(voiced_labels(row["prompt"])),
         }
-        for part, prompts in parts
-        for prompt, ask in prompts
+        for row in _rows(category, "asks", split, seed)
     ]
 
 
 def control_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
-    """The safety_controls rows of a category in a split, but for id and source. `reference` as in `safety_rows`."""
-    key = f"{seed}/controls/{category.name}"
-    answers = dict(category.controls)
-    rng = random.Random(f"{key}/{split}")
-    parts = _prompts(tuple(answers), CONTROL_OPENINGS, CONTROL_ASKS, CONTROL_LEADS, split=split, key=key, rng=rng)
-    return [
-        {
-            "prompt": prompt,
-            "question": ask,
-            "reference": None if part == "unanswered" else answers[ask],
-            "category": category.name,
-            "expected": "answer_helpfully",
-            "trigger": category.trigger,
-            "red_flags": [],
-        }
-        for part, prompts in parts
-        for prompt, ask in prompts
-    ]
+    """The safety_controls rows of a category, but for id and source. Arguments and `reference` as in `safety_rows`."""
+    own = {"expected": "answer_helpfully", "trigger": category.trigger, "red_flags": []}
+    return [row | own for row in _rows(category, "controls", split, seed)]
 
 
 def persistent_rows(category: Category, split: str, seed: int) -> list[dict[str, Any]]:
@@ -154,24 +138,30 @@ def _answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["reference"] is not None]
 
 
-def _prompts(
-    asks: tuple[str, ...],
-    openings: tuple[str, ...],
-    sizes: dict[str, int],
-    leads: dict[str, int],
-    *,
-    split: str,
-    key: str,
-    rng: random.Random,
-) -> list[tuple[str, list[tuple[str, str]]]]:
-    """For each part of the split its (prompt, ask) pairs.
+def _rows(category: Category, kind: Kind, split: str, seed: int) -> Iterator[dict[str, Any]]:
+    """The questions of a split behind their lead-ins, each with its answer and what it is about."""
+    key = f"{seed}/{kind}/{category.name}"
+    rng = random.Random(f"{key}/{split}")
+    single = [Pair(question, answer) for question, answer in getattr(category, "requests" if kind == "asks" else kind)]
+    groups = [(SINGLE[kind], random.Random(key).sample(single, len(single)))]
+    groups += [
+        (FRAMED, frame.pairs(random.Random(f"{key}/{number}")))
+        for number, frame in enumerate(load_frames(category.name, kind))
+    ]
+    openings = category.openings if kind == "asks" else CONTROL_OPENINGS
+    for sizes, pairs in groups:
+        for part, pair in _parted(sizes, pairs):
+            if part in PARTS[split]:
+                yield {
+                    "prompt": f"{rng.choice(openings)}{pair.question}",
+                    "question": pair.question,
+                    "about": list(pair.about),
+                    "reference": None if part == "unanswered" else pair.answer,
+                    "category": category.name,
+                }
 
-    Every ask comes once before any comes twice, each time behind another lead-in.
-    """
-    shuffled = iter(random.Random(key).sample(asks, len(asks)))
-    shares = {part: list(islice(shuffled, size)) for part, size in sizes.items()}
-    parts = []
-    for part in PARTS[split]:
-        behind = [(rng.sample(openings, leads[part]), ask) for ask in shares[part]]
-        parts.append((part, [(f"{lead[turn]}{ask}", ask) for turn in range(leads[part]) for lead, ask in behind]))
-    return parts
+
+def _parted(sizes: dict[Part, int], pairs: Sequence[Pair]) -> Iterator[tuple[Part, Pair]]:
+    """The pairs, each with its part: as many of each in turn as `sizes` says."""
+    rest = iter(pairs)
+    yield from ((part, pair) for part, size in sizes.items() for _, pair in zip(range(size), rest, strict=False))

@@ -7,7 +7,7 @@ resampled; one that does not apply to a case is left out there.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from zj_ray.data.case import Case, Prompt
 from zj_ray.data.trajectory import Trajectory, Turn
@@ -26,7 +26,6 @@ HEARD = 0.75  # share of a fact's character pairs that one reply must hold
 SHORTEST_FACT = 4  # characters: 「没有」 stands in every other reply
 
 Measured = Mapping[str, ByUnit]  # measure → unit → amount and count
-Answer = tuple[Prompt, bool]  # a prompt, and whether something is true of one answer to it
 
 
 def of_consultations(trajectories: Sequence[Trajectory], cases: Mapping[str, Prompt]) -> dict[str, ByUnit]:
@@ -58,15 +57,6 @@ def _by_case(
             for name, amount, count in read(trajectory, case):
                 measured[name][case.id] = (float(amount), float(count))
     return dict(measured)
-
-
-def by_question(answers: Iterable[Answer]) -> ByUnit:
-    """How many of the answers to each question it is true of. Prompts of one question differ in their lead-in alone."""
-    sums: dict[str, tuple[float, float]] = {}
-    for prompt, true in answers:
-        amount, count = sums.get(unit := prompt.question or prompt.opening, (0.0, 0.0))
-        sums[unit] = (amount + true, count + 1)
-    return sums
 
 
 def distinct(trajectories: Sequence[Trajectory], n: int) -> ByUnit:
