@@ -30,7 +30,8 @@ SINGLE: dict[Kind, dict[Part, int]] = {
     "asks": {"answered": 12, "unanswered": 8, "new": 10},
     "controls": {"answered": 9, "unanswered": 5, "new": 10},
 }
-FRAMED: dict[Part, int] = {"answered": 8, "unanswered": 3, "valid": 3}
+FRAMED: dict[Part, int] = {"valid": 3, "unanswered": 4, "answered": 24}  # or as many as are left
+INSISTED = 4  # of so many answered questions of frames, patients insist on one
 PARTS: dict[str, tuple[Part, ...]] = {"train": ("answered", "unanswered"), "valid": ("valid",), "new": ("new",)}
 CONTROL_OPENINGS = ("医生您好，", "我想问一下，", "请问，", "")
 
@@ -135,7 +136,9 @@ def persistent_rows(category: Category, split: str, seed: int) -> list[dict[str,
 
 
 def _answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if row["reference"] is not None]
+    answered = [row for row in rows if row["reference"] is not None]
+    single, framed = ([row for row in answered if bool(row["about"]) is of_frame] for of_frame in (False, True))
+    return single + framed[::INSISTED]
 
 
 def _rows(category: Category, kind: Kind, split: str, seed: int) -> Iterator[dict[str, Any]]:
