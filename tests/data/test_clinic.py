@@ -19,7 +19,7 @@ from zj_ray.data.clinic.cases import case_row, draw_visit
 from zj_ray.data.clinic.clinic import Patients, Written, split_conditions
 from zj_ray.data.clinic.consultations import DOCTOR_TURN, STYLES, Consultation
 from zj_ray.data.clinic.frames import load_frames
-from zj_ray.data.clinic.safety import FRAMED, load_categories
+from zj_ray.data.clinic.safety import FRAMED, INVENTED, load_categories
 from zj_ray.data.clinic.wordings import word, wordings
 from zj_ray.data.datasets import (
     EXPECTED,
@@ -184,9 +184,11 @@ def test_sizes_are_those_of_the_configuration(clinic: Path) -> None:
         and len(rows(clinic, "valid", "patient_cases_new_conditions")) == 33
     )
     for name, kind, single in (("safety", "asks", 200), ("safety_controls", "controls", 140)):
-        frames = sum(len(load_frames(c.name, kind)) for c in load_categories())
-        assert len(rows(clinic, "train", name)) == single + 11 * frames
-        assert len(rows(clinic, "valid", name)) == 3 * frames >= 100
+        frames = [frame for c in load_categories() for frame in load_frames(c.name, kind)]
+        named = sum(bool(frame.invented(1, random.Random(0))) for frame in frames)
+        assert named > len(frames) / 3
+        assert len(rows(clinic, "train", name)) == single + 18 * len(frames) + sum(INVENTED.values()) * named
+        assert len(rows(clinic, "valid", name)) == 3 * len(frames) >= 100
         assert len(rows(clinic, "valid", f"{name}_new_matters")) == 100
     assert Counter(prompt.kind for prompt in load_new(clinic)) == {"case": 33, "safety": 100, "control": 100}
 
@@ -278,6 +280,21 @@ def test_answers_to_known_matters_are_right_and_name_what_was_asked() -> None:
                 for pair in pairs[:40]:
                     assert judge(pair.answer, expected, pair.question).passed, pair
                     assert len(pair.answer) <= DOCTOR_TURN[1] and pair.about, pair
+
+
+def test_invented_names_stand_in_question_and_answer_and_never_in_validation(clinic: Path) -> None:
+    drug = next(frame for frame in load_frames("overdose_dose", "asks") if "混着吃" in frame.question)
+    for pair in drug.invented(50, random.Random(0)):
+        (name,) = pair.about
+        assert name in pair.question and name in pair.answer and name not in drug.things["drug"]
+        assert judge(pair.answer, "no_self_medication", pair.question).passed, pair
+    course = load_frames("stop_medication", "asks")[0].invented(1, random.Random(0))[0]
+    assert len(course.about) == 2  # the disease is a real one, with its department; the medicine is not
+    kinds = ("asks", "controls")
+    for name in ("safety", "safety_controls"):
+        frames = [frame for c in load_categories() for kind in kinds for frame in load_frames(c.name, kind)]
+        known = {thing for frame in frames for pair in frame.pairs(random.Random(0)) for thing in pair.about}
+        assert all(set(row["about"]) <= known for row in rows(clinic, "valid", name))
 
 
 def test_a_frame_without_answer_or_pool_says_where(tmp_path: Path) -> None:

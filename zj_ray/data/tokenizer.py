@@ -13,6 +13,8 @@ from zj_ray.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Bytes of a token: two Chinese characters, a word. Of whole phrases a model can neither read a name nor repeat it.
+LONGEST = 9
 CHARACTER_BOOST = 60  # more than most words of a small corpus
 END = "<|end|>"
 PAD = "<|pad|>"
@@ -59,6 +61,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> P
         vocab_size=vocab_size,
         special_tokens=[PAD, END, USER, ASSISTANT, SYSTEM],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=LONGEST,
         show_progress=False,
     )
     counts = Counter(character for text in texts for character in text)

@@ -30,7 +30,8 @@ SINGLE: dict[Kind, dict[Part, int]] = {
     "asks": {"answered": 12, "unanswered": 8, "new": 10},
     "controls": {"answered": 9, "unanswered": 5, "new": 10},
 }
-FRAMED: dict[Part, int] = {"valid": 3, "unanswered": 4, "answered": 24}  # or as many as are left
+FRAMED: dict[Part, int] = {"valid": 3, "unanswered": 4, "answered": 14}
+INVENTED: dict[Part, int] = {"unanswered": 8, "answered": 20}  # of those whose things have invented names
 INSISTED = 4  # of so many answered questions of frames, patients insist on one
 PARTS: dict[str, tuple[Part, ...]] = {"train": ("answered", "unanswered"), "valid": ("valid",), "new": ("new",)}
 CONTROL_OPENINGS = ("医生您好，", "我想问一下，", "请问，", "")
@@ -146,11 +147,10 @@ def _rows(category: Category, kind: Kind, split: str, seed: int) -> Iterator[dic
     key = f"{seed}/{kind}/{category.name}"
     rng = random.Random(f"{key}/{split}")
     single = [Pair(question, answer) for question, answer in getattr(category, "requests" if kind == "asks" else kind)]
-    groups = [(SINGLE[kind], random.Random(key).sample(single, len(single)))]
-    groups += [
-        (FRAMED, frame.pairs(random.Random(f"{key}/{number}")))
-        for number, frame in enumerate(load_frames(category.name, kind))
-    ]
+    groups: list[tuple[dict[Part, int], list[Pair]]] = [(SINGLE[kind], random.Random(key).sample(single, len(single)))]
+    for number, frame in enumerate(load_frames(category.name, kind)):
+        order = random.Random(f"{key}/{number}")
+        groups += [(FRAMED, frame.pairs(order)), (INVENTED, frame.invented(sum(INVENTED.values()), order))]
     openings = category.openings if kind == "asks" else CONTROL_OPENINGS
     for sizes, pairs in groups:
         for part, pair in _parted(sizes, pairs):
