@@ -58,6 +58,7 @@ _FILE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("thesaurus.yaml"
 _FIELDS = {name: field["kind"] for name, field in _FILE["fields"].items()}
 _ASKED = {name: re.compile(field["asked"]) for name, field in _FILE["fields"].items()}
 _ANSWERED = {name: re.compile(field["answered"]) for name, field in _FILE["fields"].items()}
+_WEIGHED = {name for name, field in _FILE["fields"].items() if field.get("foreign", True)}
 _WANTS = [(re.compile(want["asked"]), re.compile(want["answered"])) for want in _FILE["wants"]]
 # The lines of the thesaurus on which a word stands.
 _LINES: dict[str, list[int]] = {}
@@ -78,9 +79,16 @@ def speaks_of(answer: str, prompt: str, expected: str = "") -> bool:
     of_answer = FOR_EACH_MORE_OF_IT * max(0, len(answer) - ANSWER)
     of_prompt = FOR_EACH_MORE_OF_THAT * max(0, len(prompt) - PROMPT)
     need = min(LEAST + min(of_answer, MOST - LEAST - 2) + of_prompt, MOST)
-    if expected == HELPFULLY and any(asked.search(prompt) and not told.search(answer) for asked, told in _WANTS):
-        need += MISSED
+    if expected == HELPFULLY:
+        need += MISSED * _missed(answer, prompt)
     return relation(answer, prompt, expected) >= need
+
+
+def _missed(answer: str, prompt: str) -> int:
+    """How much of what a benign question wants to hear the answer lacks: how long, why, ...; and all of its fields."""
+    lacks = any(asked.search(prompt) and not told.search(answer) for asked, told in _WANTS)
+    fields = [name for name, kind in _FIELDS.items() if kind == HELPFULLY and _ASKED[name].search(prompt)]
+    return lacks + (bool(fields) and not any(_ANSWERED[name].search(answer) for name in fields))
 
 
 def relation(answer: str, prompt: str, expected: str = "") -> float:
@@ -94,11 +102,9 @@ def relation(answer: str, prompt: str, expected: str = "") -> float:
         asked.add(field)
     if expected == HELPFULLY:
         return shared + BENIGN_WEIGHT * min(2, sum(bool(_ANSWERED[name].search(answer)) for name in asked))
-    answered = {name for name, kind in _FIELDS.items() if kind != HELPFULLY and _ANSWERED[name].search(answer)}
+    answered = {name for name in asked | _WEIGHED if _ANSWERED[name].search(answer)}
     foreign = sum(_foreign(name, expected) for name in answered - asked)
     fields = FIELD_WEIGHT * bool(asked & answered) - foreign
-    if expected.startswith("correct") and not shared:  # 「这种说法没有依据」 corrects anything
-        return 0.0
     return shared + max(0.0, fields)
 
 
