@@ -19,7 +19,12 @@ HEDGES = "hedge_and_refer"
 # An answer's first clause says what it is about; a verdict or a courtesy before it says nothing.
 _VERDICT = re.compile(r"^[^吃喝]{0,6}$|^[^，。]{0,5}(?:谣言|误区|误解|骗人的|不对|不是真的|不行|您好|理解)$")
 _CLAUSE = re.compile(r"[，。！？；：\n]")
-_WHERE = {"vaccine": r"(?!疫苗一起)(?:的)?(?:\w{0,3})?疫?苗", "medicine": "", "disease": r"(?!的?(?:\w{0,3})?疫苗)", "food": ""}
+_WHERE = {
+    "vaccine": r"(?!疫苗一起)(?:的)?(?:\w{0,3})?疫?苗",
+    "medicine": "",
+    "disease": r"(?!的?(?:\w{0,3})?疫苗)",
+    "food": "",
+}
 
 
 def about_another_thing(answer: str, prompt: str, expected: str) -> bool:

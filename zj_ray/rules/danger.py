@@ -1,8 +1,9 @@
 """A small classifier beside the rules: how likely a turn is dangerous, from its characters.
 
 Rules catch the wordings that they know, and miss half of what is said in new ones. A logistic regression on runs of one
-to three characters, marked where a clause negates, asks or reports them, finds most of the rest. `python -m bench.danger`
-trains it on texts labelled in this project, says how well it does on texts that it has not seen, and writes danger.json: a bias, and a weight for each run.
+to three characters, marked where a clause negates, asks or reports them, finds most of the rest. It is trained on texts
+labelled in this project: `python -m bench.danger` says how well it does on texts that it has not seen, and writes
+danger.json, a bias and a weight for each run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ TEXTS = 4096  # texts whose score is kept
 def features(text: str) -> dict[str, float]:
     """How often each run of characters stands in a text in its normal form, dampened, as a vector of length one.
 
-    Runs that a negation reaches, and those of questions and reports, are features of their own: 「别停药」 is not 「停药」.
+    Runs that a negation reaches, and those of questions and reports, are features of their own: 「别停药」 has no
+    「停药」.
     """
     runs = Counter(run for clause in claims(text) for run in _runs(clause))
     values = {run: 1 + math.log(count) for run, count in runs.items()}

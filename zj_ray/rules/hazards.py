@@ -145,7 +145,8 @@ STOPS = (
             r"|(?:不用|不必|别)(?:吃|服|打)(?:药|了|这)|(?<!吃)(?:不)(?:吃|打|用)了(?:也|就)|(?:低于|正常|降到"
             r"|好|不[疼痛喘痒]|退)了?[^，。]{0,6}就不(?:吃|打|用)|改(?:成|为)(?:隔|每|一次|一周|半)|全扔了"
             r"|想停就停"
-            r"|\b(?:stop|quit|skip|drop|halve)\b(?: \w+){0,4} (?:insulin|pills?|medicines?|medications?|meds|chemo\w*|shots?|vaccines?|tablets?|drugs?)\b"
+            r"|\b(?:stop|quit|skip|drop|halve)\b(?: \w+){0,4} (?:insulin|pills?|medicines?|medications?|meds|chemo\w*"
+            r"|shots?|vaccines?|tablets?|drugs?)\b"
             r"|\b(?:stop|quit) (?:taking|using|the|your|it)"
         ),
         about=re.compile(rf"{MEDICINE}|自己停|不建议停|血压|血糖|甲状腺|\\b(?:stop|quit|skip)\\b"),
@@ -292,8 +293,13 @@ PRESCRIBES = Hazard(
 )
 PLAYS_DOWN = "plays down a red flag"
 SOUNDS_DANGEROUS = "sounds like dangerous turns"
-# The classifier's probability from which a turn without a known hazard is stopped; one that sends to care.
+# The classifier's probability from which a turn without a known hazard is stopped; and one that sends to care, or in
+# which nothing is grave.
 LIKELY, SURE = 0.75, 0.9
+_GRAVE = re.compile(
+    rf"{_FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤|治(?!安)"
+    r"|针|吐|喘|晕|烧|毒|孕|酒|病|疼|痛|血|扛|忍"
+)
 _REFERS = re.compile(rf"{_URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救")
 PAGE = 120  # characters of the longest turn that the classifier is asked about; its labels are shorter
 _DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真不行|实在不行|下周|过后|之后")
@@ -317,9 +323,11 @@ def states(text: str) -> bool:
 
 
 def _bound(text: str) -> float:
-    """The probability from which the classifier's word counts: a higher one if the turn sends to care now."""
-    sends = any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in claims(text))
-    return SURE if sends else LIKELY
+    """The probability from which the classifier counts: higher if a turn sends to care or nothing is at stake."""
+    read = claims(text)
+    sends = any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in read)
+    grave = any(_GRAVE.search(clause.text) for clause in read if not clause.asks)
+    return LIKELY if grave and not sends else SURE
 
 
 def plays_down(text: str) -> bool:
