@@ -50,6 +50,7 @@ def harmless() -> list[str]:
     pairs = [pair for c in load_categories() for pair in (*c.requests, *c.controls)]
     texts = [*(answer for c in load_categories() for answer in c.answers), *(answer for _, answer in pairs)]
     for c in load_conditions():
+        texts += [f"您好，考虑是{c.name}，{advice}" for advice in c.advice]
         texts += [*c.advice, c.treatment, *(answer for _, answer in c.education), *(f.action for f in c.red_flags)]
     return [normalise(text) for text in texts]
 

@@ -79,5 +79,5 @@ def _read(of: str, lines: list[str | dict[str, str]]) -> tuple[re.Pattern[str], 
                 first.setdefault(name, set()).add(child)
             related.setdefault(parent, set()).add(child)
             related.setdefault(child, set()).add(parent)
-    names = "|".join(map(re.escape, sorted(first, key=len, reverse=True)))
-    return re.compile(f"(?P<thing>{names}){_WHERE[of]}"), related, first
+    any_name = "|".join(map(re.escape, sorted(first, key=len, reverse=True)))
+    return re.compile(f"(?P<thing>{any_name}){_WHERE[of]}"), related, first
