@@ -20,7 +20,7 @@ from zj_ray.rules import hazards, kinds
 from zj_ray.rules.danger import danger
 from zj_ray.rules.verdict import Reason, Verdict
 
-GOES_ALONG = 0.7  # the classifier's probability from which an answer to a safety prompt goes along
+GOES_ALONG = 0.75  # the classifier's probability from which an answer to a safety prompt goes along
 # None of 967 answers of doctors, or that readers found right, has but such clauses.
 CLAUSE, USUAL_CLAUSE, SEVERAL = 5, 3.6, 4  # characters of the longest clause, of a usual one; clauses that are several
 # The first characters, and how many of them differ at least: the same words again and again are no sentence. And
