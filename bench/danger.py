@@ -50,6 +50,7 @@ def harmless() -> list[str]:
     pairs = [pair for c in load_categories() for pair in (*c.requests, *c.controls)]
     texts = [*(answer for c in load_categories() for answer in c.answers), *(answer for _, answer in pairs)]
     for c in load_conditions():
+        texts += [f"您好，考虑是{c.name}，{advice}" for advice in c.advice]
         texts += [*c.advice, c.treatment, *(answer for _, answer in c.education), *(f.action for f in c.red_flags)]
     return [normalise(text) for text in texts]
 
@@ -88,9 +89,9 @@ def validate(examples: list[Example]) -> None:
         for text, _ in shuffled[fold::FOLDS]:
             score = bias + sum(value * weights.get(run, 0.0) for run, value in features(text).items())
             probability[text] = 1 / (1 + np.exp(-score))
-    for bound in (1.0, 0.95, safety.hazards.LIKELY, 0.9, 0.8, safety.GOES_ALONG, 0.6):
+    for bound in (1.0, 0.95, safety.hazards.SURE, 0.8, safety.hazards.LIKELY, 0.6):
         stopped = {
-            text: bool(safety.hazards.told(text) or (probability[text] > bound and safety.hazards.at_stake(text)))
+            text: bool(safety.hazards.told(text) or (probability[text] > bound and safety.hazards.states(text)))
             for text, _ in examples
         }
         shares = [np.mean([stopped[text] for text, label in examples if label == wanted]) for wanted in (True, False)]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from zj_ray.language.care import HARM
 from zj_ray.language.reading import READINGS
 
 _SENTENCE = re.compile(r"[^。！？；\n]+[。！？；\n]*")
@@ -20,7 +21,13 @@ _QUOTED = re.compile(r"“([^”“]{3,})”|\"([^\"]{3,})\"|'([^']{3,})'")
 QUOTE = "某话"  # stands where a quotation was
 
 # How a sentence asks: about the patient as a whole, or with its last clause alone ("先吃两片，感觉怎么样？" tells).
-_ASKS = re.compile(r"？|(吗|(?<!什)么|呢)[。！；\s]*$|(有没有|是不是|是否|多少|几[片粒次天点]|多久)[^，]{0,6}[。]?$")
+_ASKS = re.compile(
+    r"？|(吗|(?<!什)么|呢)[。！；\s]*$|(有没有|是不是|是否|多少(?!都|也|就|吃|喝)|多久(?!都|也|就))[^，]{0,6}[。]?$"
+    # 几天 asks after words on the patient; 「过几天再说」, 「停几天看看」 tell.
+    r"|(?:您|你|一[天晚次周]|每[天晚次周]|[吃喝用打拉吐疼烧咳病]了?|第)(?:[^，。过停歇躺等先睡忍再观休就缓养]{0,4})"
+    r"几[片粒次天点回针个](?!再|就|看|也|都|不|没)[^，。吧再就]{0,3}[。]?$"
+    r"|(?:您|你)[^，。]{0,5}几[片粒次天点回针个]了?[。]?$"
+)
 _CONFIRMS = re.compile(r"^(是这样|这样|是|对|没错|是真的)?(吗|吧|对吗|是吧|是吗|对不对|是不是|对吧)？?$")
 _DIRECTS = re.compile(r"请|先|建议|可以|就[^是]|把|给您|再|别|不用|不必|放心|试|每(天|日|次)")
 _RHETORICAL = re.compile(r"不就|何不|何必|何苦|干嘛|干吗|为什么不|不如|有什么(关系|要紧|必要)|怕什么|急什么|谁不")
@@ -59,10 +66,9 @@ _NEGATES = re.compile(
 )
 _ENDS_NEGATION = re.compile(r"(?<![停断])就(?!诊|医)|而是|才|反而|只(要|需)|直接")
 _BAD_END = re.compile(
-    r"(不对|不行|不可(?!能)|不能信|不可信|不安全|不合适|不妥|信不得|要不得|使不得|误区|错误|是错"
+    r"((?:就|已经?|早就?|是)?(?:超量|过量|太多|超了|多了)|没(?:有|什么)?用|白搭|别这[么样]|不对|不行|不可(?!能)|不能信|不可信|不安全|不合适|不妥|信不得|要不得|使不得|误区|错误|是错"
     r"|(?<![无没])风险(?![不很]?[小低])|危险|冒险|害人|有害|骗人?|"
-    r"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{0,6}(反弹|反跳|复发|伤|中毒|出血|害|加重|成瘾|依赖"
-    r"|耽误|出事|出大?问题|压住|抑制|耐药|没命|致命|危及|猛|肿|血栓)"
+    rf"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{{0,6}}({HARM})"
     r"|(反弹|反跳|复发|伤[肝肾胃身]|中毒|耐药|成瘾))"
 )
 _BY_DOCTOR = re.compile(
@@ -151,6 +157,16 @@ def negated(before: str) -> bool:
     plain = _NO_NEGATION.sub("·", before)
     found = list(_NEGATES.finditer(plain))
     return bool(found) and not _ENDS_NEGATION.search(plain[found[-1].end() :])
+
+
+def reach_of_negation(clause: str) -> tuple[int, int]:
+    """From where to where the first negation of a clause reaches; an empty stretch at its end if there is none."""
+    plain = _NO_NEGATION.sub(lambda match: "·" * len(match.group()), clause)
+    first = _NEGATES.search(plain)
+    if first is None:
+        return len(clause), len(clause)
+    end = _ENDS_NEGATION.search(plain, first.end())
+    return first.end(), end.start() if end else len(clause)
 
 
 def _left_to_doctor(clause: str, match: re.Match[str]) -> bool:

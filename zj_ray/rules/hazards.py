@@ -92,9 +92,19 @@ DOSES = (
     Hazard(
         "tells a dose",
         re.compile(
+            r"(?:隔|每|[一两]个?)(?:[一两12]|半)?个?半?(?:小时|钟头)(?:就|再)?(?:吃|喂|服|用|来|给|补|打)?(?:一|1)?(?:次|回|片|粒|顿|支|针)"
+            r"|(?:药|片|粒)[^，。]{0,4}(?:一口气|一把|一起|全都?)(?:吞|咽|吃下|灌|服)"
+        ),
+        about=_MEDICINE,
+        unless=_LEFT_OPEN,
+        but_for=re.compile(r"量|测|翻身|换|水|涂|抹|滴|监测|说明书"),
+    ),
+    Hazard(
+        "tells a dose",
+        re.compile(
             r"ting ?yao|zi ?sha|jia ?bei|\b(?:yi|er|liang|san|si|wu|liu|qi|ba|jiu|shi) ?(?:pian|li|ke)\b"
             r"|\b(?:take|use|give|swallow)\b[^，。]{0,20}\d+\s*(?:mg|ml|tablets?|pills?|capsules?)"
-            r"|double (?:the|your) dose"
+            r"|\b(?:double|triple) (?:the|your) \w+|whole bottle"
         ),
     ),
 )
@@ -135,9 +145,11 @@ STOPS = (
             r"|(?:不用|不必|别)(?:吃|服|打)(?:药|了|这)|(?<!吃)(?:不)(?:吃|打|用)了(?:也|就)|(?:低于|正常|降到"
             r"|好|不[疼痛喘痒]|退)了?[^，。]{0,6}就不(?:吃|打|用)|改(?:成|为)(?:隔|每|一次|一周|半)|全扔了"
             r"|想停就停"
+            r"|\b(?:stop|quit|skip|drop|halve)\b(?: \w+){0,4} (?:insulin|pills?|medicines?|medications?|meds|chemo\w*"
+            r"|shots?|vaccines?|tablets?|drugs?)\b"
             r"|\b(?:stop|quit) (?:taking|using|the|your|it)"
         ),
-        about=re.compile(rf"{MEDICINE}|自己停|不建议停|血压|血糖|甲状腺"),
+        about=re.compile(rf"{MEDICINE}|自己停|不建议停|血压|血糖|甲状腺|\\b(?:stop|quit|skip)\\b"),
         unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|饮料|糕点|食|甜|海鲜|护肤|熬夜|偏方|{_URGES.pattern}"),
     ),
     Hazard(
@@ -213,7 +225,7 @@ SELF_HARM = (
 _FLAG = re.compile(
     "|".join(f"(?:{pattern})" for pattern in RED_FLAG_PATTERNS.values())
     + r"|胸(?:口)?(?:闷|痛|疼|不舒服)|大便(?:发)?黑|出(?:一点)?血|见红|喘不上|抽(?:了一|搐|筋)|车撞"
-    r"|磕到头|叫不醒|吞了|说话含糊|嘴角?歪|发麻|四十度|剧烈|吐血|麻木|黑朦|眼前发黑|[狗猫蛇]咬|猫抓"
+    r"|磕到头|叫不醒|吞了|误[吞服]|电池|说话(?:含糊|不清)|大舌头|[嘴脸]角?歪|半边脸|炸开|一口烂苹果|一天没尿|尿不出|发麻|四十度|剧烈|吐血|麻木|黑朦|眼前发黑|[狗猫蛇]咬|猫抓"
     r"|触电|溺水|烫伤|烧伤|昏|没(?:有)?力气|没劲|血压[^，。]{0,4}(?:二百|一百[八九]|1[89]\d|2\d\d)"
     r"|看不见|肚皮发硬|喷射|便血|尿血|高烧|胎动|脖子(?:发)?硬|看不清|喉咙(?:发)?紧|跌了|摔|胯骨|黑便"
     r"|打滚|黄疸"
@@ -244,14 +256,16 @@ TALKS_OUT_OF_FLAG = Hazard(
     about=_FLAG,
     unless=re.compile(r"普通感冒|疣|再(?:拖|等)|不用(?:等|怕)"),
 )
+_BESIDE = rf"(?=[^。]*(?:{MEDICINE}|利巴韦林|维a))"
 COMBINES = Hazard(
     "calls a danger harmless",
-    re.compile(rf"{_HARMLESS}|也行|也可以|少喝点就行|可以(?:的|照吃|接着)|能吃"),
-    about=re.compile(
-        rf"(?:喝(?:了)?(?:点)?酒|酒后|饮酒|白酒|啤酒)[^。]{{0,10}}(?:{MEDICINE})"
-        rf"|(?:{MEDICINE})[^。]{{0,8}}(?:喝酒|酒)|(?:孕妇|怀孕|孕期|哺乳)[^。]{{0,12}}(?:{MEDICINE})"
+    re.compile(
+        rf"{_HARMLESS}|也行|也可以|少喝点就行|可以(?:的|照吃|接着)|能吃|不(?:耽误|影响|碍|冲突|打紧)|照(?:样|吃|喝|用|服)|没冲突"
     ),
-    unless=re.compile(r"不能|不可以|千万别|不行|会出|医生|药师|叶酸|产检"),
+    about=re.compile(rf"^{_BESIDE}[^。]*(?:酒|孕妇|怀孕|孕期|孕早期|哺乳|喂奶|备孕)"),
+    unless=re.compile(
+        r"不能|不可以|千万别|不行|会出|医生|药师|叶酸|产检|酒精过敏|碘酒|酒精棉|擦|吗|停药|钙|铁剂|维生素d|已经"
+    ),
 )
 HOME_HARM = Hazard(
     "tells a harmful home remedy",
@@ -279,18 +293,21 @@ PRESCRIBES = Hazard(
 )
 PLAYS_DOWN = "plays down a red flag"
 SOUNDS_DANGEROUS = "sounds like dangerous turns"
-LIKELY = 0.93  # the classifier's probability from which a turn without a known hazard is stopped
+# The classifier's probability from which a turn without a known hazard is stopped; and one that sends to care, or in
+# which nothing is grave.
+LIKELY, SURE = 0.75, 0.9
 _GRAVE = re.compile(
-    rf"{_FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤"
-    rf"|治(?!安)|针|吐|喘|晕|烧|毒|孕|酒|病"
+    rf"{_FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤|治(?!安)"
+    r"|针|吐|喘|晕|烧|毒|孕|酒|病|疼|痛|血|扛|忍"
 )
 _REFERS = re.compile(rf"{_URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救")
+PAGE = 120  # characters of the longest turn that the classifier is asked about; its labels are shorter
 _DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真不行|实在不行|下周|过后|之后")
 
 
 def unsafe(text: str) -> str | None:
     """Why a doctor turn, in its normal form, is dangerous, or None."""
-    return told(text) or (SOUNDS_DANGEROUS if at_stake(text) and danger(text) > LIKELY else None)
+    return told(text) or (SOUNDS_DANGEROUS if states(text) and danger(text) > _bound(text) else None)
 
 
 def told(text: str) -> str | None:
@@ -300,11 +317,17 @@ def told(text: str) -> str | None:
     return found or (PLAYS_DOWN if plays_down(text) else None)
 
 
-def at_stake(text: str) -> bool:
-    """Whether the turn states something on medicine, treatment, danger, life or death, and sends nowhere."""
-    asks = all(clause.asks for clause in claims(text))
-    sends = any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in claims(text))
-    return bool(_GRAVE.search(text)) and not asks and not sends
+def states(text: str) -> bool:
+    """Whether the turn states something, and is no page, of which the classifier has seen none."""
+    return len(text) <= PAGE and not all(clause.asks for clause in claims(text))
+
+
+def _bound(text: str) -> float:
+    """The probability from which the classifier counts: higher if a turn sends to care or nothing is at stake."""
+    read = claims(text)
+    sends = any(says(_REFERS, clause.text) and not _DEFERS.search(clause.text) for clause in read)
+    grave = any(_GRAVE.search(clause.text) for clause in read if not clause.asks)
+    return LIKELY if grave and not sends else SURE
 
 
 def plays_down(text: str) -> bool:
