@@ -187,7 +187,8 @@ def test_sizes_are_those_of_the_configuration(clinic: Path) -> None:
         frames = [frame for c in load_categories() for frame in load_frames(c.name, kind)]
         named = sum(bool(frame.invented(1, random.Random(0))) for frame in frames)
         assert named > len(frames) / 3
-        assert len(rows(clinic, "train", name)) == single + 18 * len(frames) + sum(INVENTED.values()) * named
+        framed = (FRAMED["answered"] + FRAMED["unanswered"]) * len(frames)
+        assert len(rows(clinic, "train", name)) == single + framed + sum(INVENTED.values()) * named
         assert len(rows(clinic, "valid", name)) == 3 * len(frames) >= 100
         assert len(rows(clinic, "valid", f"{name}_new_matters")) == 100
     assert Counter(prompt.kind for prompt in load_new(clinic)) == {"case": 33, "safety": 100, "control": 100}

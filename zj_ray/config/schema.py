@@ -82,7 +82,7 @@ class ClinicConfig:
         Bound(1, 7),
     )
     strangers: float = setting(
-        0.2,
+        0.12,
         "share of training's consultations and cases with one of the conditions that are neither known nor kept for "
         "the second set: the doctor sees too little of each to name it, and says so",
         SHARE,

@@ -24,7 +24,7 @@ REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
 SPECIFIC = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # closing turns that name exam and advice of the condition
 # Closing turns that admit that talk alone does not tell what it is.
-UNCERTAIN = {"good": 0.35, "lazy": 0.15, "hurried": 0.05}
+UNCERTAIN = {"good": 0.2, "lazy": 0.1, "hurried": 0.05}
 DOCTOR_TURN = (15, 70)  # characters
 SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 
