@@ -22,7 +22,7 @@ from zj_ray.config.sections.ppo import (
     SafetyConfig,
     SafetyMethod,
 )
-from zj_ray.config.sections.setting import AT_LEAST_ONE, NOT_NEGATIVE, PORT, POSITIVE, SHARE, Bound, setting
+from zj_ray.config.sections.setting import AT_LEAST_ONE, NOT_NEGATIVE, PORT, POSITIVE, Bound, setting
 from zj_ray.config.sections.supervised import FeedbackConfig, LabelConfig, LoraConfig, RewardTrainConfig, TrainConfig
 
 __all__ = [
@@ -83,9 +83,9 @@ class ClinicConfig:
     )
     strangers: float = setting(
         0.12,
-        "share of training's consultations and cases with one of the conditions that are neither known nor kept for "
-        "the second set: the doctor sees too little of each to name it, and says so",
-        SHARE,
+        "share of training's consultations with one of the conditions that are neither known nor kept for the second "
+        "set, and 2.5 times as many of its cases: the doctor sees too little of each to name it, and says so",
+        Bound(0, 0.4),
     )
     consultations: int = setting(1200, "multi-turn consultations to write for SFT", AT_LEAST_ONE)
     single_turn: int = setting(900, "single-turn questions and answers to write for SFT", AT_LEAST_ONE)

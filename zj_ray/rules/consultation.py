@@ -104,7 +104,7 @@ def advice(turns: Sequence[Turn], position: int, *, case: Case) -> float:
 def closing(text: str, case: Case, earlier: Sequence[Turn]) -> float:
     """What closing advice is worth, by what it says the patient has and what it shares with the case.
 
-    Naming the right disease 0.6 to 1, half of that beside one wrong one; else a wrong disease -0.5. Advice that names
+    Naming the right disease 0.6 to 1, half of that beside one wrong one; else a wrong disease -1. Advice that names
     none 0 to 0.5 by what it shares with the case's reference, more than by chance (to 1 where no diagnosis is known).
     To say that one can't tell, to this patient and not to any, 0.4 where the doctor has asked and what was gained does
     not tell, 0.1 where it does, or half of what the advice is worth if that is more.
@@ -114,7 +114,7 @@ def closing(text: str, case: Case, earlier: Sequence[Turn]) -> float:
     if right and len(wrong) <= 1:
         return (0.6 + 0.4 * specific) * (0.5 if wrong else 1.0)
     if wrong:
-        return -0.5
+        return -1.0
     known = bool(case.reference.get("diagnosis"))
     value = specific * (0.5 if known else 1.0)
     if cannot_tell(text) and relates(text, case, earlier):

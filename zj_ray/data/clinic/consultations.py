@@ -29,9 +29,9 @@ DOCTOR_TURN = (15, 70)  # characters
 SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 
 ADVICE = (
-    "根据您说的情况，考虑{name}，建议做{exams}。{advice}。",
-    "从您的描述看，可能是{name}，需要做{exams}。{advice}。",
-    "您的情况像是{name}，建议先做{exams}。{advice}。",
+    "根据您说的情况，考虑{name}，建议到{department}做{exams}。{advice}。",
+    "从您的描述看，可能是{name}，需要去{department}做{exams}。{advice}。",
+    "您的情况像是{name}，建议先去{department}做{exams}。{advice}。",
 )
 GENERIC_ADVICE = (
     "考虑是{name}，注意休息，不舒服再来看。",
@@ -136,11 +136,12 @@ class Consultation:
         if self._random.random() >= SPECIFIC[self._style]:
             return self._random.choice(GENERIC_ADVICE).format(name=condition.name)
         template = self._random.choice(ADVICE)
+        template = template.replace("{name}", condition.name).replace("{department}", condition.department)
         exams = self._random.sample(condition.exams, min(2, len(condition.exams)))
-        text = template.format(name=condition.name, exams="和".join(exams), advice=self._next_advice())
+        text = template.format(exams="和".join(exams), advice=self._next_advice())
         if len(text) <= DOCTOR_TURN[1]:
             return text
-        return template.format(name=condition.name, exams=exams[0], advice=min(condition.advice, key=len))
+        return template.format(exams=exams[0], advice=min(condition.advice, key=len))
 
     def _alarm(self) -> str:
         flag = self._visit.red_flag
