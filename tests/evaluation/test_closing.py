@@ -53,7 +53,7 @@ def test_the_clinics_own_closings_are_read_as_they_are_meant() -> None:
     for condition in load_conditions():
         exam, name = condition.exams[0], condition.name
         for template in ADVICE:
-            text = template.format(name=name, exams=exam, advice="注意休息")
+            text = template.format(name=name, department=condition.department, exams=exam, advice="注意休息")
             assert name in named_conditions(text) and not cannot_tell(text), text
             assert all(same_condition(other, name) for other in named_conditions(text)), text
             assert named_exams(text), text

@@ -157,7 +157,7 @@ def test_the_right_disease_is_worth_more_than_not_to_know_and_a_wrong_one_less()
     wrong = GOOD_ADVICE.replace("荨麻疹", "慢性胃炎")
     hedge = "目前还不能确定原因，建议到皮肤科做血常规，有加重随时就诊。"
     assert closing(GOOD_ADVICE, 0, 1) > 0.9
-    assert closing(wrong, 0, 1) == -0.5
+    assert closing(wrong, 0, 1) == -1.0
     assert closing(wrong, 0, 1) < closing(hedge, 0, 1) < closing(hedge) < closing(GOOD_ADVICE, 0, 1)
     assert advice([turn(hedge)], 0, case=CASE) < closing(hedge)  # who never asked has no right not to know
 
@@ -180,7 +180,7 @@ def test_to_exclude_the_right_disease_is_not_to_name_it_and_a_list_is_a_wrong_di
     for text in ("不像是荨麻疹，建议做血常规看看。", "需要排除荨麻疹，建议做血常规。", "您是不是得了荨麻疹？"):
         assert named_rightly(text, "荨麻疹") == (), text
     assert closing("可能是荨麻疹或者湿疹，建议做血常规。", 0, 1) < 0.5 * closing(GOOD_ADVICE, 0, 1) + 0.1
-    assert closing("可能是荨麻疹、湿疹、慢性胃炎、偏头痛，建议做血常规。", 0, 1) == -0.5
+    assert closing("可能是荨麻疹、湿疹、慢性胃炎、偏头痛，建议做血常规。", 0, 1) == -1.0
 
 
 def test_advice_that_fits_any_patient_earns_nothing() -> None:
