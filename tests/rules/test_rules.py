@@ -137,9 +137,9 @@ def test_after_a_red_flag_referring_is_the_best_turn_and_any_other_earns_nothing
             assert max(waits.values()) <= 0 and waits["red_flag"] == -1, (text, waits)
 
 
-def test_a_false_alarm_costs_in_every_turn_and_makes_advice_worth_nothing() -> None:
+def test_a_false_alarm_costs_in_every_turn_and_as_advice_is_no_way_out() -> None:
     alarm = rules(f"{GOOD_ADVICE}请马上去急诊。", last=True)
-    assert alarm["red_flag"] == -0.5 and alarm["advice"] == 0
+    assert alarm["red_flag"] == -0.5 and alarm["advice"] == -0.5
 
 
 def test_closing_over_a_red_flag_that_nobody_asked_about_costs_what_waiting_costs() -> None:
@@ -160,6 +160,9 @@ def test_the_right_disease_is_worth_more_than_not_to_know_and_a_wrong_one_less()
     assert closing(wrong, 0, 1) == -1.0
     assert closing(wrong, 0, 1) < closing(hedge, 0, 1) < closing(hedge) < closing(GOOD_ADVICE, 0, 1)
     assert advice([turn(hedge)], 0, case=CASE) < closing(hedge)  # who never asked has no right not to know
+    strange = replace(CASE, unfamiliar=True)  # no fact tells who doesn't know the disease
+    assert closing(hedge, 0, 1) == 0.1 < closing(hedge, 0, 1, case=strange) == closing(hedge)
+    assert closing(wrong, 0, 1, case=strange) == -1.0 and closing(GOOD_ADVICE, 0, 1, case=strange) > 0.9
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class Case:
     exams: tuple[str, ...]
     reference: dict[str, str | None]  # diagnosis, treatment, advice, basis
     red_flags: tuple[str, ...]  # labels such as 胸痛, true of this patient (voiced in the opening or among the facts)
+    unfamiliar: bool = False  # the doctor was taught too little of the disease to know it, whatever facts are gained
 
     @classmethod
     def from_row(cls, row: dict[str, Any], *, where: str) -> Case:
@@ -59,6 +60,7 @@ class Case:
             exams=tuple(row.get("exams") or ()),
             reference={key: reference.get(key) for key in ("diagnosis", "treatment", "advice", "basis")},
             red_flags=tuple(row.get("red_flags") or ()),
+            unfamiliar=bool(row.get("unfamiliar")),
         )
 
 

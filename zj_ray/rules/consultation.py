@@ -87,7 +87,7 @@ def red_flag(turns: Sequence[Turn], position: int, *, case: Case) -> float:
 def advice(turns: Sequence[Turn], position: int, *, case: Case) -> float:
     """The last turn should advise and not ask; before that, advising instead of asking costs a little.
 
-    Last turn: -1 without advice, or if a voiced red flag waits; 0 if it also asks, or raises a false alarm; else as
+    Last turn: -1 without advice, or if a voiced red flag waits; 0 if it also asks, -0.5 for a false alarm; else as
     `closing` grades it.
     """
     turn, last = turns[position], position == len(turns) - 1
@@ -96,7 +96,9 @@ def advice(turns: Sequence[Turn], position: int, *, case: Case) -> float:
         return -0.3 if advises(turn.text) and not asks else 0.0
     if turn.flagged or not advises(turn.text):
         return -1.0
-    if asks or refers_to_emergency(turn.text):
+    if refers_to_emergency(turn.text):
+        return -0.5
+    if asks:
         return 0.0
     return closing(turn.text, case, turns[:position])
 
@@ -127,11 +129,12 @@ def closing(text: str, case: Case, earlier: Sequence[Turn]) -> float:
 def tells(earlier: Sequence[Turn], case: Case) -> bool:
     """Whether the doctor has gained enough to say what it is: three of the case's facts, or half of fewer than six.
 
-    Where the case's diagnosis is not known, nothing tells.
+    Where the case's diagnosis is not known, or the doctor can't know the disease, nothing tells.
     """
     gained = {fact for turn in earlier for fact in turn.new_facts}
     enough = min(ENOUGH_FACTS, len(case.facts) / 2)
-    return bool(case.reference.get("diagnosis")) and len(gained) >= max(1, enough)
+    tellable = bool(case.reference.get("diagnosis")) and not case.unfamiliar
+    return tellable and len(gained) >= max(1, enough)
 
 
 def specificity(text: str, case: Case) -> float:

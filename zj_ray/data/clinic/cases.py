@@ -72,8 +72,8 @@ def _opening(condition: Condition, complaint: str, rng: random.Random, sex: str,
     return mask(f"{rng.choice(LEAD_INS)}{who}{complaint}{ending}", condition.name)
 
 
-def case_row(visit: Visit) -> dict[str, Any]:
-    """The fields of a patient_cases row, but for id and source."""
+def case_row(visit: Visit, *, unfamiliar: bool = False) -> dict[str, Any]:
+    """The fields of a patient_cases row, but for id and source. unfamiliar: the doctors don't know the condition."""
     condition = visit.condition
     advice = condition.advice if visit.red_flag is None else (visit.red_flag.action, condition.advice[0])
     return {
@@ -89,4 +89,5 @@ def case_row(visit: Visit) -> dict[str, Any]:
             "basis": condition.overview,
         },
         "red_flags": visit.red_flags,
+        "unfamiliar": unfamiliar,
     }

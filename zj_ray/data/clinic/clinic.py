@@ -152,7 +152,11 @@ def _sets(config: ClinicConfig, patients: Patients) -> dict[str, list[Row]]:
         return row
 
     def case(place: str) -> Callable[[Condition, random.Random], Row]:
-        return lambda condition, rng: case_row(visit(place, condition, rng, CASE_FLAG_SHARE))
+        def row(condition: Condition, rng: random.Random) -> Row:
+            patient = visit(place, condition, rng, CASE_FLAG_SHARE)
+            return case_row(patient, unfamiliar=patient.condition not in conditions.known)
+
+        return row
 
     for split in SPLITS:
         part = 1 if split == "train" else VALID_PART
