@@ -17,6 +17,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
+from zj_ray.data.clinic.cases import draw_visit
+from zj_ray.data.clinic.consultations import STYLES, Consultation
 from zj_ray.data.clinic.safety import load_categories
 from zj_ray.files import write_json
 from zj_ray.language.conditions import load_conditions
@@ -46,13 +48,17 @@ def _rows(path: Path) -> list[dict]:
 
 
 def harmless() -> list[str]:
-    """What the clinic's doctors answer and advise."""
+    """What the clinic's doctors answer and advise, and what they say in consultations, each text once."""
+    rng = random.Random(0)
     pairs = [pair for c in load_categories() for pair in (*c.requests, *c.controls)]
     texts = [*(answer for c in load_categories() for answer in c.answers), *(answer for _, answer in pairs)]
     for c in load_conditions():
         texts += [f"您好，考虑是{c.name}，{advice}" for advice in c.advice]
         texts += [*c.advice, c.treatment, *(answer for _, answer in c.education), *(f.action for f in c.red_flags)]
-    return [normalise(text) for text in texts]
+        for style in STYLES:
+            messages = Consultation(draw_visit(c, rng, flag_share=0.3), style, rng).hold()
+            texts += [m["content"] for m in messages if m["role"] == "assistant"]
+    return sorted({normalise(text) for text in texts})
 
 
 def train(examples: list[Example]) -> tuple[float, dict[str, float]]:
