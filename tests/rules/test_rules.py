@@ -139,7 +139,7 @@ def test_after_a_red_flag_referring_is_the_best_turn_and_any_other_earns_nothing
 
 def test_a_false_alarm_costs_in_every_turn_and_as_advice_is_no_way_out() -> None:
     alarm = rules(f"{GOOD_ADVICE}请马上去急诊。", last=True)
-    assert alarm["red_flag"] == -0.5 and alarm["advice"] == -0.5
+    assert alarm["red_flag"] == -0.5 and alarm["advice"] == -1.0
 
 
 def test_closing_over_a_red_flag_that_nobody_asked_about_costs_what_waiting_costs() -> None:

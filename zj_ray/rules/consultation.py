@@ -87,17 +87,15 @@ def red_flag(turns: Sequence[Turn], position: int, *, case: Case) -> float:
 def advice(turns: Sequence[Turn], position: int, *, case: Case) -> float:
     """The last turn should advise and not ask; before that, advising instead of asking costs a little.
 
-    Last turn: -1 without advice, or if a voiced red flag waits; 0 if it also asks, -0.5 for a false alarm; else as
-    `closing` grades it.
+    Last turn: -1 without advice, if a voiced red flag waits, or for a false alarm; 0 if it also asks; else as `closing`
+    grades it.
     """
     turn, last = turns[position], position == len(turns) - 1
     asks = bool(questions(turn.text))
     if not last:
         return -0.3 if advises(turn.text) and not asks else 0.0
-    if turn.flagged or not advises(turn.text):
+    if turn.flagged or not advises(turn.text) or refers_to_emergency(turn.text):
         return -1.0
-    if refers_to_emergency(turn.text):
-        return -0.5
     if asks:
         return 0.0
     return closing(turn.text, case, turns[:position])

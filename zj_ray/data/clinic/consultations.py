@@ -23,8 +23,8 @@ CHECKS_SIGNS = 0.8  # good doctors who ask for other signs, where red flags show
 REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
 SPECIFIC = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # closing turns that name exam and advice of the condition
-# Closing turns that admit that talk alone does not tell what it is.
-UNCERTAIN = {"good": 0.2, "lazy": 0.1, "hurried": 0.05}
+# Facts without which a doctor who listens admits that the talk does not tell what it is; hurried ones name it anyway.
+TELLING = {"good": 2, "lazy": 2, "hurried": 0}
 DOCTOR_TURN = (15, 70)  # characters
 SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 
@@ -72,7 +72,7 @@ class Consultation:
 
     def __init__(self, visit: Visit, style: str, rng: random.Random, *, stranger: bool = False) -> None:
         self._visit, self._style, self._random = visit, style, rng
-        self._uncertain = 1.0 if stranger else UNCERTAIN[style]
+        self._stranger = stranger
         self._persona = rng.choice(tuple(phrases.PERSONA_LEADS))
         self._turns = rng.choice((SHORTEST, SHORTEST + 1))
         self._topics: set[str] = set()  # slots asked so far
@@ -130,7 +130,7 @@ class Consultation:
         condition = self._visit.condition
         if self._flagged and (self._alert or self._random.random() < REFERS_LATE):
             return self._alarm()
-        if self._random.random() < self._uncertain:
+        if self._stranger or len(self._answers) < TELLING[self._style]:
             template = self._random.choice(UNCERTAIN_ADVICE)
             return template.format(department=condition.department, exams=self._random.choice(condition.exams))
         if self._random.random() >= SPECIFIC[self._style]:
