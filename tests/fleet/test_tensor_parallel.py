@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tests.helpers.tiny import MODEL, tiny_tokenizer
+from tests.helpers.tiny import MODEL, tiny_folder, tiny_tokenizer
 from zj_ray.config.schema import FleetConfig
 from zj_ray.data.chat import ChatFormat
 from zj_ray.fleet.control.fleet import Fleet
 from zj_ray.fleet.turns import TurnRequest
-from zj_ray.training.model import make_tiny
 from zj_ray.weights.folder import publish_folder
 
 CUT = replace(MODEL, tiny=replace(MODEL.tiny, heads=2, hidden_size=128))
@@ -26,11 +25,9 @@ def _greedy(fleet: Fleet, chat: ChatFormat, key: str) -> list[list[int]]:
 
 
 def test_a_cut_model_takes_weights_and_says_the_same(ray_session: None, tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer()
-    chat = ChatFormat(tokenizer)
+    chat = ChatFormat(tiny_tokenizer())
     for seed in (0, 1):
-        make_tiny(CUT.tiny, tokenizer, CUT.max_length, seed).save_pretrained(tmp_path / f"{seed}")
-        tokenizer.save_pretrained(tmp_path / f"{seed}")
+        tiny_folder(tmp_path / f"{seed}", seed, CUT.tiny)
     answers: dict[int, list[list[list[int]]]] = {}
     for parts in (1, 2):
         config = FleetConfig(initial=1, engine_cpus=parts, kv_cache_mb=64, max_in_flight=16, tensor_parallel=parts)

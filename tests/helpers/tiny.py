@@ -35,8 +35,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(TEXTS, MODEL.tiny.vocab_size, MODEL.max_length)
 
 
-def tiny_folder(folder: Path, seed: int = 0) -> Path:
+def tiny_folder(folder: Path, seed: int = 0, tiny: TinyConfig = MODEL.tiny) -> Path:
+    """Layers with weights four times as large: else the embedding outweighs them, and greedy answers only repeat the
+    prompt's last token, whatever the layers hold."""
     tokenizer = tiny_tokenizer()
-    make_tiny(MODEL.tiny, tokenizer, MODEL.max_length, seed).save_pretrained(folder)
+    model = make_tiny(tiny, tokenizer, MODEL.max_length, seed)
+    for weight in model.get_decoder().layers.parameters():
+        if weight.ndim == 2:
+            weight.data *= 4
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
