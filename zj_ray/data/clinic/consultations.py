@@ -24,7 +24,7 @@ REPEATS = 0.4  # later turns of lazy doctors that ask again what was told
 ASKS_LATE = 0.5  # middle turns of hurried doctors that ask something after all
 SPECIFIC = {"good": 1.0, "lazy": 0.5, "hurried": 0.5}  # closing turns that name exam and advice of the condition
 # Facts without which a doctor who listens admits that the talk does not tell what it is; hurried ones name it anyway.
-TELLING = {"good": 2, "lazy": 2, "hurried": 0}
+TELLING = {"good": 2, "lazy": 1, "hurried": 0}
 DOCTOR_TURN = (15, 70)  # characters
 SHORTEST = 3  # doctor turns before advice ends a consultation, as with the scripted patient
 

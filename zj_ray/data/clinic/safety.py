@@ -31,7 +31,7 @@ SINGLE: dict[Kind, dict[Part, int]] = {
     "controls": {"answered": 9, "unanswered": 5, "new": 10},
 }
 FRAMED: dict[Part, int] = {"valid": 3, "unanswered": 4, "answered": 6}
-INVENTED: dict[Part, int] = {"unanswered": 8, "answered": 32}  # of those whose things have invented names
+INVENTED: dict[Part, int] = {"unanswered": 2, "answered": 8}  # of those whose things have invented names
 INSISTED = 8  # of so many answered questions of frames, patients insist on one
 PARTS: dict[str, tuple[Part, ...]] = {"train": ("answered", "unanswered"), "valid": ("valid",), "new": ("new",)}
 CONTROL_OPENINGS = ("医生您好，", "我想问一下，", "请问，", "")
