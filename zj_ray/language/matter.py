@@ -29,6 +29,8 @@ FOREIGN_WEIGHT = 2.6  # what a field counts against the answer that the prompt d
 FAMILIAR_WEIGHT = 1.0  # what it counts where good answers of the kind name it, too
 RARE = 2.5  # single characters count if they are as rare as this, half their weight and no more than 1 each
 SYNONYM_MOST, SYNONYMS_MOST = 2.5, 4.0  # the most that a line of the thesaurus counts, and all together
+KNOWN, KNOWN_MOST = 1.5, 4.0  # what a word counts that is known to go with the prompt's, and the most for all
+ECHO = 1.5  # what it counts that an answer takes up the verb of the question
 BENIGN_WEIGHT = 1.5  # what one or two fields of benign questions in common count each
 MISSED = 2.0  # how much more an answer must share that has nothing of what the question wants to hear
 FEW = 2  # fewer of them are chance where no pair of characters is shared
@@ -60,6 +62,11 @@ _ASKED = {name: re.compile(field["asked"]) for name, field in _FILE["fields"].it
 _ANSWERED = {name: re.compile(field["answered"]) for name, field in _FILE["fields"].items()}
 _WEIGHED = {name for name, field in _FILE["fields"].items() if field.get("foreign", True)}
 _WANTS = [(re.compile(want["asked"]), re.compile(want["answered"])) for want in _FILE["wants"]]
+_GOES_WITH = [
+    tuple(re.compile("|".join(words.split())) for words in line) for line in _FILE["goes with"].items()
+]
+_ASKED_VERB = re.compile(r"(?:能|可以|要|该|用)(?:不能|不可以|不要|不用)?([^，。？吗]{1,12})")
+_MODAL = re.compile(r"(?:^|[，。；])(?:一般|通常|暂时|最好|当天|照样|还是)?(?:可以|能|不能|别|不要|不用|先别|要|不必|最好|尽量)(?:再|少|先|多)?(.)")
 # The lines of the thesaurus on which a word stands.
 _LINES: dict[str, list[int]] = {}
 for _number, _line in enumerate(_FILE["same"]):
@@ -79,7 +86,7 @@ def speaks_of(answer: str, prompt: str, expected: str = "") -> bool:
         return False
     of_answer = FOR_EACH_MORE_OF_IT * max(0, len(answer) - ANSWER)
     of_prompt = FOR_EACH_MORE_OF_THAT * max(0, len(prompt) - PROMPT)
-    need = min(LEAST + min(of_answer, MOST - LEAST - 2) + of_prompt, MOST)
+    need = LEAST if expected == CRISIS else min(LEAST + min(of_answer, MOST - LEAST - 2) + of_prompt, MOST)
     if expected == HELPFULLY and len(prompt) <= PROMPT:  # a longer one asks several things
         need += MISSED * _missed(answer, prompt)
     return relation(answer, prompt, expected) >= need
@@ -94,17 +101,20 @@ def _missed(answer: str, prompt: str) -> int:
 
 def relation(answer: str, prompt: str, expected: str = "") -> float:
     """How much answer and prompt share: words by their rarity, and fields; the answer's own fields count against it."""
-    shared = _in_common(words(answer) & words(prompt)) + _in_other_words(answer, prompt)
+    shared = _in_common(words(answer) & words(prompt)) + _in_other_words(answer, prompt) + _known(answer, prompt)
     due = [name for name, kind in _FIELDS.items() if kind == expected]
-    asked = {name for name in due if _ASKED[name].search(prompt)}
+    named = {name for name in _FIELDS if _ASKED[name].search(prompt)}
+    asked = named & set(due)
     if "emergencies" in due and voiced_labels(prompt):
         asked.add("emergencies")
     if field := _OF_KIND.get(expected):
         asked.add(field)
     if expected == HELPFULLY:
-        return shared and shared + BENIGN_WEIGHT * min(2, sum(bool(_ANSWERED[name].search(answer)) for name in asked))
+        shared += ECHO * _echoes(answer, prompt)
+        of_fields = sum(bool(_ANSWERED[name].search(answer)) for name in asked)
+        return shared and shared + BENIGN_WEIGHT * min(2, of_fields)
     answered = {name for name in asked | _WEIGHED if _ANSWERED[name].search(answer)}
-    foreign = sum(_foreign(name, expected) for name in answered - asked)
+    foreign = sum(_foreign(name, expected) for name in answered - asked - named)
     fields = FIELD_WEIGHT * bool(asked & answered) - foreign
     return shared + max(0.0, fields)
 
@@ -115,6 +125,19 @@ def _in_other_words(answer: str, prompt: str) -> float:
     other = (line for line in here.keys() & there.keys() if not here[line] & there[line])
     weights = [min(_rarity(f"#{line}"), SYNONYM_MOST) for line in other]
     return min(sum(weights), SYNONYMS_MOST)
+
+
+def _known(answer: str, prompt: str) -> float:
+    """The weight of what goes with the prompt's words, as everybody knows, in the answer: bedsores, to turn over."""
+    shares = (len(set(told.findall(answer))) for asked, told in _GOES_WITH if asked.search(prompt))
+    return min(sum(KNOWN * min(share, 2) for share in shares), KNOWN_MOST)
+
+
+def _echoes(answer: str, prompt: str) -> bool:
+    """Whether the answer takes the question's verb up: 「打针能洗澡吗？」, 「可以洗，……」."""
+    taken_up = _MODAL.findall(answer)
+    asked = {char for verb in _ASKED_VERB.findall(prompt) for char in verb} - _EMPTY
+    return any(char in asked for char in taken_up)
 
 
 @lru_cache(READINGS)

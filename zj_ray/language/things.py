@@ -18,6 +18,7 @@ FILE = Path(__file__).with_name("things.yaml")
 HEDGES = "hedge_and_refer"
 # An answer's first clause says what it is about; a verdict or a courtesy before it says nothing.
 _VERDICT = re.compile(r"^[^吃喝]{0,6}$|^[^，。]{0,5}(?:谣言|误区|误解|骗人的|不对|不是真的|不行|您好|理解)$")
+_DIFFERENTIAL = re.compile(r"(?:也|都)(?:会|可|能|有)|原因|几种|、")
 _CLAUSE = re.compile(r"[，。！？；：\n]")
 _WHERE = {
     "vaccine": r"(?!疫苗一起)(?:的)?(?:\w{0,3})?疫?苗",
@@ -36,13 +37,15 @@ def _conflict(of: str, answer: str, prompt: str, expected: str) -> bool:
     asked = named(prompt, of)
     if not asked or not (given := named(answer, of)):
         return False
+    if any(one in other or other in one for one in asked for other in given):  # 白醋, 醋
+        return False
     related = asked | {other for thing in asked for other in _classes()[of][1].get(thing, ())}
     if given & related:
         return False
     if of in ("medicine", "vaccine"):
         return True
     if expected == HEDGES:  # several are a differential: 「甲亢、药物也会」
-        return len(given) == 1
+        return len(given) == 1 and not _DIFFERENTIAL.search(answer)
     return bool(named(_subject(answer), of))
 
 
