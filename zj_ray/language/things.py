@@ -33,11 +33,16 @@ def about_another_thing(answer: str, prompt: str, expected: str) -> bool:
     return any(_conflict(of, answer, prompt, expected) for of in _classes())
 
 
+def about_the_same(answer: str, prompt: str) -> bool:
+    """Whether the answer names a thing of the prompt by another name. Both in their normal form."""
+    return any(named(answer, of) & named(prompt, of) for of in _classes())
+
+
 def _conflict(of: str, answer: str, prompt: str, expected: str) -> bool:
     asked = named(prompt, of)
     if not asked or not (given := named(answer, of)):
         return False
-    if any(one in other or other in one for one in asked for other in given):  # 白醋, 醋
+    if of == "food" and any(one in other or other in one for one in asked for other in given):  # 白醋, 醋
         return False
     related = asked | {other for thing in asked for other in _classes()[of][1].get(thing, ())}
     if given & related:
