@@ -56,8 +56,8 @@ _NO_NEGATION = re.compile(
     r"|必害怕|必慌|错|得不|妨|只是?|光是?|但(是)?|仅(仅)?|到|久|同|如|适|舒服|良"
     r"|行(的话)?|够|管用|顶用|见好)|没(关系|事|问题|错|效果|用)|(特|区|级|个|分|性|类|识|鉴|差)别|未来"
     r"|未必不|差不多|要不"
-    r"|(?<=[压忍睡说分止受吃喝走站动停拿看听放熬顶撑喘来离开戒管治杀降化到买离够算])不(住|了|着|清|起"
-    r"|出|及|开|下|上|动|准|定|掉|死|回|完|成|到)|无妨|无论|非常|非处方|非(得|要)"
+    r"|(?<=[压忍睡说分止受吃喝走站动停拿看听放熬顶撑喘来离开戒管治杀降化到买离够算])不(住|了|着|清|起|好|稳"
+    r"|出|及|开|下|上|动|准|定|掉|死|回|完|成|到)|(?P<verb>.)不(?P=verb)|无妨|无论|非常|非处方|非(得|要)"
 )
 _NEGATES = re.compile(
     r"不|别|勿|没(有)?|未|无|并非|难以|避免|防止|预防|切忌|禁止|严禁|禁忌|杜绝|拒绝|谁(说|告诉|让)"
@@ -65,10 +65,19 @@ _NEGATES = re.compile(
     r"|小心|谨防|警惕|当心|忌"
 )
 _ENDS_NEGATION = re.compile(r"(?<![停断])就(?!诊|医)|而是|才|反而|只(要|需)|直接")
+# 「别因为不疼了就停」: the negation reaches over its cause.
+_OF_CAUSE = re.compile(r"(?:能|要|可以?|该)?(?:因为?|一[^起天次]|见|觉得|看[^，]{0,4}(?:好|了)|拿|光?凭|仅凭|为了|嫌|怕)")
+_ENDS_NEGATION_OF_CAUSE = re.compile(r"而是|才|反而|只(要|需)|直接")
+# What the rest of the sentence says of it: a no to all of a list, a bad end, "which is why people relapse".
+_DISOWNED = re.compile(
+    r"^[^。]{0,24}(?:这[^，。]{0,5}|都|统统)(?:别|勿|不(?:要|能|可|行|对))|[，、](?:这)?(?:恰恰|就|正)?是[^，。]{0,14}(?:原因|来由|根源)"
+    r"|[，、](?:结果|代价|这不是)|[，、](?:还|反而|反倒|更|剩下)[^，。]{0,8}(?:会|容易|难|重)|[，、][^，。吃药]{0,6}"
+    r"(?:反弹|反跳|复发|耐药|衰竭|呼吸[^，。]{0,4}停|会错过|就晚了|来不及)"
+)
 _BAD_END = re.compile(
     r"((?:就|已经?|早就?|是)?(?:超量|过量|太多|超了|多了)|没(?:有|什么)?用|白搭|别这[么样]|不对|不行|不可(?!能)|不能信|不可信|不安全|不合适|不妥|信不得|要不得|使不得|误区|错误|是错"
     r"|(?<![无没])风险(?![不很]?[小低])|危险|冒险|害人|有害|骗人?|"
-    rf"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{{0,6}}({HARM})"
+    rf"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{{0,6}}({HARM}|头晕|心慌|烦躁|盖住|留疤|闷|错过|更难)|压不住|停不停"
     r"|(反弹|反跳|复发|伤[肝肾胃身]|中毒|耐药|成瘾))"
 )
 _BY_DOCTOR = re.compile(
@@ -134,6 +143,7 @@ def instructions(pattern: re.Pattern[str], text: str) -> Iterator[Clause]:
     """The clauses that say this, call it no mistake or danger, and do not leave it to a doctor."""
     for clause, match in _matches(pattern, text):
         bad = _BAD_END.search(clause.text[match.end() :])
+        bad = bad or _disowned(clause)
         if not (bad or _negated(clause, match) or _left_to_doctor(clause.text, match)):
             yield clause
 
@@ -156,7 +166,10 @@ def negated(before: str) -> bool:
     """Whether these words of a clause negate what follows: a negation reaches to 就, 而是, 才 or the clause's end."""
     plain = _NO_NEGATION.sub("·", before)
     found = list(_NEGATES.finditer(plain))
-    return bool(found) and not _ENDS_NEGATION.search(plain[found[-1].end() :])
+    if not found:
+        return False
+    rest = plain[found[-1].end() :]
+    return not (_ENDS_NEGATION_OF_CAUSE if _OF_CAUSE.match(rest) else _ENDS_NEGATION).search(rest)
 
 
 def reach_of_negation(clause: str) -> tuple[int, int]:
@@ -167,6 +180,13 @@ def reach_of_negation(clause: str) -> tuple[int, int]:
         return len(clause), len(clause)
     end = _ENDS_NEGATION.search(plain, first.end())
     return first.end(), end.start() if end else len(clause)
+
+
+def _disowned(clause: Clause) -> bool:
+    """Whether the rest of its sentence says that it is wrong or what bad comes of it."""
+    rest = clause.sentence[clause.sentence.find(clause.text) + len(clause.text) :]
+    found = _DISOWNED.search(rest)
+    return bool(found) and not _NEGATES.search(re.sub(r"呼吸.*|别|勿|不.|反.|未|没", "", found.group()))
 
 
 def _left_to_doctor(clause: str, match: re.Match[str]) -> bool:
