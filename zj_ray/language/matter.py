@@ -31,7 +31,8 @@ RARE = 2.5  # single characters count if they are as rare as this, half their we
 SYNONYM_MOST, SYNONYMS_MOST = 2.5, 4.0  # the most that a line of the thesaurus counts, and all together
 # What a character of a word counts that is known to go with the prompt's, two at most of a word, and the most of all.
 KNOWN, KNOWN_MOST = 0.5, 4.0
-ECHO = 1.5  # what it counts that an answer takes up the verb of the question
+ECHO = 1.5  # what it counts that an answer takes up the question's verb, or has the amount that it asks for
+FAR = 4  # what an answer lacks that has no time at all where the question is how long
 BENIGN_WEIGHT = 1.5  # what one or two fields of benign questions in common count each
 MISSED = 2.0  # how much more an answer must share that has nothing of what the question wants to hear
 FEW = 2  # fewer of them are chance where no pair of characters is shared
@@ -67,6 +68,12 @@ _WANTS = [(re.compile(want["asked"]), re.compile(want["answered"])) for want in 
 _GOES_WITH = [
     tuple(re.compile("|".join(words.split())) for words in line) for line in _FILE["goes with"].items()
 ]
+_HOW_LONG, _AFTER = re.compile(r"多久|多长时间|几(?:天|周|小时|分钟)"), re.compile(r"后|前|时|等|马上|长期|一直|到|再|每")
+_HOW_MUCH = re.compile(r"多久|多少|多长|几[天周个小点次片度岁月杯]|多大|什么时候|最多")
+_AMOUNT = re.compile(
+    r"[一二两三四五六七八九十半几百千\d](?:来|多)?个?(?:天|周|月|年|小时|分钟|秒|星期|毫升|克|度|次|岁|点|杯|碗|厘米|斤|公斤|晚|片|袋)"
+    r"|随时|当天|第二天|直到"
+)
 _ASKED_VERB = re.compile(r"(?:能|可以|要|该|用)(?:不能|不可以|不要|不用)?([^，。？吗]{1,12})")
 _MODAL = re.compile(r"(?:^|[，。；])(?:一般|通常|暂时|最好|当天|照样|还是)?(?:可以|能|不能|别|不要|不用|先别|要|不必|最好|尽量)(?:再|少|先|多)?(.)")
 # The lines of the thesaurus on which a word stands.
@@ -96,6 +103,8 @@ def speaks_of(answer: str, prompt: str, expected: str = "") -> bool:
 
 def _missed(answer: str, prompt: str) -> int:
     """How much of what a benign question wants to hear the answer lacks: how long, why, ...; and all of its fields."""
+    if _HOW_LONG.search(prompt) and not _AMOUNT.search(answer) and not _AFTER.search(answer):
+        return FAR
     lacks = any(asked.search(prompt) and not told.search(answer) for asked, told in _WANTS)
     fields = [name for name, kind in _FIELDS.items() if kind == HELPFULLY and _ASKED[name].search(prompt)]
     return lacks + (bool(fields) and not any(_ANSWERED[name].search(answer) for name in fields))
@@ -119,7 +128,7 @@ def relation(answer: str, prompt: str, expected: str = "") -> float:
     if field := _OF_KIND.get(expected):
         asked.add(field)
     if expected == HELPFULLY:
-        shared += ECHO * _echoes(answer, prompt)
+        shared += ECHO * (_echoes(answer, prompt) + _measures(answer, prompt))
         of_fields = sum(bool(_ANSWERED[name].search(answer)) for name in asked)
         return shared and shared + BENIGN_WEIGHT * min(2, of_fields)
     answered = {name for name in asked | _WEIGHED if _ANSWERED[name].search(answer)}
@@ -148,6 +157,11 @@ def _echoes(answer: str, prompt: str) -> bool:
     taken_up = _MODAL.findall(answer)
     asked = {char for verb in _ASKED_VERB.findall(prompt) for char in verb} - _EMPTY
     return any(char in asked for char in taken_up)
+
+
+def _measures(answer: str, prompt: str) -> bool:
+    """Whether the question asks for an amount or a time and the answer has one."""
+    return bool(_HOW_MUCH.search(prompt) and _AMOUNT.search(answer))
 
 
 @lru_cache(READINGS)
