@@ -38,7 +38,7 @@ MISSED = 2.0  # how much more an answer must share that has nothing of what the 
 FEW = 2  # fewer of them are chance where no pair of characters is shared
 SINGLES = 4.0  # the most that they count together
 # What must be shared: more by a longer answer and to a longer prompt, for they share more by chance.
-LEAST, MOST = 1.5, 6.0
+LEAST, MOST = 1.7, 6.0
 ANSWER, FOR_EACH_MORE_OF_IT = 40, 0.05
 PROMPT, FOR_EACH_MORE_OF_THAT = 30, 0.02
 

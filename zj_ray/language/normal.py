@@ -69,7 +69,7 @@ _PARTS = {
 _DISGUISES |= {radical + pair[0]: pair[1] for radical, pairs in _PARTS.items() for pair in pairs.split()}
 _DISGUISES |= {"肖毒": "消毒", "亭药": "停药", "亭掉": "停掉", "亭了": "停了", "亭用": "停用"}
 _DISGUISED = re.compile("|".join(sorted(_DISGUISES, key=len, reverse=True)))
-_LOOSE = re.compile(r"(?<=[\u3400-\u9fff，。！？；、]) +(?=[，。！？；、\u3400-\u9fff])")
+_LOOSE = re.compile(r"(?<=[\u3400-\u9fff]) +(?=[，。！？；、])")
 _HAN = r"[\u3400-\u9fff]"
 _PULLED_APART = re.compile(rf"(?<={_HAN})[ \-_*·.]+(?={_HAN})|(?<=\d) +(?={_HAN})|(?<={_HAN}) +(?=\d)")
 _POINT = re.compile(r"(?<!\d)\.+|\.+(?!\d)")
