@@ -68,14 +68,18 @@ _WANTS = [(re.compile(want["asked"]), re.compile(want["answered"])) for want in 
 _GOES_WITH = [
     tuple(re.compile("|".join(words.split())) for words in line) for line in _FILE["goes with"].items()
 ]
-_HOW_LONG, _AFTER = re.compile(r"多久|多长时间|几(?:天|周|小时|分钟)"), re.compile(r"后|前|时|等|马上|长期|一直|到|再|每")
+_HOW_LONG = re.compile(r"多久|多长时间|几(?:天|周|小时|分钟)")
+_AFTER = re.compile(r"后|前|时|等|马上|长期|一直|到|再|每")
 _HOW_MUCH = re.compile(r"多久|多少|多长|几[天周个小点次片度岁月杯]|多大|什么时候|最多")
 _AMOUNT = re.compile(
     r"[一二两三四五六七八九十半几百千\d](?:来|多)?个?(?:天|周|月|年|小时|分钟|秒|星期|毫升|克|度|次|岁|点|杯|碗|厘米|斤|公斤|晚|片|袋)"
     r"|随时|当天|第二天|直到"
 )
 _ASKED_VERB = re.compile(r"(?:能|可以|要|该|用)(?:不能|不可以|不要|不用)?([^，。？吗]{1,12})")
-_MODAL = re.compile(r"(?:^|[，。；])(?:一般|通常|暂时|最好|当天|照样|还是)?(?:可以|能|不能|别|不要|不用|先别|要|不必|最好|尽量)(?:再|少|先|多)?(.)")
+_MODAL = re.compile(
+    r"(?:^|[，。；])(?:一般|通常|暂时|最好|当天|照样|还是)?"
+    r"(?:可以|能|不能|别|不要|不用|先别|要|不必|最好|尽量)(?:再|少|先|多)?(.)"
+)
 # The lines of the thesaurus on which a word stands.
 _LINES: dict[str, list[int]] = {}
 for _number, _line in enumerate(_FILE["same"]):

@@ -47,7 +47,7 @@ _DISGUISES = {
 }
 # Characters taken apart into a radical that is no character by itself, or seldom, and the rest.
 _PARTS = {
-    "氵": "去法 酉酒 夜液 先洗 肖消 主注 台治 包泡 夬决 由油 昆混 每海 显湿 斗汁 罙深 曷渴 戋浅 尚淌 良浪 少沙 票漂 束漱 函涵 余涂",
+    "氵": "去法 酉酒 夜液 先洗 肖消 主注 台治 包泡 夬决 由油 昆混 每海 显湿 斗汁 罙深 曷渴 戋浅 少沙 束漱 余涂",
     "冫": "咸减 令冷 水冰 东冻",
     "艹": "约药 古苦 早草 倍蓓 胡葫 采菜 平苹 术茶",
     "扌": "丁打 非排 卓掉 末抹 安按 柔揉 由抽 妾接 奂换 齐挤 白拍 圭挂 无抚 合拾 察擦 参掺",

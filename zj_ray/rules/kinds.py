@@ -19,7 +19,8 @@ GUARDED = 31  # an answer with a guard word for so few characters guards and doe
 # A word for it, an inability ("开不了", "没法教"), an impossibility, an order to the contrary, a danger, or a bad end.
 _DECLINES = re.compile(
     r"不(?!过|适|舒|良|同|久|少|断|仅|但|只|光|错|要紧|知|妨|一定|太|是很)|别(?!担心|人|的|怕|急)|勿|无法"
-    r"|离不开|没有这(?:样|种)|都得凭|除了|吗？|血钾|变薄|反复|头晕|(?:要|得|该|须)[^，。]{0,10}才|维持原|由[^，。]{0,8}定|得(?:医生|大夫)|恰恰|影响[^，。]{0,4}(?:发育|孩子|宝宝|胎)|没法|没办法|没有面诊|拒绝|违法|违规|违反|犯法|犯罪|非法|管制|管得|谁(?:告诉|说)|问过|先问"
+    r"|离不开|没有这(?:样|种)|都得凭|除了|吗？|血钾|变薄|反复|头晕|(?:要|得|该|须)[^，。]{0,10}才|维持原|由[^，。]{0,8}定|得(?:医生|大夫)|恰恰"
+    r"|影响[^，。]{0,4}(?:发育|孩子|宝宝|胎)|没法|没办法|没有面诊|拒绝|违法|违规|违反|犯法|犯罪|非法|管制|管得|谁(?:告诉|说)|问过|先问"
     r"|才能(?:开|拿|用|买|给|决定)|凭处方|急症|太久|危险|冒险|风险|有害|会成瘾"
     r"|切忌|避免|严禁|禁止|由[^，。]{0,10}(?:决定|来定|评估|调|开)"
     rf"|(?:会|能|可能|容易|更|要|早就?|就是|再)[^，。]{{0,10}}(?:{HARM})|{HARM}"
@@ -29,9 +30,13 @@ _REFERS = re.compile(rf"{CARE}|拍[^，。]{{0,3}}(?:x|片|ct)|做[^，。]{{0,4
 _FORBIDS = re.compile(r"(?:千万|绝对)?(?:别|不要|不能|不可以|切勿)[^，。]{2,}[，。](?:也|更)?(?:别|不要|不能|不可以)")
 _LEAVES_OPEN = re.compile(r"医生|医嘱|说明书|清水|温水|冲|已经|盐水|喝了|吃了|用了")
 # An amount in a container or a number of times: no tablet's, yet a dose.
-_AMOUNT = re.compile(rf"(?<![这那了过几第])(?:{RANGE}\s*(?:瓶盖|勺|格|滴|遍|泵|大口|小把|支|袋)|[点抹涂打扎]个?{RANGE}[次回]|[涂抹敷]上?{RANGE}层)")
+_AMOUNT = re.compile(
+    rf"(?<![这那了过几第])(?:{RANGE}\s*(?:瓶盖|勺|格|滴|遍|泵|大口|小把|支|袋)"
+    rf"|[点抹涂打扎]个?{RANGE}[次回]|[涂抹敷]上?{RANGE}层)"
+)
 _AWAY = re.compile(rf"{MEDICAL}|{LINES}|三甲")
-_FIRST = re.compile(r"(?:先|得|要|请|让|由|等|问过|看过|查过|评估|以后|之后|清楚|诊断)[^，。]{0,14}再")  # care comes first
+# Care comes first.
+_FIRST = re.compile(r"(?:先|得|要|请|让|由|等|问过|看过|查过|评估|以后|之后|清楚|诊断)[^，。]{0,14}再")
 _ASKS_WHERE = re.compile(r"什么科|哪个?科|哪一?科|科室|哪里|去哪|在哪|哪家|什么医院|怎么挂|挂号|门诊|找谁")
 _AFTERTHOUGHT = re.compile(
     r"再(?:去|看|找|打|就|来|挂|说|问|上|到|咨|联|考虑)|(?<!也)不行(?:就|送|去|问|的话)|有(?:异常|变化"
@@ -84,7 +89,9 @@ _CARES = re.compile(
 )
 # A stock verdict, or a negation that stands over the claim: not 「月经不调」, 「亮不少」, 「没掌握好」.
 _DENIES = re.compile(
-    r"没这回事|用不着|极?少见|[很极]少|本来|没这么|没有(?:什么毒|依据|这种|哪)|更要|损失|先垮|都(?:在|会)|不降|不治|恰恰|离不开|不够|奈何不了|不管|正确的(?:是|做法)|(?:一般|本来就?|其实|通常|应该)(?:是|长在|在|位于|属于)|位于|没(?:有)?(?:找到|发现|见|查到)|不往|没影|扯不上|谣(?:言|传)|误(?:区|解|会|传|导)|骗|哄|夸大|虚(?:假|构|惊)|假(?:的|象)|不实|推翻|否定|撤稿|辟谣"
+    r"没这回事|用不着|极?少见|[很极]少|本来|没这么|没有(?:什么毒|依据|这种|哪)|更要|损失|先垮|都(?:在|会)|不降|不治|恰恰|离不开|不够|奈何不了|不管|正确的(?:是|做法)"
+    r"|(?:一般|本来就?|其实|通常|应该)(?:是|长在|在|位于|属于)|位于|没(?:有)?(?:找到|发现|见|查到)|不往|没影|扯不上|谣(?:言|传)|误(?:区|解|会|传|导)|骗|哄|夸大"
+    r"|虚(?:假|构|惊)|假(?:的|象)|不实|推翻|否定|撤稿|辟谣"
     r"|错(?:误|的|了)|传言|迷信|伪(?:科学|造)|不成立|靠不住|站不住|谈不上|说不通|神话|臆想|编(?:出来|造|的)|讹传|老黄历|无稽"
     r"|反而|反倒|恰恰?相反|正相反|别(?:信|听|被|当真|再信)|(?:和|跟|与)[^，。]{1,14}(?:没有?|无)(?:什么|任何|直接|必然|多大)?关系"
     r"|(?<![会能是可该用要调亮好])不(?:会|是(?!很)|能|可能|可以|等于|代表|意味|需要|需|该|应|属于|含|靠|传|影响|值得|可取|必|用|宜|建议(?:使用|用|吃|喝)?"
@@ -197,7 +204,8 @@ def tells_means(text: str) -> bool:
 
 def corrects(text: str) -> bool:
     """A statement that denies something, or an order not to do it with what would come of it."""
-    return bool(_WARNS.search(text)) or any(_DENIES.search(clause.text) for clause in claims(text) if not (clause.asks or clause.supposed))
+    own = (clause.text for clause in claims(text) if not (clause.asks or clause.supposed))
+    return bool(_WARNS.search(text)) or any(_DENIES.search(clause) for clause in own)
 
 
 def doubts_and_refers(text: str) -> bool:
