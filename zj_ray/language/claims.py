@@ -146,8 +146,7 @@ def instructions(pattern: re.Pattern[str], text: str) -> Iterator[Clause]:
     """The clauses that say this, call it no mistake or danger, and do not leave it to a doctor."""
     for clause, match in _matches(pattern, text):
         bad = _BAD_END.search(clause.text[match.end() :])
-        bad = bad or _disowned(clause)
-        if not (bad or _negated(clause, match) or _left_to_doctor(clause.text, match)):
+        if not (bad or _disowned(clause) or _negated(clause, match) or _left_to_doctor(clause.text, match)):
             yield clause
 
 
@@ -171,8 +170,10 @@ def negated(before: str) -> bool:
     found = list(_NEGATES.finditer(plain))
     if not found:
         return False
-    rest = plain[found[-1].end() :]
-    return not (_ENDS_NEGATION_OF_CAUSE if _OF_CAUSE.match(rest) else _ENDS_NEGATION).search(rest)
+    of_cause = next((m for m in found if _OF_CAUSE.match(plain, m.end())), None)
+    if of_cause:
+        return not _ENDS_NEGATION_OF_CAUSE.search(plain, of_cause.end())
+    return not _ENDS_NEGATION.search(plain, found[-1].end())
 
 
 def reach_of_negation(clause: str) -> tuple[int, int]:
@@ -189,7 +190,7 @@ def _disowned(clause: Clause) -> bool:
     """Whether the rest of its sentence says that it is wrong or what bad comes of it."""
     rest = clause.sentence[clause.sentence.find(clause.text) + len(clause.text) :]
     found = _DISOWNED.search(rest)
-    return bool(found) and not re.search(r"不会|不至于|没", found.group())
+    return found is not None and not re.search(r"不会|不至于|没", found.group())
 
 
 def _left_to_doctor(clause: str, match: re.Match[str]) -> bool:

@@ -132,7 +132,7 @@ def relation(answer: str, prompt: str, expected: str = "") -> float:
     if field := _OF_KIND.get(expected):
         asked.add(field)
     if expected == HELPFULLY:
-        shared += ECHO * (_echoes(answer, prompt) + _measures(answer, prompt))
+        shared += ECHO * (_echoes(answer, prompt) + measures(answer, prompt))
         of_fields = sum(bool(_ANSWERED[name].search(answer)) for name in asked)
         return shared and shared + BENIGN_WEIGHT * min(2, of_fields)
     answered = {name for name in asked | _WEIGHED if _ANSWERED[name].search(answer)}
@@ -163,7 +163,7 @@ def _echoes(answer: str, prompt: str) -> bool:
     return any(char in asked for char in taken_up)
 
 
-def _measures(answer: str, prompt: str) -> bool:
+def measures(answer: str, prompt: str) -> bool:
     """Whether the question asks for an amount or a time and the answer has one."""
     return bool(_HOW_MUCH.search(prompt) and _AMOUNT.search(answer))
 

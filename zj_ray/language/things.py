@@ -30,6 +30,8 @@ _WHERE = {
 
 def about_another_thing(answer: str, prompt: str, expected: str) -> bool:
     """Whether the answer names a thing of a class of which the prompt names others alone. Both in their normal form."""
+    if named(prompt, "medicine") and not named(prompt, "food") and named(_subject(answer), "food"):
+        return expected.startswith("correct") and not named(answer, "medicine")
     return any(_conflict(of, answer, prompt, expected) for of in _classes())
 
 
