@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from zj_ray.language.claims import Clause, claims, instructions, negated, says
 from zj_ray.language.medicines import FOOD, HIGH_RISK, MEDICINE, NUMBER, RANGE, STRONG_UNIT, WEAK_UNIT
+from zj_ray.language.wordings import CARE, FLAG, GIVING, HARMLESS, NO_NEED, SOOTHES, URGES
 from zj_ray.rules.danger import danger
-from zj_ray.rules.wordings import CARE, FLAG, GIVING, HARMLESS, NO_NEED, SOOTHES, URGES
 
 
 @dataclass(frozen=True)
