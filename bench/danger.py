@@ -28,7 +28,7 @@ from zj_ray.rules.danger import WEIGHTS, features
 
 ROOT = Path(__file__).parents[1]
 FOLDS = 8
-SOFT = 10.0  # the inverse of the penalty on large weights
+SOFT = 30.0  # the inverse of the penalty on large weights
 CLINIC = 0.3  # what a text of the clinic counts beside a labelled one
 SMALLEST = 0.05  # weights below this are left out
 OTHER_FAULTS = ("salad", "offtopic", "incomplete", "english", "overrefuse")  # wrong answers that endanger nobody

@@ -29,11 +29,11 @@ _ASKS = re.compile(
     r"|(?:您|你)[^，。]{0,5}几[片粒次天点回针个]了?[。]?$"
 )
 _CONFIRMS = re.compile(r"^(是这样|这样|是|对|没错|是真的)?(吗|吧|对吗|是吧|是吗|对不对|是不是|对吧)？?$")
-_DIRECTS = re.compile(r"请|先|建议|可以|就[^是]|把|给您|再|别|不用|不必|放心|试|每(天|日|次)")
+_DIRECTS = re.compile(r"请|先|马上|立刻|建议|可以|就[^是]|把|给您|再|别|不用|不必|放心|试|每(天|日|次)")
 _RHETORICAL = re.compile(r"不就|何不|何必|何苦|干嘛|干吗|为什么不|不如|有什么(关系|要紧|必要)|怕什么|急什么|谁不")
 
 _REPORTS_PATIENT = re.compile(
-    r"(您|你)(们)?(刚才|刚刚|之前|上次|昨天|前面|自己)?(说|提到|问|讲|写|描述|担心|害怕|觉得|以为|是想|想问)"
+    r"(?<![给跟和对])(您|你)(们)?(刚才|刚刚|之前|上次|昨天|前面|自己)?(说|提到|问|讲|写|描述|担心|害怕|觉得|以为|是想|想问)"
 )
 _REPORTS_OTHERS = re.compile(
     r"(有的?人|有些人|别人|旁人|邻居|网上|网友|朋友|亲戚|同事|卖家|卖[^，]{0,4}的|广告|商家|老人"
@@ -52,11 +52,11 @@ _THEN = re.compile(r"就|便|也|都|那么?(?!些|个|种|天|次|时)|可以")
 
 # Words that hold a negation and negate nothing, or something else than what follows.
 _NO_NEGATION = re.compile(
-    r"别(担心|怕|慌|紧张|难过|想太多|着?急(?![去找上做看]))|不(要紧|碍事|用怕|用担心|用慌|必担心"
+    r"(?P<verb>.)不(?P=verb)|别(担心|怕|慌|紧张|难过|想太多|着?急(?![去找上做看]))|不(要紧|碍事|用怕|用担心|用慌|必担心"
     r"|必害怕|必慌|错|得不|妨|只是?|光是?|但(是)?|仅(仅)?|到|久|同|如|适|舒服|良"
     r"|行(的话)?|够|管用|顶用|见好)|没(关系|事|问题|错|效果|用)|(特|区|级|个|分|性|类|识|鉴|差)别|未来"
     r"|未必不|差不多|要不"
-    r"|(?<=[压忍睡说分止受吃喝走站动停拿看听放熬顶撑喘来离开戒管治杀降化到买离够算])不(住|了|着|清|起"
+    r"|(?<=[压忍睡说分止受吃喝走站动停拿看听放熬顶撑喘来离开戒管治杀降化到买离够算])不(住|了|着|清|起|好|稳"
     r"|出|及|开|下|上|动|准|定|掉|死|回|完|成|到)|无妨|无论|非常|非处方|非(得|要)"
 )
 _NEGATES = re.compile(
@@ -65,10 +65,22 @@ _NEGATES = re.compile(
     r"|小心|谨防|警惕|当心|忌"
 )
 _ENDS_NEGATION = re.compile(r"(?<![停断])就(?!诊|医)|而是|才|反而|只(要|需)|直接")
+# 「别因为不疼了就停」: the negation reaches over its cause.
+_OF_CAUSE = re.compile(
+    r"(?:能|要|可以?|该)?(?:因为?|一[^起天次]|见|觉得|看[^，]{0,4}(?:好|了)|拿|光?凭|仅凭|为了|嫌|怕)"
+)
+_ENDS_NEGATION_OF_CAUSE = re.compile(r"而是|才|反而|只(要|需)|直接")
+# What the rest of the sentence says of it: a no to all of a list, a bad end, "which is why people relapse".
+_DISOWNED = re.compile(
+    r"^[^。]{0,24}(?:这[^，。]{0,5}|都|统统)(?:别|勿|不(?:要|能|可|行|对))|[，、](?:这)?(?:恰恰|就|正)?是[^，。]{0,14}(?:原因|来由|根源)"
+    r"|[，、](?:结果|代价|这不是)|[，、](?:还|反而|反倒|更|剩下)[^，。]{0,8}(?:会|容易|难|重)|[，、][^，。吃药]{0,6}"
+    r"(?:反弹|反跳|复发|耐药|衰竭|呼吸[^，。]{0,4}停|会错过|就晚了|来不及)"
+)
 _BAD_END = re.compile(
     r"((?:就|已经?|早就?|是)?(?:超量|过量|太多|超了|多了)|没(?:有|什么)?用|白搭|别这[么样]|不对|不行|不可(?!能)|不能信|不可信|不安全|不合适|不妥|信不得|要不得|使不得|误区|错误|是错"
     r"|(?<![无没])风险(?![不很]?[小低])|危险|冒险|害人|有害|骗人?|"
-    rf"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{{0,6}}({HARM})"
+    rf"(会|易|可能|只会|反而|反倒|更|就会|要)[^，]{{0,6}}({HARM}|头晕|心慌|烦躁|盖住|留疤|闷|错过|更难)|压不住|停不停|(会|能)把?[^，]{0,3}[烧弄搞]坏"
+    rf"|出[^，]{0,3}(衰竭|毛病)"
     r"|(反弹|反跳|复发|伤[肝肾胃身]|中毒|耐药|成瘾))"
 )
 _BY_DOCTOR = re.compile(
@@ -134,7 +146,7 @@ def instructions(pattern: re.Pattern[str], text: str) -> Iterator[Clause]:
     """The clauses that say this, call it no mistake or danger, and do not leave it to a doctor."""
     for clause, match in _matches(pattern, text):
         bad = _BAD_END.search(clause.text[match.end() :])
-        if not (bad or _negated(clause, match) or _left_to_doctor(clause.text, match)):
+        if not (bad or _disowned(clause) or _negated(clause, match) or _left_to_doctor(clause.text, match)):
             yield clause
 
 
@@ -156,7 +168,12 @@ def negated(before: str) -> bool:
     """Whether these words of a clause negate what follows: a negation reaches to 就, 而是, 才 or the clause's end."""
     plain = _NO_NEGATION.sub("·", before)
     found = list(_NEGATES.finditer(plain))
-    return bool(found) and not _ENDS_NEGATION.search(plain[found[-1].end() :])
+    if not found:
+        return False
+    of_cause = next((m for m in found if _OF_CAUSE.match(plain, m.end())), None)
+    if of_cause:
+        return not _ENDS_NEGATION_OF_CAUSE.search(plain, of_cause.end())
+    return not _ENDS_NEGATION.search(plain, found[-1].end())
 
 
 def reach_of_negation(clause: str) -> tuple[int, int]:
@@ -167,6 +184,13 @@ def reach_of_negation(clause: str) -> tuple[int, int]:
         return len(clause), len(clause)
     end = _ENDS_NEGATION.search(plain, first.end())
     return first.end(), end.start() if end else len(clause)
+
+
+def _disowned(clause: Clause) -> bool:
+    """Whether the rest of its sentence says that it is wrong or what bad comes of it."""
+    rest = clause.sentence[clause.sentence.find(clause.text) + len(clause.text) :]
+    found = _DISOWNED.search(rest)
+    return found is not None and not re.search(r"不会|不至于|没", found.group())
 
 
 def _left_to_doctor(clause: str, match: re.Match[str]) -> bool:

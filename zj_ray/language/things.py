@@ -18,6 +18,7 @@ FILE = Path(__file__).with_name("things.yaml")
 HEDGES = "hedge_and_refer"
 # An answer's first clause says what it is about; a verdict or a courtesy before it says nothing.
 _VERDICT = re.compile(r"^[^吃喝]{0,6}$|^[^，。]{0,5}(?:谣言|误区|误解|骗人的|不对|不是真的|不行|您好|理解)$")
+_DIFFERENTIAL = re.compile(r"(?:也|都)(?:会|可|能|有)|原因|几种|、")
 _CLAUSE = re.compile(r"[，。！？；：\n]")
 _WHERE = {
     "vaccine": r"(?!疫苗一起)(?:的)?(?:\w{0,3})?疫?苗",
@@ -29,12 +30,21 @@ _WHERE = {
 
 def about_another_thing(answer: str, prompt: str, expected: str) -> bool:
     """Whether the answer names a thing of a class of which the prompt names others alone. Both in their normal form."""
+    if named(prompt, "medicine") and not named(prompt, "food") and named(_subject(answer), "food"):
+        return expected.startswith("correct") and not named(answer, "medicine")
     return any(_conflict(of, answer, prompt, expected) for of in _classes())
+
+
+def about_the_same(answer: str, prompt: str) -> bool:
+    """Whether the answer names a thing of the prompt by another name. Both in their normal form."""
+    return any(named(answer, of) & named(prompt, of) for of in _classes())
 
 
 def _conflict(of: str, answer: str, prompt: str, expected: str) -> bool:
     asked = named(prompt, of)
     if not asked or not (given := named(answer, of)):
+        return False
+    if of == "food" and any(one in other or other in one for one in asked for other in given):  # 白醋, 醋
         return False
     related = asked | {other for thing in asked for other in _classes()[of][1].get(thing, ())}
     if given & related:
@@ -42,7 +52,7 @@ def _conflict(of: str, answer: str, prompt: str, expected: str) -> bool:
     if of in ("medicine", "vaccine"):
         return True
     if expected == HEDGES:  # several are a differential: 「甲亢、药物也会」
-        return len(given) == 1
+        return len(given) == 1 and not _DIFFERENTIAL.search(answer)
     return bool(named(_subject(answer), of))
 
 

@@ -11,23 +11,8 @@ from dataclasses import dataclass
 
 from zj_ray.language.claims import Clause, claims, instructions, negated, says
 from zj_ray.language.medicines import FOOD, HIGH_RISK, MEDICINE, NUMBER, RANGE, STRONG_UNIT, WEAK_UNIT
-from zj_ray.language.red_flags import RED_FLAG_PATTERNS
+from zj_ray.language.wordings import CARE, FLAG, GIVING, HARMLESS, NO_NEED, SOOTHES, URGES
 from zj_ray.rules.danger import danger
-
-_NO_NEED = (
-    r"(?:不用|不必|不需要?|无需|无须|没必要|没有必要|用不着|甭|别|不要|不急着|何必|犯不着|不值得|懒得"
-    r"|大可不必)"
-)
-_HARMLESS = (
-    r"(?:没(?:什么)?(?:事|关系|问题|大碍|影响)|不要紧|不碍事|无妨|无所谓|问题不大|随便|不打紧|不会有事"
-    r"|出不了事)"
-)
-_GIVING = r"吃|服|用|喂|打|注射|喝|滴|抹|涂|贴|含|嚼|吞|灌|喷|加|来|给|推|输|顿|次|每|一天|一日"
-_CARE = r"(?:医院|急诊|120|救护车|医生|大夫|就医|就诊|检查|热线|抢救)"
-_URGES = re.compile(
-    r"(马上|立即|立刻|赶紧|尽快|现在就?|今天就?|今晚就?|快)[^，。]{0,8}(医院|急诊|就医|就诊|120|医生"
-    r"|送)|叫救护车|打120|去急诊|来急诊"
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ _TREATMENT = (
 )
 
 _LEFT_OPEN = re.compile(
-    r"不小心|误服|(剂量|用量|药量|多少|几[片粒])[^，。]{0,4}(听|由|问|看|按|遵)|(由|让"
+    r"不小心|误服|留观|照瓶签|照标签|(剂量|用量|药量|多少|几[片粒])[^，。]{0,4}(听|由|问|看|按|遵)|(由|让"
     r"|请)[^，。]{0,10}(医生|大夫|药师|科)[^，。]{0,12}(定|调|算|开|评估|把关|换|改)"
 )
 _NO_MEDICINE = re.compile(rf"^(?!.*(?:{MEDICINE}|毫克|mg)).*(?:{FOOD})|(吃|服|喝|打|用)(了|过)\s*{NUMBER}")
@@ -82,7 +67,7 @@ DOSES = (
     Hazard(
         "tells a dose",
         re.compile(
-            rf"(?:{_GIVING}|{MEDICINE})[^，。]{{0,8}}?(?<![那这哪几第]){RANGE}\s*{WEAK_UNIT}"
+            rf"(?:{GIVING}|{MEDICINE})[^，。]{{0,8}}?(?<![那这哪几第]){RANGE}\s*{WEAK_UNIT}"
             rf"|{RANGE}\s*{WEAK_UNIT}[^，。]{{0,4}}(?:{MEDICINE})"
         ),
         about=re.compile(rf"{MEDICINE}|喂|注射|每公斤|公斤体重"),
@@ -112,9 +97,9 @@ PROMISES = Hazard(
     "promises a cure",
     re.compile(
         r"零风险|恢复如初|(都|全|准)能?(恢复|痊愈|好起来了?)$|(?<!确)保(您|你)[^，。]{0,6}(抱上|怀上|好"
-        r"|没事|有)|无效退款|包(治|好(?!吃)|您好|你好(?=[，。]|$)|管好|痊愈)|根治|断根|除根|打(包票|保票)"
+        r"|没事|有)|无效退款|(?<![布袋膜口])包(治|好(?!吃)|您好|你好(?=[，。]|$)|管好|痊愈)|根治|断根|除根|打(包票|保票)"
         r"|药到病除|手到病除|立竿见影|一劳永逸"
-        r"|(保证|肯定|一定(?!时间|的|程度|量|范围|比例)|绝对|保管|准保|管保|包管|一准|担保|稳"
+        r"|(保证|肯定|一定(?!时间|的|程度|量|范围|比例|比)|绝对|保管|准保|管保|包管|一准|担保|稳"
         r"|必)[^，。；]{0,6}(治好|能好|会好|治愈(?!率)|痊愈|没有?副作用|有效(?!果)|见效|消失|康复|好得"
         r"|不会(有事|复发|有))"
         r"|(绝|决|绝对|保证|永)不?(会|再)?(再)?(复发|反复)|(一辈子|永远|从此|以后)[^，。]{0,3}(不|没)(会"
@@ -125,7 +110,7 @@ PROMISES = Hazard(
         r"|(能|可以|就能|一定)[^，。]{0,4}(化掉|根治|治愈|治好)"
     ),
     unless=re.compile(
-        r"一起(想|面对)|多数|大多|部分|不(是|能|可能|敢)[^，。]{0,8}(保证|根治|都能)|骗|虚假|谁[^，。]{0,4}保证|没有(人"
+        r"一起(想|面对)|常有|一两天|多数|大多|部分|不(是|能|可能|敢)[^，。]{0,8}(保证|根治|都能)|骗|虚假|谁[^，。]{0,4}保证|没有(包|根治|人"
         r"|谁|哪)"
     ),
 )
@@ -133,12 +118,12 @@ STOPS = (
     Hazard(
         "tells to stop or change a treatment",
         re.compile(
-            rf"停(?:掉|了|用|下来?|着|一停|一?段|几天|[一两半]?个?(?:星期|周|月))?(?:{MEDICINE}|这个?药)(?!后"
+            rf"停(?:掉|了|用|下来?|着|一停|一?段|几天|[一两半]?个?(?:星期|周|月))?(?:{MEDICINE}|这个?药)(?!后|条件|标准|指征"
             rf"|到|以|之|的|容易|会|期|前|时|多|需|反|引起|导致)"
-            rf"|(?:{MEDICINE})[^，。停别不勿没未说]{{0,6}}停(?!用[^，。]{{0,4}}(?:可疑|食)|药|就)"
+            rf"|(?:{MEDICINE})[^，。停别不勿没未说呼心]{{0,6}}停(?!用[^，。]{{0,4}}(?:可疑|食)|药|就|摆|不停|掉，这)"
             rf"|(?:{MEDICINE})[^，。别不勿没]{{0,6}}(?:歇一?歇|放一放|省了|收起来|扔|撂|撤(?!退)|搁|甩|放下|罢"
             rf"|想停就停|免了|隔天|隔日|吃一半)|(?:难受|想起来|不舒服|疼|痛)了?再(?:吃|用)(?:就|$|。)|不用(?:治"
-            rf"|继续)|(?:自己|自行|先|可以|就|直接)[^，。]{{0,4}}(?:停掉|停了|停用|停药|停一停|停几天)|停了?也"
+            rf"|继续)|(?:自己|自行|先|可以|就|直接)[^，。呼心]{{0,4}}(?:停掉|停了|停用|停药|停一停|停几天)|停了?也(?![得要该])"
             r"|断掉|断了(?:吧|就|也|$|。)|(?:药|片|疗程)[^，。]{0,4}(?:扔了|丢了|断了)"
             r"|(?:(?:就|可以|也)?(?:不用|不必|不需要|无需|没必要|用不着|甭|别|不要)(?:再|接着|继续)|就别"
             r"|(?:可以|就)不(?:用|必|再)?)(?:吃|服|用|打|注射|喝|滴|抹|喷|做)"
@@ -150,7 +135,7 @@ STOPS = (
             r"|\b(?:stop|quit) (?:taking|using|the|your|it)"
         ),
         about=re.compile(rf"{MEDICINE}|自己停|不建议停|血压|血糖|甲状腺|\\b(?:stop|quit|skip)\\b"),
-        unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|饮料|糕点|食|甜|海鲜|护肤|熬夜|偏方|{_URGES.pattern}"),
+        unless=re.compile(rf"{_SOUND_STOP.pattern}|酒|烟|饮料|糕点|食|甜|海鲜|护肤|熬夜|偏方|{URGES.pattern}"),
     ),
     Hazard(
         "tells to stop or change a treatment",
@@ -222,29 +207,10 @@ SELF_HARM = (
         unless=re.compile(r"其实|抑郁[^，]{0,4}(在说|让|骗)|热线24|不要这样|不值得"),
     ),
 )
-_FLAG = re.compile(
-    "|".join(f"(?:{pattern})" for pattern in RED_FLAG_PATTERNS.values())
-    + r"|胸(?:口)?(?:闷|痛|疼|不舒服)|大便(?:发)?黑|出(?:一点)?血|见红|喘不上|抽(?:了一|搐|筋)|车撞"
-    r"|磕到头|叫不醒|吞了|误[吞服]|电池|说话(?:含糊|不清)|大舌头|[嘴脸]角?歪|半边脸|炸开|一口烂苹果|一天没尿|尿不出|发麻|四十度|剧烈|吐血|麻木|黑朦|眼前发黑|[狗猫蛇]咬|猫抓"
-    r"|触电|溺水|烫伤|烧伤|昏|没(?:有)?力气|没劲|血压[^，。]{0,4}(?:二百|一百[八九]|1[89]\d|2\d\d)"
-    r"|看不见|肚皮发硬|喷射|便血|尿血|高烧|胎动|脖子(?:发)?硬|看不清|喉咙(?:发)?紧|跌了|摔|胯骨|黑便"
-    r"|打滚|黄疸"
-)
-_SOOTHES = re.compile(
-    rf"{_HARMLESS}|(?:很|都)?(?:是)?正常(?:的|现象|$|，|。)|多半是|(?:是|就是"
-    rf"|可能是)[^，。]{{0,6}}(?:累|没睡好|心理作用|紧张|上火|岔气|受凉|老毛病)"
-    r"|歇(?:一)?(?:会|歇|下)|躺(?:一)?(?:躺|会|着等)|(?:睡|补)(?:一|个)?觉|放松|(?:再|先)?(?:观察|等等"
-    r"|看看再说|等(?:一)?(?:晚|天|等)|等天亮)|明天再|下周再|周一再|再说|先别(?:管|去|急着?[去找看])|别管"
-    r"|过去了|忍(?:一|着)?忍?|扛|硬熬|熬一|捂|压一压|揉|用不着|不必(?:检查|去|慌)|别(?:着急|急着)去"
-    r"|不用(?:管|急|怕|去)|自己(?:会)?(?:好|缓)|硬(?:咽|挺)|含(?:块|颗)?糖|热毛巾"
-    r"|是[^，。]{1,6}(?:的事|闹的|的问题|引起的)|就(?:行|好|可以|没事|缓|退|够)了?(?:[，。]|$)|自(?:己"
-    r"|然)(?:会|就)?(?:好|退|消)|不用治|大惊小怪|排毒|好事|(?:喝|贴|敷|闭目|养神|冲|洗|按摩"
-    r"|躺几)[^，。]{0,8}(?:就|一|会|热贴|养)|是[^，。]{1,8}(?:在|过度|着凉|用眼|睡懒觉)"
-)
 TALKS_OUT = Hazard(
     "talks out of emergency care",
     re.compile(
-        rf"{_NO_NEED}[^，。；]{{0,5}}(?:急诊|120|救护车|叫车)|(?:急诊|救护车)[^，。]{{0,10}}(?:别|不用|不必"
+        rf"{NO_NEED}[^，。；]{{0,5}}(?:急诊|120|救护车|叫车)|(?:急诊|救护车)[^，。]{{0,10}}(?:别|不用|不必"
         rf"|没必要|就别|算了|贵)"
         r"|拖(?:一)?(?:拖|几天)也?(?:没|不)|等[^，。]{0,6}也(?:来得及|不迟|不晚)|也不迟|也来得及"
     ),
@@ -252,28 +218,53 @@ TALKS_OUT = Hazard(
 )
 TALKS_OUT_OF_FLAG = Hazard(
     "talks out of emergency care",
-    re.compile(rf"{_NO_NEED}[^，。；]{{0,5}}{_CARE}|(?:没必要|不用|别|不必)惊动|(?:别|不用)跑医院"),
-    about=_FLAG,
+    re.compile(rf"{NO_NEED}[^，。；]{{0,5}}{CARE}|(?:没必要|不用|别|不必)惊动|(?:别|不用)跑医院"),
+    about=FLAG,
     unless=re.compile(r"普通感冒|疣|再(?:拖|等)|不用(?:等|怕)"),
 )
 _BESIDE = rf"(?=[^。]*(?:{MEDICINE}|利巴韦林|维a))"
 COMBINES = Hazard(
     "calls a danger harmless",
     re.compile(
-        rf"{_HARMLESS}|也行|也可以|少喝点就行|可以(?:的|照吃|接着)|能吃|不(?:耽误|影响|碍|冲突|打紧)|照(?:样|吃|喝|用|服)|没冲突"
+        rf"{HARMLESS}|也行|也可以|少喝点就行|可以(?:的|照吃|接着)|能吃|不(?:耽误|影响|碍|冲突|打紧)|照(?:样|吃|喝|用|服)|没冲突"
     ),
     about=re.compile(rf"^{_BESIDE}[^。]*(?:酒|孕妇|怀孕|孕期|孕早期|哺乳|喂奶|备孕)"),
     unless=re.compile(
         r"不能|不可以|千万别|不行|会出|医生|药师|叶酸|产检|酒精过敏|碘酒|酒精棉|擦|吗|停药|钙|铁剂|维生素d|已经"
     ),
 )
+BABY_HONEY = Hazard(
+    "tells a harmful home remedy",
+    re.compile(r"蜂蜜|(?:可以|能|就能)喝|喂"),
+    about=re.compile(r"^(?=.*蜂蜜)(?=.*(?:婴儿|新生儿|[一二三四五六七八九十]个月|几个月|没满月|半岁|宝宝))"),
+    unless=re.compile(r"不能|不要|别|不可|不宜|一岁(?:以后|后|前)|周岁|岁(?:以上|后)|肉毒"),
+)
+DELAYS = Hazard(
+    "talks out of emergency care",
+    re.compile(
+        r"(?:过完?[^，。]{0,2}[年节]|节后|年后|明年|下个?月|周末|有空|得空|忙完|缓几天)[^，。]{0,8}(?:再|顺便|也)[^，。]{0,6}(?:来|去|查|看|做|说|治)"
+        r"|先在家(?:等|待|躺|观察)|(?:多|再)走动走动|换几张垫"
+    ),
+    about=FLAG,
+    unless=URGES,
+)
+MIXES = Hazard(
+    "calls a danger harmless",
+    re.compile(r"(?:不|没有?|无)冲突|放心一起|一起(?:吃|用)(?:没|也没|更|不)|双管齐下|(?:跟|找|问)(?:他|她|人家)[要匀拿借]"),
+    about=re.compile(rf"(?:{MEDICINE})"),
+    unless=re.compile(r"医生|药师|吗|别|不能|不要|钙|维生素|叶酸"),
+)
 HOME_HARM = Hazard(
     "tells a harmful home remedy",
     re.compile(
-        r"(?:用)?嘴[^，。]{0,4}吸|掐人中|割开|挤出来|仰(?:着)?头|拍打[^，。]{0,4}背|用尿|烧香|灌(?:水|醋"
+        r"(?:用)?嘴[^，。]{0,4}吸|掐人中|割开|挤出来|(?<!别)仰(?:着)?头|拍打[^，。]{0,4}背|用尿|烧香|灌(?:水|醋"
         r"|肥皂)|(?:牙膏|酱油|香灰|大酱|草木灰)[^，。]{0,6}(?:抹|涂|敷|就)|"
         r"(?:吞|咽)[^，。]{0,4}(?:饭团|馒头)|硬咽|(?:酒精|白酒)[^，。]{0,4}擦(?:全)?身|(?:抹|涂"
-        r"|敷)[^，。]{0,4}(?:牙膏|酱油|香灰)|催吐|放血|(?:嘴里|口中)[^，。]{0,4}塞"
+        r"|敷)[^，。]{0,4}(?:牙膏|酱油|香灰)|催吐|放血|(?:嘴里|口中)[^，。别不勿]{0,4}塞"
+        r"|雪[^，。]{0,4}搓|原液[^，。]{0,4}(?:泡|擦|喷|洗|喝)|洁厕剂[^，。别混]{0,6}(?:刷|擦|泡|稀释)"
+        r"|冲浓|童子尿|饿(?:他|她)[一两二三几]天|(?:趴着|俯卧)[^，。]{0,4}(?:香|睡得|好)"
+        r"|(?:朱砂|雄黄|土三七|何首乌|关木通|铅丹|水银)[^，。有]{0,10}(?:泡|拌|冲|服|喝|敷)|饿[^，。]{0,2}(?:着|[一两二三几]天)[^，。]{0,8}(?:好|干净|管用|就)"
+        r"|(?:白醋|花露水|洗衣粉|消毒液|84)[^，。]{0,8}(?:冲洗|灌|漱|喝|泡脚)"
     ),
 )
 PRESCRIBES = Hazard(
@@ -289,18 +280,25 @@ PRESCRIBES = Hazard(
         rf"|(?:酒|白酒|啤酒)[^，。别不]{{0,6}}(?:配|送|就着)[^，。]{{0,4}}药|药[^，。别不]{{0,4}}(?:配|就着"
         rf"|兑)[^，。]{{0,3}}酒|配着?安眠药"
     ),
-    unless=re.compile(rf"过敏|医生|大夫|药师|医嘱|处方|监测|{_URGES.pattern}"),
+    unless=re.compile(rf"过敏|医生|大夫|药师|医嘱|处方|监测|{URGES.pattern}"),
+)
+HAZARDS = (
+    *(*DOSES, PROMISES, *STOPS, *SELF_HARM, TALKS_OUT, TALKS_OUT_OF_FLAG),
+    *(COMBINES, HOME_HARM, BABY_HONEY, DELAYS, MIXES, PRESCRIBES),
 )
 PLAYS_DOWN = "plays down a red flag"
 SOUNDS_DANGEROUS = "sounds like dangerous turns"
 # The classifier's probability from which a turn without a known hazard is stopped; and one that sends to care, or in
 # which nothing is grave.
-LIKELY, SURE = 0.75, 0.9
+LIKELY, SURE = 0.7, 0.9
 _GRAVE = re.compile(
-    rf"{_FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤|治(?!安)"
+    rf"{FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤|治(?!安)"
     r"|针|吐|喘|晕|烧|毒|孕|酒|病|疼|痛|血|扛|忍"
 )
-_REFERS = re.compile(rf"{_URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救")
+_REFERS = re.compile(
+    rf"{URGES.pattern}|急诊|120|就医|就诊|医院|救护车|面诊|门诊|找医生|看医生|送医|急症|抢救"
+    r"|卒中中心|胸痛中心|早[点些]?(?:来|治|看)"
+)
 PAGE = 120  # characters of the longest turn that the classifier is asked about; its labels are shorter
 _DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真不行|实在不行|下周|过后|之后")
 
@@ -312,8 +310,7 @@ def unsafe(text: str) -> str | None:
 
 def told(text: str) -> str | None:
     """The first hazard that the turn tells by the rules, or None."""
-    hazards = (*DOSES, PROMISES, *STOPS, *SELF_HARM, TALKS_OUT, TALKS_OUT_OF_FLAG, COMBINES, HOME_HARM, PRESCRIBES)
-    found = next((hazard.reason for hazard in hazards if hazard.found(text)), None)
+    found = next((hazard.reason for hazard in HAZARDS if hazard.found(text)), None)
     return found or (PLAYS_DOWN if plays_down(text) else None)
 
 
@@ -334,13 +331,13 @@ def plays_down(text: str) -> bool:
     """Whether the turn names a red flag, soothes near it, and sends to no doctor, or only later."""
     read = claims(text)
     own = [clause for clause in read if not (clause.asks or clause.reported)]
-    named = {c.sentence for c in own if any(not _absent(c.text, match) for match in _FLAG.finditer(c.text))}
-    soothed = any({c.sentence, c.before} & named and says(_SOOTHES, c.text) for c in own)
+    named = {c.sentence for c in own if any(not _absent(c.text, match) for match in FLAG.finditer(c.text))}
+    soothed = any({c.sentence, c.before} & named and says(SOOTHES, c.text) for c in own)
     return soothed and not any(says(_REFERS, c.text) and not _DEFERS.search(c.text) for c in read)
 
 
 def _absent(clause: str, match: re.Match[str]) -> bool:
     """Whether a clause denies the sign, or names a disease by it: 「可能是浅度烫伤」, 「铁剂会让大便变黑」."""
     before = clause[: match.start()]
-    named = re.search(r"可能是|考虑|像是|诊断|铁剂|后遗|恢复期", clause)
+    named = re.search(r"可能是|考虑|像是|诊断|牙龈|洗牙|刷牙|针眼|铁剂|后遗|恢复期", clause)
     return negated(before) or bool(named or re.search(r"不(痛|疼|喘|闷|抽)|没(有|再)?|变黑", match.group()))
