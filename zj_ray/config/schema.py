@@ -82,10 +82,10 @@ class ClinicConfig:
         Bound(1, 7),
     )
     strangers: float = setting(
-        0.12,
-        "share of training's consultations with one of the conditions that are neither known nor kept for the second "
-        "set, and 2.5 times as many of its cases: the doctor sees too little of each to name it, and says so",
-        Bound(0, 0.4),
+        0.3,
+        "share of training's consultations and cases with one of the conditions that are neither known nor kept for "
+        "the second set: the doctor sees too little of each to name it, and says so",
+        Bound(0, 0.9),
     )
     consultations: int = setting(1200, "multi-turn consultations to write for SFT", AT_LEAST_ONE)
     single_turn: int = setting(900, "single-turn questions and answers to write for SFT", AT_LEAST_ONE)

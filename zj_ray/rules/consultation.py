@@ -107,7 +107,9 @@ def closing(text: str, case: Case, earlier: Sequence[Turn]) -> float:
     Naming the right disease 0.6 to 1, half of that beside one wrong one; else a wrong disease -1. Advice that names
     none 0 to 0.5 by what it shares with the case's reference, more than by chance (to 1 where no diagnosis is known).
     To say that one can't tell, to this patient and not to any, 0.4 where the doctor has asked and what was gained does
-    not tell, 0.1 where it does, or half of what the advice is worth if that is more.
+    not tell, 0.1 where it does, or half of what the advice is worth if that is more. Of a disease that the doctor can't
+    know it is the right answer: 0.8, or 0.5 to any patient. (Where it was worth less than naming, PPO named a known
+    disease in nine of ten such cases.)
     """
     right, wrong = (named(text, case.reference.get("diagnosis")) for named in (named_rightly, named_wrongly))
     specific = specificity(text, case)
@@ -117,10 +119,13 @@ def closing(text: str, case: Case, earlier: Sequence[Turn]) -> float:
         return -1.0
     known = bool(case.reference.get("diagnosis"))
     value = specific * (0.5 if known else 1.0)
-    if cannot_tell(text) and relates(text, case, earlier):
-        asked = any(turn.questions for turn in earlier)
-        honest = 0.1 if tells(earlier, case) else 0.4 if asked else 0.0
-        return max(value * 0.5, honest)
+    if not cannot_tell(text):
+        return value
+    asked, fitting = any(turn.questions for turn in earlier), relates(text, case, earlier)
+    if case.unfamiliar:
+        return (0.8 if fitting else 0.5) if asked else 0.0
+    if fitting:
+        return max(value * 0.5, 0.1 if tells(earlier, case) else 0.4 if asked else 0.0)
     return value
 
 

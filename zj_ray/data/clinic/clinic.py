@@ -30,9 +30,6 @@ SPLITS = ("train", "valid")
 NEW_CONDITIONS = "patient_cases_new_conditions"  # validation's second set of cases
 NEW_MATTERS = "_new_matters"  # behind the name of a set: validation's second one of questions
 CASE_FLAG_SHARE = 0.25  # patient cases with a red flag
-# How many times more cases than consultations are strangers': PPO, which is paid for naming, unlearns else to say that
-# it can't tell.
-CASE_STRANGERS = 2.5
 VALID_PART = 6  # validation has a sixth of training's rows
 NEW_PART = 2  # validation's second set has half as many cases as its first
 TRIES = 200  # draws for one row that differs from all before
@@ -140,7 +137,7 @@ def _sets(config: ClinicConfig, patients: Patients) -> dict[str, list[Row]]:
 
     def visit(place: str, condition: Condition, rng: random.Random, flag_share: float) -> Visit:
         others = conditions.others if place.startswith("train/") else []
-        if others and rng.random() < config.strangers * (CASE_STRANGERS if place.endswith("cases") else 1.0):
+        if others and rng.random() < config.strangers:
             condition = rng.choice(others)
         return patients.draw(place, condition, rng, flag_share)
 
