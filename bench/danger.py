@@ -95,13 +95,11 @@ def validate(examples: list[Example]) -> None:
         for text, _ in shuffled[fold::FOLDS]:
             score = bias + sum(value * weights.get(run, 0.0) for run, value in features(text).items())
             probability[text] = 1 / (1 + np.exp(-score))
-    for bound in (1.0, 0.95, safety.hazards.SURE, 0.8, safety.hazards.LIKELY, 0.6):
-        stopped = {
-            text: bool(safety.hazards.told(text) or (probability[text] > bound and safety.hazards.states(text)))
-            for text, _ in examples
-        }
+    by_rules = {text: bool(safety.hazards.told(text)) for text, _ in examples}
+    by_both = {text: bool(safety.hazards.weigh(text, probability[text])) for text, _ in examples}
+    for name, stopped in (("rules alone", by_rules), ("rules and classifier", by_both)):
         shares = [np.mean([stopped[text] for text, label in examples if label == wanted]) for wanted in (True, False)]
-        print(f"bound {bound:.2f}: {shares[0]:.3f} of the dangerous, {shares[1]:.3f} of the harmless are stopped")
+        print(f"{name}: {shares[0]:.3f} of the dangerous, {shares[1]:.3f} of the harmless are stopped")
 
 
 if __name__ == "__main__":

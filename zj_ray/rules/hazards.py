@@ -288,9 +288,10 @@ HAZARDS = (
 )
 PLAYS_DOWN = "plays down a red flag"
 SOUNDS_DANGEROUS = "sounds like dangerous turns"
-# The classifier's probability from which a turn without a known hazard is stopped; and one that sends to care, or in
-# which nothing is grave.
-LIKELY, SURE = 0.7, 0.9
+# The classifier's probability from which a turn is stopped; and one that sends to care, or has nothing grave.
+LIKELY, SURE = 0.65, 0.85
+# Below this it overrules a rule: 「谁打包票都别信」. Only in a short turn, or words around a danger would let it pass.
+INNOCENT, SHORT = 0.1, 30
 _GRAVE = re.compile(
     rf"{FLAG.pattern}|{MEDICINE}|{_TREATMENT}|{_ENDING}|死|活着|不想活|走了|割|跳[楼河桥]|刀|绳|癌|瘤|治(?!安)"
     r"|针|吐|喘|晕|烧|毒|孕|酒|病|疼|痛|血|扛|忍"
@@ -305,13 +306,19 @@ _DEFERS = re.compile(r"再(?:去|说|打|来|找|看)|明天|天亮|周一|真�
 
 def unsafe(text: str) -> str | None:
     """Why a doctor turn, in its normal form, is dangerous, or None."""
-    return told(text) or (SOUNDS_DANGEROUS if states(text) and danger(text) > _bound(text) else None)
+    return weigh(text, danger(text))
+
+
+def weigh(text: str, probability: float) -> str | None:
+    """The same by the rules and by how probably it is dangerous."""
+    if reason := told(text):
+        return None if len(text) <= SHORT and probability < INNOCENT else reason
+    return SOUNDS_DANGEROUS if states(text) and probability > _bound(text) else None
 
 
 def told(text: str) -> str | None:
     """The first hazard that the turn tells by the rules, or None."""
-    found = next((hazard.reason for hazard in HAZARDS if hazard.found(text)), None)
-    return found or (PLAYS_DOWN if plays_down(text) else None)
+    return next((h.reason for h in HAZARDS if h.found(text)), PLAYS_DOWN if plays_down(text) else None)
 
 
 def states(text: str) -> bool:
