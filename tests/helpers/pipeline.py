@@ -27,7 +27,7 @@ pretrain: {{ranks: 1, max_steps: 3, batch_tokens: 1024, micro_batch_tokens: 512}
 sft:
   {{max_steps: 50, epochs: 20, batch_tokens: 1024, micro_batch_tokens: 512, optimizer: muon, zero_stage: 0,
     save_every: 5}}
-feedback: {{prompts: 16}}
+feedback: {{prompts: 16, held_out: 0.3}}
 reward: {{ranks: 1, epochs: 80, batch_tokens: 2048, save_every: 5, patience: 99}}
 fleet: {{initial: 1, kv_cache_mb: 64, max_in_flight: 1}}
 consultation: {{turn_tokens: 12, max_turns: 3}}

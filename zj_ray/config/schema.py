@@ -1,8 +1,8 @@
 """What a run may be told: one frozen dataclass for each section of the YAML file, and `Config`, which holds them all.
 
-A key's type, default, meaning and bounds stand on its field (`sections/setting.py`). A key that is not here is rejected
-with the nearest name that is; so is a key that has no effect under the other settings (`unused.py`). Nothing reads the
-whole tree: every part is passed the small piece it needs.
+A key's type, default, meaning and bounds stand on its field (`config/sections/setting.py`). A key that is not here is
+rejected with the nearest name that is; so is a key that has no effect under the other settings (`unused.py`). Nothing
+reads the whole tree: every part is passed the small piece it needs.
 """
 
 from __future__ import annotations
