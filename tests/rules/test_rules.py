@@ -161,8 +161,8 @@ def test_the_right_disease_is_worth_more_than_not_to_know_and_a_wrong_one_less()
     assert closing(wrong, 0, 1) < closing(hedge, 0, 1) < closing(hedge) < closing(GOOD_ADVICE, 0, 1)
     assert advice([turn(hedge)], 0, case=CASE) < closing(hedge)  # who never asked has no right not to know
     strange = replace(CASE, unfamiliar=True)  # no fact tells who doesn't know the disease
-    assert closing(hedge, 0, 1) == 0.1 < closing(hedge) < closing(hedge, 0, 1, case=strange) == 0.8
-    assert closing("目前还不能确定原因，建议到骨科就诊。", 0, 1, case=strange) == 0.5
+    assert closing(hedge, 0, 1) == 0.1 < closing(hedge) < closing(hedge, 0, 1, case=strange) == 1.0
+    assert closing("目前还不能确定原因，建议到骨科就诊。", 0, 1, case=strange) == 0.7
     assert advice([turn(hedge)], 0, case=strange) == 0.0
     assert closing(wrong, 0, 1, case=strange) == -1.0 and closing(GOOD_ADVICE, 0, 1, case=strange) > 0.9
 

@@ -123,7 +123,7 @@ def closing(text: str, case: Case, earlier: Sequence[Turn]) -> float:
         return value
     asked, fitting = any(turn.questions for turn in earlier), relates(text, case, earlier)
     if case.unfamiliar:
-        return (0.8 if fitting else 0.5) if asked else 0.0
+        return (1.0 if fitting else 0.7) if asked else 0.0
     if fitting:
         return max(value * 0.5, 0.1 if tells(earlier, case) else 0.4 if asked else 0.0)
     return value
