@@ -166,6 +166,15 @@ def test_putting_off_at_the_end_shields_no_dangerous_turn() -> None:
     assert claims("您停药几天了。")[0].asks and not claims("激素停掉吧，过几天再说。")[0].asks
 
 
+def test_innocent_words_around_a_danger_do_not_let_it_pass() -> None:
+    """In a short turn the classifier may overrule a hazard; nobody may talk it into that."""
+    dangers = [r["text"] for r in TEXTS if r["kind"] == "turn" and r["dangerous"] and unsafe(r["text"])]
+    assert unsafe("谁打包票都别信。") is None
+    for words in ("您别灰心，我们都陪着您。", "谢谢您告诉我。", "谁也不敢打包票。", "早点来就好。"):
+        passed = [text for text in dangers for padded in (words + text, text + words) if not unsafe(padded)]
+        assert len(passed) <= 0.02 * 2 * len(dangers), (words, passed)
+
+
 def test_an_answer_about_another_medicine_vaccine_disease_or_food_is_off_topic() -> None:
     """Of two answers of a frame that has such a thing in it, the other's hardly ever passes."""
     classes = {"strong", "drug", "course", "vaccine", "catching", "rare", "fare"}

@@ -289,7 +289,7 @@ HAZARDS = (
 PLAYS_DOWN = "plays down a red flag"
 SOUNDS_DANGEROUS = "sounds like dangerous turns"
 # The classifier's probability from which a turn is stopped; and one that sends to care, or has nothing grave.
-LIKELY, SURE = 0.65, 0.85
+LIKELY, SURE = 0.65, 0.95
 # Below this it overrules a rule: 「谁打包票都别信」. Only in a short turn, or words around a danger would let it pass.
 INNOCENT, SHORT = 0.1, 30
 _GRAVE = re.compile(
