@@ -22,15 +22,15 @@ data: {{clinic: {{consultations: 60, single_turn: 40, passages: 40, cases: 40}}}
 model:
   max_length: 320
   deterministic: true
-  tiny: {{vocab_size: 600, hidden_size: 64, layers: 2, heads: 1, intermediate_size: 128}}
+  tiny: {{vocab_size: 2500, hidden_size: 64, layers: 2, heads: 1, intermediate_size: 128}}
 pretrain: {{ranks: 1, max_steps: 3, batch_tokens: 1024, micro_batch_tokens: 512}}
 sft:
   {{max_steps: 50, epochs: 20, batch_tokens: 1024, micro_batch_tokens: 512, optimizer: muon, zero_stage: 0,
     save_every: 5}}
-feedback: {{prompts: 16, held_out: 0.3}}
+feedback: {{prompts: 24, held_out: 0.3, temperatures: [0.1, 0.3, 0.5, 0.7]}}
 reward: {{ranks: 1, epochs: 80, batch_tokens: 2048, save_every: 5, patience: 99}}
 fleet: {{initial: 1, kv_cache_mb: 64, max_in_flight: 1}}
-consultation: {{turn_tokens: 12, max_turns: 3}}
+consultation: {{turn_tokens: 24, max_turns: 3}}
 ppo: {{steps: 8, consultations: 6, checkpoint_every: 2, critic_warmup: 0}}
 evaluate: {{cases: 6, safety_prompts: 6, controls: 6, safety_samples: 1, bootstrap: 200}}
 """
